@@ -74,6 +74,46 @@ fn long_and_deep_statements_end() {
         ("plus-2000", format!("SELECT {}", chain("1", 2_000, "+")), Refused("more than 500 levels deep")),
         ("plus-10000", format!("SELECT {}", chain("1", 10_000, "+")), Refused("more than 500 levels deep")),
         ("plus-100000", format!("SELECT {}", chain("1", 100_000, "+")), Refused("more than 500 levels deep")),
+        ("copy-490", format!("COPY (SELECT {} AS n) TO 'copied.csv'", chain("1", 490, "+")), Rows("")),
+        (
+            "copy-2000",
+            format!("COPY (SELECT {}) TO 'deep.csv'", chain("1", 2_000, "+")),
+            Refused("more than 500 levels deep"),
+        ),
+        (
+            "copy-100000",
+            format!("COPY (SELECT {}) TO 'deep.csv'", chain("1", 100_000, "+")),
+            Refused("more than 500 levels deep"),
+        ),
+        (
+            "explain-copy",
+            format!("EXPLAIN COPY (SELECT {}) TO 'deep.csv'", chain("1", 100_000, "+")),
+            Refused("more than 500 levels deep"),
+        ),
+        (
+            "external-default",
+            format!(
+                "CREATE EXTERNAL TABLE e (a INT DEFAULT {}) STORED AS CSV LOCATION 'e.csv'",
+                chain("1", 100_000, "+")
+            ),
+            Refused("more than 500 levels deep"),
+        ),
+        (
+            "external-order",
+            format!(
+                "CREATE EXTERNAL TABLE e (a INT) STORED AS CSV WITH ORDER ({}) LOCATION 'e.csv'",
+                chain("a", 100_000, "+")
+            ),
+            Refused("more than 500 levels deep"),
+        ),
+        (
+            "external-check",
+            format!(
+                "CREATE EXTERNAL TABLE e (a INT, CHECK ({} > 0)) STORED AS CSV LOCATION 'e.csv'",
+                chain("a", 100_000, "+")
+            ),
+            Refused("more than 500 levels deep"),
+        ),
         ("plus-columns", format!("SELECT {} AS n FROM {ONE}", chain("a", 490, "+")), Rows("n\n490\n")),
         ("plus-minus", format!("SELECT a{} AS n FROM {ONE}", " + 2 - a * 2".repeat(240)), Rows("n\n1\n")),
         ("times-over", format!("SELECT a{} AS n FROM {ONE}", " * 2 / 2 % 3".repeat(160)), Rows("n\n1\n")),

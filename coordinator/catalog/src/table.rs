@@ -11,6 +11,7 @@ use crate::scan::{COMPACT, DeleteFile};
 use crate::storage::CatalogStores;
 use crate::types::{Field, InitialDefault, MappedField, PartitionField, Schema, Type};
 
+const FORMAT_PROPERTY: &str = "write.format.default";
 const NAME_MAPPING_PROPERTY: &str = "schema.name-mapping.default";
 /// Length of a UUID in a metadata file's name.
 const UUID_CHARS: usize = 36;
@@ -53,6 +54,11 @@ impl Table {
 
     pub fn format_version(&self) -> u8 {
         self.metadata.format_version
+    }
+
+    /// Returns the format of new data files, in small letters: `parquet`, `orc` or `avro`.
+    pub fn file_format(&self) -> String {
+        self.metadata.property(FORMAT_PROPERTY).unwrap_or("parquet").to_lowercase()
     }
 
     /// Returns the table's folder. New data files belong under `data/` in it.

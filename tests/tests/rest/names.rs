@@ -223,6 +223,14 @@ async fn a_table_is_shown_as_the_statement_that_makes_it() {
     assert_eq!(rows(&session, "SHOW CREATE TABLE orders").await, expect);
     let asked = lake.server.take_asked();
     assert!(asked.iter().all(|asked| asked.path.ends_with("/sales/tables/orders")), "{asked:?}");
+    // A name that is shown is one that can be asked for.
+    let odd = (vec!["group".to_owned()], "order".to_owned(), lake.metadata.clone());
+    lake.server.register(&[odd]).await.expect("registered");
+    let shown = rows(&session, "SHOW CREATE TABLE lake.\"group\".\"order\"").await.remove(0);
+    let name = shown.split_once("CREATE TABLE ").and_then(|(_, rest)| rest.split_once(" (")).expect("a name").0;
+    assert_eq!(name, "lake.\"group\".\"order\"");
+    let expect = rows(&session, "SELECT count(*) FROM lake.sales.orders").await;
+    assert_eq!(rows(&session, &format!("SELECT count(*) FROM {name}")).await, expect);
     session.close().await;
 }
 

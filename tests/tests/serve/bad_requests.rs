@@ -86,6 +86,7 @@ fn statements_that_are_refused() {
     let server = Served::start(&place, &[]);
     let copied = place.path("copied.csv");
     let copy = format!("COPY (SELECT 1 AS a) TO '{}'", copied.display());
+    let deep = format!("COPY (SELECT {}1) TO '{}'", "1+".repeat(2_000), copied.display());
     for (sql, status, code, words) in [
         ("SELEC 1", 400, "42601", r#""column":1,"line":1"#),
         ("SELECT 1 +\n  'a' FRM t", 400, "42601", r#""line":2"#),
@@ -110,6 +111,7 @@ fn statements_that_are_refused() {
         ("SET datafusion.execution.target_partitions = 1", 400, "42000", "may not change"),
         ("SET datafusion.execution.batch_size = 1", 400, "42000", "from 128 to 65536"),
         (copy.as_str(), 403, "42501", "writes files of the server"),
+        (deep.as_str(), 400, "42000", "more than 500 levels deep"),
         ("SELECT '\0'; SELEC 2", 400, "42601", "SELEC"),
     ] {
         let file = place.path("statement.sql");

@@ -230,9 +230,16 @@ fn only_namespace(statement: &EngineStatement) -> Option<String> {
     let EngineStatement::Statement(statement) = statement else { return None };
     let SqlStatement::Query(query) = &**statement else { return None };
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    // A subquery may look elsewhere.
-    let reads_once = select.from.len() == 1
-        && select.from.iter().all(|from| from.joins.is_empty() && matches!(from.relation, TableFactor::Table { .. }))
+    let is_of_schema = |name: &ObjectName| {
+        let schema = name.0.iter().rev().nth(1).and_then(ObjectNamePart::as_ident);
+        schema.is_some_and(|schema| folded_name(schema) == INFORMATION_SCHEMA)
+    };
+    let reads_schema =
+        |relation: &TableFactor| matches!(relation, TableFactor::Table { name, .. } if is_of_schema(name));
+    // A subquery may look elsewhere, and columns of a query in WITH may be others.
+    let reads_once = query.with.is_none()
+        && select.from.len() == 1
+        && select.from.iter().all(|from| from.joins.is_empty() && reads_schema(&from.relation))
         && statement.to_string().to_lowercase().matches(INFORMATION_SCHEMA).count() == 1;
     let mut conditions = vec![select.selection.as_ref().filter(|_| reads_once)?];
     while let Some(condition) = conditions.pop() {
@@ -317,9 +324,16 @@ mod tests {
             let statement = datafusion::sql::parser::DFParser::parse_sql(&text).expect("SQL").remove(0).expect("one");
             assert_eq!(only_namespace(&statement).as_deref(), expect, "{condition}");
         }
-        let joined = "SELECT * FROM information_schema.tables, x WHERE table_schema = 'a'";
-        let joined = datafusion::sql::parser::DFParser::parse_sql(joined).expect("SQL").remove(0).expect("one");
-        assert_eq!(only_namespace(&joined), None);
+        for text in [
+            "SELECT * FROM information_schema.tables, x WHERE table_schema = 'a'",
+            "WITH n AS (SELECT *, count(*) OVER () AS total FROM information_schema.tables) SELECT total FROM n WHERE table_schema = 'a'",
+            "WITH n AS (SELECT 'x' AS table_schema FROM information_schema.tables) SELECT * FROM n WHERE table_schema = 'x'",
+            "WITH n AS (SELECT 1) SELECT * FROM information_schema.tables WHERE table_schema = 'a'",
+            "SELECT 'information_schema' FROM n WHERE table_schema = 'a'",
+        ] {
+            let statement = datafusion::sql::parser::DFParser::parse_sql(text).expect("SQL").remove(0).expect("one");
+            assert_eq!(only_namespace(&statement), None, "{text}");
+        }
     }
 
     #[test]

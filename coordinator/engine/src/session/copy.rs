@@ -3,6 +3,7 @@
 //! The query is decided, priced, capped, run and recorded like any other. Whoever reads its rows writes the file
 //! ([`RunningStatement::take_copy_target`](super::RunningStatement::take_copy_target)): the engine knows no formats of rows.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement as EngineStatement};
@@ -13,7 +14,6 @@ use url::Url;
 
 use super::statement::{Statement, StatementMode};
 use crate::error::QueryError;
-use crate::sql;
 
 const HINT_FILE: &str = "name a file of this machine: COPY (SELECT ...) TO 'rows.parquet'";
 
@@ -102,12 +102,18 @@ impl CopyTarget {
             );
         };
         // A link that leads nowhere is a name that is taken, too.
-        if path.symlink_metadata().is_ok() {
+        let found = path.symlink_metadata();
+        if found.is_ok() {
             return refused("the file exists", "remove it first, or name another");
         }
         let folder = folder_of(&path);
         if !folder.is_dir() {
             return refused(&format!("there is no folder `{}`", folder.display()), "make the folder, or name another");
+        }
+        if let Err(error) = found
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return refused(&error.to_string(), HINT_FILE);
         }
         Ok(Self { path, format })
     }
@@ -136,9 +142,7 @@ fn query_of(copy: CopyToStatement) -> Result<EngineStatement, QueryError> {
             parsed.ok_or_else(|| QueryError::sql("COPY without a table"))?
         }
     };
-    let mut query = EngineStatement::Statement(Box::new(statement));
-    sql::shape(&mut query)?;
-    Ok(query)
+    Ok(EngineStatement::Statement(Box::new(statement)))
 }
 
 #[cfg(test)]
@@ -173,6 +177,7 @@ mod tests {
             ("COPY t TO 'AT/new/'", "it is a folder"),
             ("COPY t TO ''", "it is a folder"),
             ("COPY t TO 'AT/new/a.csv'", "there is no folder"),
+            (&format!("COPY t TO 'AT/{}.csv'", "r".repeat(300)), "too long"),
             ("COPY t TO 's3://lake/a.csv'", "only files of this machine"),
             ("COPY t TO 'AT/a.xlsx'", "no writer for `xlsx`"),
             ("COPY t TO 'AT/a.csv.gz'", "no writer for `gz`"),

@@ -167,6 +167,11 @@ impl Recorder {
 }
 
 impl Script<'_> {
+    /// Tells if the statement that was started last is the last of all.
+    pub fn is_at_end(&self) -> bool {
+        self.statements.len() == 0
+    }
+
     /// Starts the next statement. Returns None after the last.
     ///
     /// # Errors

@@ -48,10 +48,20 @@ fn kind(of: &str) -> Option<&'static str> {
     })
 }
 
-/// Writes links of Rust's documentation as code.
+/// Writes links of Rust's documentation as code, and constants as their values.
 fn plain(doc: &str) -> String {
+    use crate::config::{CORES_MAX, FUNCTIONS_MAX, QUERIES_MAX, RETENTION_DAYS_MAX};
     let link = Regex::new(r"\[`(?:[A-Za-z_]+::)*([A-Za-z_]+)`\]").expect("a pattern");
-    link.replace_all(doc, "`$1`").replace('|', "\\|")
+    let constants = [
+        ("CORES_MAX", CORES_MAX),
+        ("FUNCTIONS_MAX", FUNCTIONS_MAX),
+        ("QUERIES_MAX", QUERIES_MAX),
+        ("RETENTION_DAYS_MAX", RETENTION_DAYS_MAX),
+    ];
+    let doc = link.replace_all(doc, "`$1`").replace('|', "\\|");
+    let doc = constants.iter().fold(doc, |doc, (name, value)| doc.replace(&format!("`{name}`"), &value.to_string()));
+    assert!(!doc.contains("_MAX`"), "no value for a constant: {doc}");
+    doc
 }
 
 fn keys() -> String {

@@ -8,7 +8,7 @@ use std::mem;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Statement, Value, VisitorMut,
+    BinaryOperator, Expr, Query, SetExpr, SetOperator, SetQuantifier, Value, VisitMut, VisitorMut,
 };
 
 use super::walk::walk_mut;
@@ -16,8 +16,8 @@ use super::walk::walk_mut;
 /// Operands of the shortest chain that is balanced. Chains that people write are shorter and are planned as they are.
 const OPERANDS_MIN: usize = 64;
 
-pub(super) fn balance(statement: &mut Statement) {
-    let ControlFlow::Continue(()) = walk_mut(statement, &mut Balance);
+pub(super) fn balance(tree: &mut impl VisitMut) {
+    let ControlFlow::Continue(()) = walk_mut(tree, &mut Balance);
 }
 
 struct Balance;
@@ -156,6 +156,8 @@ fn take_branches(set: &mut SetExpr, chain: &UnionChain) -> Vec<SetExpr> {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::sqlparser::ast::Statement;
+
     use super::*;
     use crate::sql::parsed;
 

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, LambdaFunction, LambdaFunctionParameter,
-    LambdaSyntax, OneOrManyWithParens, Statement, VisitorMut,
+    LambdaSyntax, OneOrManyWithParens, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -139,8 +139,8 @@ fn head(tokens: &[TokenWithSpan]) -> Option<(Vec<TokenWithSpan>, usize)> {
 }
 
 /// Makes lambdas of what is marked.
-pub(super) fn rewrite(statement: &mut Statement) {
-    let _ = walk_mut(statement, &mut Rewriter);
+pub(super) fn rewrite(tree: &mut impl VisitMut) {
+    let _ = walk_mut(tree, &mut Rewriter);
 }
 
 struct Rewriter;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, SetOperator, Statement, TableFactor, Visitor,
+    BinaryOperator, Expr, GroupByExpr, ObjectName, Query, Select, SetExpr, SetOperator, TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -156,10 +156,10 @@ fn is_type(token: &Token) -> bool {
     [Keyword::ARRAY, Keyword::STRUCT, Keyword::MAP].iter().any(|keyword| is_keyword(token, *keyword))
 }
 
-/// Refuses a statement that the planner would not finish.
-pub(super) fn check(statement: &Statement) -> Result<(), Refusal> {
+/// Refuses a statement, or a part of one, that the planner would not finish.
+pub(super) fn check(tree: &impl Visit) -> Result<(), Refusal> {
     let mut visitor = LimitsVisitor::default();
-    match walk(statement, &mut visitor) {
+    match walk(tree, &mut visitor) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
     }

@@ -32,6 +32,7 @@ mod pivots;
 mod quantified;
 mod readers;
 mod relations;
+mod reserved;
 mod rewrites;
 mod sample;
 mod similar;
@@ -45,8 +46,8 @@ mod words;
 use std::ops::ControlFlow;
 
 use datafusion::common::DataFusionError;
-use datafusion::sql::parser::Statement as EngineStatement;
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement as EngineStatement};
+use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, Visit, VisitMut};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
@@ -105,7 +106,11 @@ impl From<Refusal> for DataFusionError {
 pub(crate) fn quoted(name: &str) -> String {
     let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && name.starts_with(|c: char| !c.is_ascii_digit());
-    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    if is_plain && !reserved::is_reserved(name) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 /// Cuts a text into tokens, without a byte order mark.
@@ -129,10 +134,25 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
 /// # Errors
 /// A refusal that names the limit.
 pub(crate) fn shape(statement: &mut EngineStatement) -> Result<(), Refusal> {
-    let Some(statement) = inner_mut(statement) else { return Ok(()) };
-    lambdas::rewrite(statement);
-    balance::balance(statement);
-    limits::check(statement)
+    match statement {
+        EngineStatement::Statement(statement) => shape_tree(statement.as_mut()),
+        EngineStatement::Explain(explain) => shape(&mut explain.statement),
+        EngineStatement::CopyTo(CopyToStatement { source: CopyToSource::Query(query), .. }) => {
+            shape_tree(query.as_mut())
+        }
+        EngineStatement::CreateExternalTable(create) => {
+            shape_tree(&mut create.columns)?;
+            shape_tree(&mut create.order_exprs)?;
+            shape_tree(&mut create.constraints)
+        }
+        EngineStatement::CopyTo(_) | EngineStatement::Reset(_) => Ok(()),
+    }
+}
+
+fn shape_tree(tree: &mut (impl Visit + VisitMut)) -> Result<(), Refusal> {
+    lambdas::rewrite(tree);
+    balance::balance(tree);
+    limits::check(tree)
 }
 
 /// Writes a statement as it is meant, with the functions that the session has. Returns the names that are shown for its

@@ -95,28 +95,51 @@ fn number(expr: &Expr) -> Option<f64> {
 }
 
 /// Functions that are NULL where an argument is, and fail for none.
-const NEVER_FAIL: [&str; 20] = [
+const NEVER_FAIL: [&str; 13] = [
     "btrim",
     "concat",
-    "json_extract",
-    "json_extract_scalar",
     "json_get",
     "json_get_text",
     "left",
     "lower",
     "ltrim",
-    "regexp_extract",
-    "regexp_replace",
     "replace",
     "reverse",
     "right",
     "rtrim",
-    "split_part",
-    "substr",
-    "substring",
     "trim",
     "upper",
 ];
+
+/// Functions that fail for some values of one argument, and its place. A literal is the same in all rows.
+const FAIL_BY: [(&str, usize); 7] = [
+    ("json_extract", 1),
+    ("json_extract_scalar", 1),
+    ("regexp_extract", 1),
+    ("regexp_replace", 1),
+    ("split_part", 2),
+    ("substr", 2),
+    ("substring", 2),
+];
+
+/// Tells if a call fails for no value of its columns.
+fn never_fails(name: &str, function: &Function) -> bool {
+    let Some((_, place)) = FAIL_BY.iter().find(|(failing, _)| *failing == name) else {
+        return NEVER_FAIL.contains(&name);
+    };
+    let FunctionArguments::List(list) = &function.args else { return false };
+    match list.args.get(*place) {
+        Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))) => is_harmless(argument),
+        Some(_) => false,
+        None => true,
+    }
+}
+
+/// Tells if an argument is a text or a number from 1.
+fn is_harmless(argument: &Expr) -> bool {
+    let is_text = matches!(bare(argument), Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(_), .. }));
+    is_text || number(argument).is_some_and(|number| number >= 1.0)
+}
 
 /// `try(CAST(x AS t))` is TRY_CAST, and `try(CAST(CAST(x AS t) AS u))` two of them. Other errors cannot be caught: a division by
 /// zero is no error for DOUBLE, whose types are not known here.
@@ -161,7 +184,10 @@ impl Visitor for MayFail {
             Expr::Cast { .. } => ControlFlow::Break("a CAST deeper".to_owned()),
             Expr::Function(function) => {
                 let name = function.name.to_string().to_lowercase();
-                if NEVER_FAIL.contains(&name.as_str()) { ControlFlow::Continue(()) } else { ControlFlow::Break(name) }
+                if never_fails(&name, function) { ControlFlow::Continue(()) } else { ControlFlow::Break(name) }
+            }
+            Expr::Substring { substring_for: Some(length), .. } if !is_harmless(length) => {
+                ControlFlow::Break("substring".to_owned())
             }
             _ => ControlFlow::Continue(()),
         }

@@ -1,4 +1,5 @@
-//! The statement that would make a table, in the form in which Trino shows it. Its order of rows and its other properties are left out.
+//! The statement that would make a table, in the form in which Trino shows it. Its order of rows, its
+//! comments and its other properties are left out.
 
 use gust_catalog::{Field, PartitionField, Table, Transform, Type};
 
@@ -10,6 +11,7 @@ pub(super) fn definition(name: &[String; 3], table: &Table) -> String {
         name,
         &table.schema().fields,
         &Layout {
+            format: &table.file_format(),
             format_version: table.format_version(),
             location: table.location(),
             partitioning: &table.partition_fields(),
@@ -17,8 +19,9 @@ pub(super) fn definition(name: &[String; 3], table: &Table) -> String {
     )
 }
 
-/// Place of a table's files.
+/// Form and place of a table's files.
 struct Layout<'a> {
+    format: &'a str,
     format_version: u8,
     location: &'a str,
     partitioning: &'a [PartitionField],
@@ -32,7 +35,7 @@ fn written(name: &[String; 3], fields: &[Field], layout: &Layout<'_>) -> String 
     };
     let columns = fields.iter().map(column).collect::<Vec<_>>().join(",\n");
     let mut settings = vec![
-        "format = 'PARQUET'".to_owned(),
+        format!("format = {}", text(&layout.format.to_uppercase())),
         format!("format_version = {}", layout.format_version),
         format!("location = {}", text(layout.location)),
     ];
@@ -91,6 +94,9 @@ fn type_name(ty: &Type) -> String {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::parser::{DFParser, Statement};
+    use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+
     use super::*;
 
     fn field(name: &str, required: bool, ty: Type) -> Field {
@@ -109,6 +115,7 @@ mod tests {
             &["lake", "sales.eu", "it's"].map(str::to_owned),
             &fields,
             &Layout {
+                format: "orc",
                 format_version: 2,
                 location: "s3://b/it's",
                 partitioning: &[
@@ -125,11 +132,35 @@ mod tests {
    n ROW("a b" MAP(varchar, ARRAY(decimal(9, 2))), c timestamp(6) with time zone)
 )
 WITH (
-   format = 'PARQUET',
+   format = 'ORC',
    format_version = 2,
    location = 's3://b/it''s',
    partitioning = ARRAY['bucket(id, 16)','month("Day")','id']
 )"#;
         assert_eq!(written, expect);
+    }
+
+    /// The parser reads no rows and no maps in a table, so that the columns here have other types.
+    #[test]
+    fn what_is_shown_is_read_again() {
+        let names = ["order", "group", "table", "from", "end", "values", "when", "using", "current_date", "plain"];
+        let fields = names.map(|name| field(name, true, Type::Timestamp));
+        let layout = Layout {
+            format: "parquet",
+            format_version: 2,
+            location: "s3://b/t",
+            partitioning: &[PartitionField {
+                name: "p".to_owned(),
+                column: "order".to_owned(),
+                transform: Transform::Day,
+            }],
+        };
+        let text = written(&["lake", "group", "order"].map(str::to_owned), &fields, &layout);
+        let read = DFParser::parse_sql(&text).expect("SQL").remove(0).expect("a statement");
+        let Statement::Statement(read) = read else { panic!("{read}") };
+        let SqlStatement::CreateTable(create) = *read else { panic!("{read}") };
+        assert_eq!(create.name.to_string(), "lake.\"group\".\"order\"");
+        assert_eq!(create.columns.iter().map(|column| column.name.value.as_str()).collect::<Vec<_>>(), names);
+        assert!(text.contains("ARRAY['day(\"order\")']") && text.contains("   plain timestamp(6) NOT NULL"), "{text}");
     }
 }
