@@ -5,7 +5,7 @@ use std::io::{self, BufWriter};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempPath;
+use tempfile::{PathPersistError, TempPath};
 
 use super::OutputError;
 
@@ -25,9 +25,11 @@ impl NewFile {
     /// [`OutputError::File`] if the path is taken, or nothing can be written in its folder.
     pub fn create(path: &Path) -> Result<Self, OutputError> {
         let failed = |error| OutputError::File { path: path.to_owned(), error };
-        // A link that leads nowhere is a name that is taken, too.
-        if path.symlink_metadata().is_ok() {
-            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        // A link that leads nowhere is a name that is taken, too. A name that cannot be looked up cannot be given.
+        match path.symlink_metadata() {
+            Ok(_) => return Err(failed(io::ErrorKind::AlreadyExists.into())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(_) => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // The permissions of a file that a shell makes: the process's mask takes some away.
@@ -49,13 +51,18 @@ impl NewFile {
     /// Gives the file its name, if no other file has it by now. Everything has been flushed.
     ///
     /// # Errors
-    /// [`OutputError::File`] if the disk does not take it, or the name is taken.
+    /// [`OutputError::File`] if the disk does not take it. [`OutputError::Unnamed`] if it cannot have the name: its rows were paid
+    /// for, and are left under another.
     pub async fn keep(self) -> Result<(), OutputError> {
         let Self { file, hidden, path } = self;
         let keeping = tokio::task::spawn_blocking(move || {
-            file.sync_all()
-                .and_then(|()| hidden.persist_noclobber(&path).map_err(|error| error.error))
-                .map_err(|error| OutputError::File { path, error })
+            if let Err(error) = file.sync_all() {
+                return Err(OutputError::File { path, error });
+            }
+            hidden.persist_noclobber(&path).map_err(|PathPersistError { error, path: hidden }| match hidden.keep() {
+                Ok(left) => OutputError::Unnamed { path, left, error },
+                Err(_) => OutputError::File { path, error },
+            })
         });
         keeping.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, StringArray, new_empty_array};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -21,7 +22,7 @@ pub(super) fn write_csv(
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
 ) -> Result<(), OutputError> {
-    let changes = ColumnChanges::new(schema, |field| field.data_type().is_nested(), str::to_owned);
+    let changes = ColumnChanges::new(schema, |field| Change::text_if(field.data_type().is_nested()), str::to_owned);
     if schema.fields().is_empty() {
         return write_lines(out, batches);
     }
@@ -73,7 +74,7 @@ fn write_objects<F: JsonFormat>(
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, OutputError>>,
 ) -> Result<(), OutputError> {
-    let changes = ColumnChanges::new(schema, |field| !is_json(field), unique_names());
+    let changes = ColumnChanges::new(schema, |field| Change::text_if(!is_json(field)), unique_names());
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, F>(out);
     for batch in batches {
         writer.write(&changes.apply(&batch?)?)?;
@@ -97,31 +98,50 @@ pub(super) fn write_arrow(
 /// Changes of a result's columns that fit them to a format.
 pub(super) struct ColumnChanges {
     pub(super) schema: SchemaRef,
-    /// True for each column that is turned into text.
-    is_text: Vec<bool>,
+    each: Vec<Change>,
+}
+
+/// Change of one column.
+pub(super) enum Change {
+    Kept,
+    Text,
+    Cast(DataType),
+}
+
+impl Change {
+    fn text_if(is_text: bool) -> Self {
+        if is_text { Self::Text } else { Self::Kept }
+    }
 }
 
 impl ColumnChanges {
     pub(super) fn new(
         schema: &Schema,
-        is_text: impl Fn(&FieldRef) -> bool,
+        change: impl Fn(&FieldRef) -> Change,
         mut name: impl FnMut(&str) -> String,
     ) -> Self {
-        let is_text: Vec<bool> = schema.fields().iter().map(is_text).collect();
-        let fields = schema.fields().iter().zip(&is_text).map(|(field, is_text)| {
-            let data_type = if *is_text { DataType::Utf8 } else { field.data_type().clone() };
+        let each: Vec<Change> = schema.fields().iter().map(change).collect();
+        let fields = schema.fields().iter().zip(&each).map(|(field, change)| {
+            let data_type = match change {
+                Change::Kept => field.data_type().clone(),
+                Change::Text => DataType::Utf8,
+                Change::Cast(data_type) => data_type.clone(),
+            };
             // Every column is nullable, whatever was promised: a writer has no reason to refuse a batch.
             Field::new(name(field.name()), data_type, true)
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { schema, is_text }
+        Self { schema, each }
     }
 
     pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        let columns = batch.schema_ref().fields().iter().zip(batch.columns()).zip(&self.is_text);
-        let columns = columns.map(|((field, column), is_text)| match is_text {
-            true => to_text(field, column),
-            false => Ok(Arc::clone(column)),
+        let columns = batch.schema_ref().fields().iter().zip(batch.columns()).zip(&self.each);
+        // A value that the other type cannot hold is an error, and no NULL.
+        let strict = CastOptions { safe: false, ..CastOptions::default() };
+        let columns = columns.map(|((field, column), change)| match change {
+            Change::Kept => Ok(Arc::clone(column)),
+            Change::Text => to_text(field, column),
+            Change::Cast(data_type) => cast_with_options(column, data_type, &strict),
         });
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns.collect::<Result<_, _>>()?, &options)

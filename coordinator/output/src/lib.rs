@@ -84,6 +84,9 @@ pub enum OutputError {
     /// The file of the rows cannot be made, and is not there.
     #[error("file `{}` cannot be written: {}", path.display(), told(error))]
     File { path: PathBuf, error: io::Error },
+    /// The file has all rows and cannot have its name.
+    #[error("file `{}` cannot have its name: {}; its rows are in `{}`", path.display(), told(error), left.display())]
+    Unnamed { path: PathBuf, left: PathBuf, error: io::Error },
     /// A Parquet file has the rows of another statement.
     #[error("a Parquet file has the rows of one statement, and a second one has rows")]
     SecondStatement,
@@ -107,6 +110,7 @@ impl OutputError {
                 Some("remove it first, or name another")
             }
             Self::File { .. } => Some("look at its folder, the permissions and the space on the disk"),
+            Self::Unnamed { .. } => Some("the file is whole: move it to another name"),
             Self::SecondStatement => {
                 Some("run the statements one by one, or write each with COPY (SELECT ...) TO 'rows.parquet'")
             }
@@ -157,6 +161,11 @@ pub struct RowOutput<W> {
 impl<W: Write + Debug + Send + 'static> RowOutput<W> {
     pub fn new(out: W, format: OutputFormat) -> Self {
         Self { writer: Arc::new(Mutex::new(RowWriter::new(out, format))) }
+    }
+
+    /// Tells if no statement has had rows to write.
+    pub fn is_untouched(&self) -> bool {
+        self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_first
     }
 
     /// Writes one statement's rows as they come, and returns their number.
@@ -220,7 +229,7 @@ pub struct RowWriter<W> {
 
 impl<W: Write + Send> RowWriter<W> {
     pub fn new(out: W, format: OutputFormat) -> Self {
-        Self { out: PipeWatch { out, is_reader_gone: false }, format, is_first: true }
+        Self { out: PipeWatch { out, failed: None }, format, is_first: true }
     }
 
     /// Writes one statement's rows and returns their number. After an error of `batches` the output is left unfinished.
@@ -234,8 +243,11 @@ impl<W: Write + Send> RowWriter<W> {
         match self.write(schema, batches) {
             Ok(()) => Ok(rows),
             // Some encoders turn the error into text, so that the output is watched.
-            Err(_) if self.out.is_reader_gone => Err(OutputError::ReaderGone),
-            Err(error) => Err(error),
+            Err(error) => match self.out.failed.take() {
+                Some(failed) if failed.kind() == io::ErrorKind::BrokenPipe => Err(OutputError::ReaderGone),
+                Some(failed) => Err(OutputError::Write(failed)),
+                None => Err(error),
+            },
         }
     }
 
@@ -265,18 +277,26 @@ impl<W: Write + Send> RowWriter<W> {
     }
 }
 
-/// Output that remembers whether the other end of its pipe was closed.
+/// Output that remembers why it took no more.
 #[derive(Debug)]
 struct PipeWatch<W> {
     out: W,
-    is_reader_gone: bool,
+    failed: Option<io::Error>,
 }
 
 impl<W> PipeWatch<W> {
     fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        self.is_reader_gone |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if let Err(error) = &result
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some(copy_of(error));
+        }
         result
     }
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 impl<W: Write> Write for PipeWatch<W> {

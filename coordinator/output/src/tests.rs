@@ -1,15 +1,16 @@
 use std::sync::mpsc as std_mpsc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Builder, Int64Array, IntervalMonthDayNanoArray,
-    ListArray, MapBuilder, MapFieldNames, StringArray, StringBuilder, StringViewArray, StructArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, BooleanArray, Date64Array, Decimal128Array, DurationMillisecondArray, Float64Array, Int32Builder,
+    Int64Array, IntervalMonthDayNanoArray, ListArray, MapBuilder, MapFieldNames, StringArray, StringBuilder,
+    StringViewArray, StructArray, Time32MillisecondArray, Time32SecondArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampSecondArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, IntervalMonthDayNanoType, Schema};
 use arrow_ipc::reader::StreamReader;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
 use super::*;
 
@@ -311,6 +312,7 @@ fn an_output_that_fails_is_named() {
         let mut writer = RowWriter::new(Full, format);
         let error = writer.write_rows(&plain().schema(), [Ok(plain())].into_iter()).expect_err("a full disk");
         assert!(error.to_string().contains("no storage space"), "{format:?}: {error}");
+        assert!(matches!(error, OutputError::Write(_)), "{format:?}: {error:?}");
     }
 }
 
@@ -406,6 +408,52 @@ fn parquet_has_unique_names_and_no_strange_types() {
     assert_eq!(read, batch(vec![("id", column(1)), ("id_2", column(2)), ("i", text)]));
 }
 
+/// Arrow's own schema, which the file has for Arrow's readers alone, is left out.
+#[test]
+fn every_reader_of_parquet_finds_the_same_types() {
+    let seconds = || TimestampSecondArray::from(vec![Some(1_700_000_000), None]);
+    let millis = || TimestampMillisecondArray::from(vec![Some(1_700_000_000_000), None]);
+    let listed = |inner: ArrayRef| {
+        let item = Arc::new(Field::new("item", inner.data_type().clone(), true));
+        Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([2, 0]), inner, None)) as ArrayRef
+    };
+    let inside = |inner: ArrayRef| {
+        let fields = Fields::from(vec![Field::new("x", inner.data_type().clone(), true)]);
+        Arc::new(StructArray::new(fields, vec![inner], None)) as ArrayRef
+    };
+    let took = || DurationMillisecondArray::from(vec![Some(1_500), None]);
+    let texts = || Arc::new(StringArray::from(vec![Some("PT1.5S"), None])) as ArrayRef;
+    let written = batch(vec![
+        ("at", Arc::new(seconds())),
+        ("zoned", Arc::new(seconds().with_timezone("UTC"))),
+        ("time", Arc::new(Time32SecondArray::from(vec![Some(3_723), None]))),
+        ("day", Arc::new(Date64Array::from(vec![Some(86_400_000), None]))),
+        ("took", Arc::new(took())),
+        ("list", listed(Arc::new(seconds()))),
+        ("record", inside(Arc::new(took()))),
+    ]);
+    let expect = batch(vec![
+        ("at", Arc::new(millis())),
+        ("zoned", Arc::new(millis().with_timezone("UTC"))),
+        ("time", Arc::new(Time32MillisecondArray::from(vec![Some(3_723_000), None]))),
+        ("day", Arc::new(TimestampMillisecondArray::from(vec![Some(86_400_000), None]))),
+        ("took", texts()),
+        ("list", listed(Arc::new(millis()))),
+        ("record", inside(texts())),
+    ]);
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Parquet);
+    writer.write_rows(&written.schema(), [Ok(written.clone())].into_iter()).expect("a valid result");
+    let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(Bytes::from(writer.out.out), plain);
+    let read = reader.and_then(|reader| reader.build()).expect("a file").next().expect("a batch").expect("rows");
+    assert_eq!(read, expect);
+    assert_eq!(parquet(&written.schema(), vec![written]), [expect]);
+    let late = batch(vec![("at", Arc::new(TimestampSecondArray::from(vec![i64::MAX])))]);
+    let mut writer = RowWriter::new(Vec::new(), OutputFormat::Parquet);
+    let refused = writer.write_rows(&late.schema(), [Ok(late)].into_iter()).expect_err("no milliseconds are so many");
+    assert!(refused.to_string().to_lowercase().contains("overflow"), "{refused}");
+}
+
 #[test]
 fn a_parquet_file_has_one_statement_and_its_end() {
     let mut writer = RowWriter::new(Vec::new(), OutputFormat::Parquet);
@@ -438,10 +486,16 @@ async fn a_file_has_its_name_when_it_is_whole() {
     first.writer().expect("a writer").write_all(b"first").expect("written");
     assert!(!path.exists());
     first.keep().await.expect("the name is free");
+    second.writer().expect("a writer").write_all(b"second").expect("written");
     let taken = second.keep().await.expect_err("the name is taken");
     assert!(taken.to_string().contains("the file exists") && taken.hint().is_some(), "{taken}");
     assert_eq!(std::fs::read_to_string(&path).expect("a file"), "first");
-    assert_eq!(names(), 1, "nothing else is left");
+    let OutputError::Unnamed { left, .. } = &taken else { panic!("{taken:?}") };
+    assert!(taken.to_string().contains(&left.display().to_string()), "{taken}");
+    assert_eq!(std::fs::read_to_string(left).expect("rows that were paid for"), "second");
+    assert_eq!(names(), 2, "nothing else is left");
+    let long = NewFile::create(&folder.path().join("r".repeat(300))).expect_err("no file has such a name");
+    assert!(long.to_string().contains("too long") && names() == 2, "{long}");
     let exists = NewFile::create(&path).expect_err("it is there");
     assert!(exists.to_string().contains("the file exists"), "{exists}");
     let nowhere = NewFile::create(&folder.path().join("no/rows.csv")).expect_err("no folder");
