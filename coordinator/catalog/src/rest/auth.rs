@@ -53,6 +53,23 @@ impl fmt::Debug for SecretText {
     }
 }
 
+/// Authorization that a request has.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// Number of its token, for [`Authorizer::renew`].
+    pub(super) number: u64,
+    secrets: Vec<SecretText>,
+}
+
+/// Hides a secret in a text, as it is and as a form has it.
+fn without(text: &str, secret: &SecretText) -> String {
+    if secret.0.is_empty() {
+        return text.to_owned();
+    }
+    let encoded: String = form_urlencoded::byte_serialize(secret.reveal().as_bytes()).collect();
+    text.replace(secret.reveal(), "(hidden)").replace(&encoded, "(hidden)")
+}
+
 /// Place of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretPlace {
@@ -191,20 +208,24 @@ impl Authorizer {
         matches!(self.auth, RestAuth::OAuth2 { .. } | RestAuth::Token(SecretPlace::File(_)))
     }
 
-    /// Puts the authorization into a request. Returns the number of the token, for [`Self::renew`].
-    pub(super) async fn authorize(&self, request: &mut Request) -> Result<u64> {
+    /// Puts the authorization into a request. Returns what it has put there.
+    pub(super) async fn authorize(&self, request: &mut Request) -> Result<Sent> {
         match &self.auth {
-            RestAuth::None => Ok(0),
-            RestAuth::Token(SecretPlace::Text(token)) => self.bearer(request, token).map(|()| 0),
+            RestAuth::None => Ok(Sent::default()),
+            RestAuth::Token(SecretPlace::Text(token)) => {
+                self.bearer(request, token)?;
+                Ok(Sent { number: 0, secrets: vec![token.clone()] })
+            }
             RestAuth::Token(SecretPlace::File(_)) | RestAuth::OAuth2 { .. } => {
                 let failed =
                     |error: &Error| tracing::warn!(catalog = self.catalog, %error, "a token could not be renewed yet");
                 let Token { text, number, .. } = self.token.get(|before| self.next_token(before), failed).await?;
-                self.bearer(request, &text).map(|()| number)
+                self.bearer(request, &text)?;
+                Ok(Sent { number, secrets: vec![text] })
             }
             RestAuth::SigV4 { name, region, keys } => {
-                self.sign(request, name, region, keys).await?;
-                Ok(0)
+                let secrets = self.sign(request, name, region, keys).await?;
+                Ok(Sent { number: 0, secrets })
             }
         }
     }
@@ -234,22 +255,16 @@ impl Authorizer {
         Ok(text)
     }
 
-    /// Replaces secrets in a text that came from outside.
-    pub(super) async fn redacted(&self, text: String) -> String {
+    /// Replaces secrets in the text of an answer: those that its request had, which may have been renewed since, and the present ones.
+    pub(super) fn redacted(&self, text: String, sent: &Sent) -> String {
         let token = self.token.present().map(|token| token.text);
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = match &self.auth {
-            RestAuth::Token(SecretPlace::Text(secret))
-            | RestAuth::OAuth2 { client_secret: SecretPlace::Text(secret), .. } => vec![secret.clone()],
-            RestAuth::Token(SecretPlace::File(_)) | RestAuth::OAuth2 { .. } | RestAuth::None => Vec::new(),
-            RestAuth::SigV4 { keys, .. } => {
-                let keys = keys.get_credential().await.ok();
-                let secrets = keys.iter().flat_map(|keys| [Some(&keys.secret_key), keys.token.as_ref()]);
-                secrets.flatten().map(SecretText::new).collect()
-            }
+            RestAuth::OAuth2 { client_secret: SecretPlace::Text(secret), .. } => Some(secret.clone()),
+            _ => None,
         };
-        let secrets = token.into_iter().chain(read).chain(own).filter(|secret| !secret.0.is_empty());
-        secrets.fold(text, |text, secret| text.replace(secret.reveal(), "(hidden)"))
+        let secrets = sent.secrets.iter().cloned().chain(token).chain(read).chain(own);
+        secrets.fold(text, |text, secret| without(&text, &secret))
     }
 
     fn unusable(&self, why: String) -> Error {
@@ -297,7 +312,7 @@ impl Authorizer {
                 None => told.error,
             });
             let why = why.unwrap_or_else(|| format!("status {status} of {url}: {}", String::from_utf8_lossy(&body)));
-            let why = excerpt(why.replace(client_secret.reveal(), "(hidden)").as_bytes());
+            let why = excerpt(without(&why, &client_secret).as_bytes());
             return Err(match status {
                 400 | 401 | 403 => {
                     Error::Unauthorized { catalog: self.catalog.clone(), why: format!("no token: {why}") }
@@ -316,7 +331,14 @@ impl Authorizer {
         Ok(Token { text: SecretText::new(told.access_token), number, renew_at, ends_at })
     }
 
-    async fn sign(&self, request: &mut Request, name: &str, region: &str, keys: &AwsCredentialProvider) -> Result<()> {
+    /// Signs a request. Returns the secrets of its signature.
+    async fn sign(
+        &self,
+        request: &mut Request,
+        name: &str,
+        region: &str,
+        keys: &AwsCredentialProvider,
+    ) -> Result<Vec<SecretText>> {
         let keys = keys.get_credential().await.map_err(|error| Error::unreachable(request.url().as_str(), error))?;
         let unsigned = |why: String| self.unusable(format!("cannot sign: {why}"));
         let identity = Credentials::new(&keys.key_id, &keys.secret_key, keys.token.clone(), None, "gust").into();
@@ -346,6 +368,7 @@ impl Authorizer {
             value.set_sensitive(true);
             request.headers_mut().insert(name, value);
         }
-        Ok(())
+        let secrets = [Some(&keys.secret_key), keys.token.as_ref()];
+        Ok(secrets.into_iter().flatten().map(SecretText::new).collect())
     }
 }

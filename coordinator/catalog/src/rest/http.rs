@@ -10,7 +10,7 @@ use reqwest::{Client, redirect};
 use tokio::time::Instant;
 
 use super::answer::{ErrorModel, body_of, excerpt};
-use super::auth::{Authorizer, RestAuth};
+use super::auth::{Authorizer, RestAuth, Sent};
 use crate::error::{Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 const NO_SKEW: i64 = i64::MIN;
 /// Most bytes of an answer: metadata of a table is in it.
 const BODY_BYTES_MAX: usize = 256 << 20;
+/// Most bytes of an answer that refuses: its beginning is shown.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
 
 /// Tries of one call, which are bounded in number and time.
 pub(super) struct Tries {
@@ -65,6 +67,7 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Bytes,
     pub(super) etag: Option<String>,
+    sent: Sent,
 }
 
 impl Http {
@@ -93,7 +96,7 @@ impl Http {
                 request = request.header(*name, *value);
             }
             let mut request = request.build().map_err(|error| self.unusable(format!("cannot ask {url}: {error}")))?;
-            let token = self.authorizer.authorize(&mut request).await?;
+            let sent = self.authorizer.authorize(&mut request).await?;
             let response = match self.client.execute(request).await {
                 Ok(response) => response,
                 Err(error) => match tries.pause(None).filter(|_| !error.is_builder()) {
@@ -110,16 +113,17 @@ impl Http {
             match status {
                 200 | 204 | 304 | 404 => {
                     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-                    let body = body_of(response, BODY_BYTES_MAX, url).await?;
-                    return Ok(Answer { status, body, etag });
+                    let bytes_max = if status == 404 { REFUSAL_BYTES_MAX } else { BODY_BYTES_MAX };
+                    let body = body_of(response, bytes_max, url).await?;
+                    return Ok(Answer { status, body, etag, sent });
                 }
                 401 | 419 if !renewed && self.authorizer.renews() => {
                     renewed = true;
-                    self.authorizer.renew(token).await?;
+                    self.authorizer.renew(sent.number).await?;
                 }
                 _ => match tries.pause(Some(&response)) {
                     Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(self.refusal(status, url, what, response).await),
+                    None => return Err(self.refusal(status, url, what, &sent, response).await),
                 },
             }
         }
@@ -142,24 +146,24 @@ impl Http {
     }
 
     /// Makes the error of an answer that is not there, 404.
-    pub(super) async fn refused(&self, url: &str, answer: &Answer) -> Error {
+    pub(super) fn refused(&self, url: &str, answer: &Answer) -> Error {
         let why = match ErrorModel::of(&answer.body) {
-            Some(model) => excerpt(self.authorizer.redacted(model.message).await.as_bytes()),
+            Some(model) => excerpt(self.authorizer.redacted(model.message, &answer.sent).as_bytes()),
             None => "nothing there speaks Iceberg's REST protocol".to_owned(),
         };
         Error::Refused { location: url.to_owned(), status: answer.status, why }
     }
 
-    async fn refusal(&self, status: u16, url: &str, what: &str, response: reqwest::Response) -> Error {
+    async fn refusal(&self, status: u16, url: &str, what: &str, sent: &Sent, response: reqwest::Response) -> Error {
         let asked = asked_pause(response.headers());
-        let body = body_of(response, BODY_BYTES_MAX, url).await.unwrap_or_default();
+        let body = body_of(response, REFUSAL_BYTES_MAX, url).await.unwrap_or_default();
         let model = ErrorModel::of(&body);
         let why = match &model {
             Some(model) if !model.message.is_empty() => model.message.clone(),
             _ => String::from_utf8_lossy(&body).into_owned(),
         };
         // A text that is cut first could keep a part of a secret.
-        let mut why = excerpt(self.authorizer.redacted(why).await.as_bytes());
+        let mut why = excerpt(self.authorizer.redacted(why, sent).as_bytes());
         if why.is_empty() {
             why = "it gives no reason".to_owned();
         }

@@ -24,6 +24,13 @@ const KEY_ID: &str = "s3.access-key-id";
 const SECRET: &str = "s3.secret-access-key";
 const TOKEN: &str = "s3.session-token";
 const EXPIRES: &str = "s3.session-token-expires-at-ms";
+const ENDPOINT: &str = "s3.endpoint";
+const REGIONS: [&str; 2] = ["s3.region", "client.region"];
+const PATH_STYLE: &str = "s3.path-style-access";
+/// Settings of a store that are read. Others are not kept.
+const STORE_SETTINGS: [&str; 4] = [ENDPOINT, REGIONS[0], REGIONS[1], PATH_STYLE];
+/// Most credentials of one table.
+const CREDENTIALS_MAX: usize = 1000;
 /// Longest time before their end at which credentials are renewed: above a function's longest life.
 const RENEW_BEFORE_MAX: Duration = Duration::from_secs(16 * 60);
 /// Time after which credentials are renewed whose end the catalog does not tell. AWS's shortest session lives 15 minutes.
@@ -44,16 +51,24 @@ pub(super) fn credentials(
     config: BTreeMap<String, String>,
     lent: Option<Vec<StorageCredential>>,
 ) -> Result<Vec<StorageCredential>> {
+    let is_read = |key: &str| [KEY_ID, SECRET, TOKEN, EXPIRES].contains(&key) || STORE_SETTINGS.contains(&key);
     let mut all = lent.unwrap_or_default();
     all.retain(|credential| credential.config.contains_key(KEY_ID));
+    if all.len() > CREDENTIALS_MAX {
+        let why = format!("it lends {} credentials; at most {CREDENTIALS_MAX} are kept", all.len());
+        return Err(Error::corrupt(table, why));
+    }
     // Settings of the store stand beside the credentials.
+    let beside: BTreeMap<&String, &String> = config.iter().filter(|(key, _)| is_read(key.as_str())).collect();
     for credential in &mut all {
-        for (key, value) in &config {
-            credential.config.entry(key.clone()).or_insert_with(|| value.clone());
+        credential.config.retain(|key, _| is_read(key));
+        for (key, value) in &beside {
+            credential.config.entry((*key).clone()).or_insert_with(|| (*value).clone());
         }
     }
     if all.is_empty() && config.contains_key(KEY_ID) {
-        all.push(StorageCredential { prefix: "s3".to_owned(), config: config.clone() });
+        let config = beside.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        all.push(StorageCredential { prefix: "s3".to_owned(), config });
     }
     let signs =
         setting(&config, &["s3.remote-signing-enabled"]).is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -65,6 +80,14 @@ pub(super) fn credentials(
         }),
         false => Ok(all),
     }
+}
+
+/// Counts the bytes of credentials in memory, about.
+pub(super) fn held_bytes(lent: &[StorageCredential]) -> usize {
+    let settings = |config: &BTreeMap<String, String>| {
+        config.iter().map(|(key, value)| 64 + key.len() + value.len()).sum::<usize>()
+    };
+    lent.iter().map(|credential| 64 + credential.prefix.len() + settings(&credential.config)).sum()
 }
 
 /// Returns true if the catalog told the end of all of these credentials.
@@ -205,9 +228,9 @@ impl Grants {
 
 fn store_settings(config: &BTreeMap<String, String>) -> StoreSettings {
     StoreSettings {
-        endpoint: setting(config, &["s3.endpoint"]).map(str::to_owned),
-        region: setting(config, &["s3.region", "client.region"]).map(str::to_owned),
-        path_style: setting(config, &["s3.path-style-access"]).map(|value| value.eq_ignore_ascii_case("true")),
+        endpoint: setting(config, &[ENDPOINT]).map(str::to_owned),
+        region: setting(config, &REGIONS).map(str::to_owned),
+        path_style: setting(config, &[PATH_STYLE]).map(|value| value.eq_ignore_ascii_case("true")),
     }
 }
 

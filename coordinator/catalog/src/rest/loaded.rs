@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use super::answer::StorageCredential;
+use super::lent::held_bytes;
 use crate::table::Table;
 
-/// Most bytes of decoded metadata that are kept of one catalog.
+/// Most bytes of decoded metadata and credentials that are kept of one catalog.
 const HELD_BYTES_MAX: usize = 32 << 20;
-/// Bytes of an answer beside its metadata, about.
+/// Bytes of an answer beside its metadata and credentials, about.
 const OTHER_BYTES: usize = 1024;
 
 /// Answer for a table.
@@ -22,7 +23,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     fn held_bytes(&self) -> usize {
-        self.table.held_bytes() + OTHER_BYTES
+        self.table.held_bytes() + held_bytes(&self.lent) + OTHER_BYTES
     }
 }
 

@@ -112,9 +112,14 @@ impl RestCatalog {
         let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
         let url = url::Url::parse(&base).ok().filter(url::Url::has_host);
         let has_more = |url: &url::Url| !url.username().is_empty() || url.password().is_some() || url.query().is_some();
-        if url.as_ref().is_some_and(has_more) {
+        let token_url = match &auth {
+            RestAuth::OAuth2 { uri: Some(uri), .. } => url::Url::parse(uri).ok(),
+            _ => None,
+        };
+        let with_more = [("its address", &url), ("its token endpoint", &token_url)];
+        if let Some((which, _)) = with_more.into_iter().find(|(_, url)| url.as_ref().is_some_and(has_more)) {
             // It is not quoted, for it may hold a secret.
-            let why = "its address has a user, a password or a query; credentials have keys of their own".to_owned();
+            let why = format!("{which} has a user, a password or a query; credentials have keys of their own");
             return Err(Error::Setting { catalog: name, why });
         }
         let scheme = url.as_ref().map(url::Url::scheme);
@@ -123,7 +128,7 @@ impl RestCatalog {
             return Err(Error::Setting { catalog: name, why });
         }
         let is_plain = scheme == Some("http");
-        let tokens_plain = matches!(&auth, RestAuth::OAuth2 { uri: Some(uri), .. } if url::Url::parse(uri).is_ok_and(|url| url.scheme() == "http"));
+        let tokens_plain = token_url.is_some_and(|url| url.scheme() == "http");
         if (is_plain && !auth.is_none() || tokens_plain) && !allow_http {
             let why = format!("credentials would travel unencrypted to {uri}");
             return Err(Error::Setting { catalog: name, why });
@@ -227,7 +232,7 @@ impl Service {
             let url = format!("{}/v1/config{}", self.base, warehouse.unwrap_or_default());
             let answer = self.http.get(&url, &[], "its configuration").await?;
             if answer.status == 404 {
-                return Err(self.http.refused(&url, &answer).await);
+                return Err(self.http.refused(&url, &answer));
             }
             let ConfigAnswer { defaults, overrides } = parsed(&url, &answer)?;
             let told = |key: &str| overrides.get(key).or_else(|| defaults.get(key)).cloned().flatten();
@@ -283,7 +288,7 @@ impl Service {
             };
             if answer.status == 404 {
                 match parent {
-                    [] => return Err(self.http.refused(&asked, &answer).await),
+                    [] => return Err(self.http.refused(&asked, &answer)),
                     _ => return Ok(all),
                 }
             }
@@ -345,7 +350,7 @@ impl Service {
                 return match model {
                     Some(model) if model.is_other_format() => Err(not_iceberg(&full_name)),
                     Some(_) => Ok(None),
-                    None => Err(self.http.refused(&url, &answer).await),
+                    None => Err(self.http.refused(&url, &answer)),
                 };
             }
             _ => {}

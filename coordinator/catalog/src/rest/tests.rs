@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answer::{StorageCredential, excerpt};
+use super::auth::Authorizer;
 use super::lent::credentials;
 use super::*;
 
@@ -47,6 +48,9 @@ fn credentials_travel_unencrypted_only_where_that_is_allowed() {
     let more = "catalog lake: its address has a user, a password or a query; credentials have keys of their own";
     check("https://u:hunter2@c", true, RestAuth::None, Some(more));
     check("https://c?token=hunter2", true, RestAuth::None, Some(more));
+    let more = more.replace("address", "token endpoint");
+    check("https://c", true, oauth2(Some("https://u:hunter2@t")), Some(&more));
+    check("https://c", true, oauth2(Some("https://t?key=hunter2")), Some(&more));
     check("ftp://c", true, RestAuth::None, Some("catalog lake: ftp://c is no http:// or https:// address"));
 }
 
@@ -62,6 +66,41 @@ fn nothing_of_a_secret_shows() {
     assert!(!format!("{settings:?}").contains("hunter2"));
     let catalog = RestCatalog::new(settings, stores()).expect("a catalog");
     assert!(!format!("{catalog:?} {:?}", catalog.service.http).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn what_a_request_had_is_hidden_though_it_was_renewed() {
+    let auth = RestAuth::OAuth2 {
+        client_id: None,
+        client_secret: SecretPlace::Text(SecretText::new("hunter+2")),
+        uri: None,
+        scope: None,
+    };
+    let own = Authorizer::new("lake", auth, reqwest::Client::new(), "https://c").expect("an authorizer");
+    let token = RestAuth::Token(SecretPlace::Text(SecretText::new("token-a")));
+    let before = Authorizer::new("lake", token, reqwest::Client::new(), "https://c").expect("an authorizer");
+    let mut request = reqwest::Request::new(reqwest::Method::GET, "https://c".parse().expect("a URL"));
+    let sent = before.authorize(&mut request).await.expect("a token");
+    let told = own.redacted("Bearer token-a; client_secret=hunter%2B2, hunter+2".to_owned(), &sent);
+    assert_eq!(told, "Bearer (hidden); client_secret=(hidden), (hidden)");
+}
+
+#[test]
+fn a_table_keeps_the_settings_that_are_read_of_so_many_credentials() {
+    let many = |count: usize| {
+        let one = |at: usize| StorageCredential {
+            prefix: format!("s3://b/{at}/"),
+            config: config(&[("s3.access-key-id", "k"), ("mine", "x")]),
+        };
+        Some((0..count).map(one).collect::<Vec<_>>())
+    };
+    let beside = || config(&[("s3.endpoint", "http://e"), ("other", "y")]);
+    let kept = credentials("a.t", beside(), many(2)).expect("credentials");
+    let expect = config(&[("s3.access-key-id", "k"), ("s3.endpoint", "http://e")]);
+    assert!(kept.len() == 2 && kept.iter().all(|kept| kept.config == expect));
+    assert_eq!(credentials("a.t", beside(), many(1000)).expect("credentials").len(), 1000);
+    let refused = credentials("a.t", beside(), many(1001)).map(|kept| kept.len()).expect_err("too many");
+    assert!(refused.to_string().contains("1001 credentials; at most 1000"), "{refused}");
 }
 
 #[test]

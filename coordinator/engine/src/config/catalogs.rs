@@ -277,7 +277,9 @@ impl CatalogConfig {
                 Some("http") if may_be_plain => Ok(()),
                 Some("http") => Err(plain(key)),
                 _ => {
-                    let (value, expected) = (format!("{uri:?}"), "an http:// or https:// URL".to_owned());
+                    // It may have a secret in it.
+                    let value = if uri.contains(['@', '?']) { "(hidden)".to_owned() } else { format!("{uri:?}") };
+                    let expected = "an http:// or https:// URL".to_owned();
                     Err(ConfigError::InvalidValue { setting: setting(key), value, expected, hint: None })
                 }
             }
