@@ -170,10 +170,26 @@ async fn the_output_is_a_whole_file_or_none() {
     check(&query("none.parquet", "parquet", "SELECT FROM 't/'"), 1, &["at least one column"]);
     fails(&place, &["query", "COPY (SELECT 1 AS a) TO 'there.csv'"], 1, &["there.csv", "the file exists"]);
     assert_eq!(std::fs::read_to_string(place.path("there.csv")).expect("a file"), "x\n");
+    check(&query("none.json", "json", "SET datafusion.execution.batch_size = 10"), 2, &["no statement has rows"]);
+    check(&query(&"r".repeat(300), "csv", rows), 2, &["--output", "too long"]);
+    let one = ["query", "--output", "one.csv", "--report-file", "./one.csv", "--format", "csv", rows];
+    fails(&place, &one, 2, &["name one file"]);
     let left = names(&place.path(""));
     assert_eq!(left, ["gust.toml", "rows.csv", "rows.parquet", "state", "t", "there.csv", "tmp", "two.csv"]);
     let piped = place.gust(&["query", "--report", "none", "--format", "parquet", rows]).output().expect("it starts");
     assert!(piped.stdout.starts_with(b"PAR1") && piped.stdout.ends_with(b"PAR1"), "a pipe takes a file");
+    // The name is taken while the rows are made: they are left, and the statement did not do what was asked.
+    let taken = "COPY (SELECT 1 AS a) TO 'taken.csv'; SELECT 2 AS b";
+    let arguments = ["query", "--report", "json", "--output", "taken.csv", "--format", "csv", taken];
+    let output = place.gust(&arguments).output().expect("it starts");
+    check(&output, 1, &["cannot have its name: the file exists", "hint: the file is whole"]);
+    let reports = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report = reports.lines().rfind(|line| line.starts_with('{')).expect("a report");
+    let report: Value = serde_json::from_str(report).expect("a report");
+    assert!(report["failed"].to_string().contains("cannot have its name"), "{report}");
+    let hidden = names(&place.path("")).into_iter().find(|name| name.starts_with(".gust-")).expect("its rows");
+    assert_eq!(std::fs::read_to_string(place.path(&hidden)).expect("a file"), "b\n2\n");
+    assert_eq!(std::fs::read_to_string(place.path("taken.csv")).expect("a file"), "a\n1\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

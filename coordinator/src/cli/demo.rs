@@ -44,7 +44,8 @@ async fn run(recorder: &Recorder, args: &DemoArgs, namespace: &str, progress: &P
         say!("TPC-H query {number}");
         let output = RowOutput::new(progress.clear_before_writing(stdout()), OutputFormat::Table);
         let mut reports = Reports::open(ReportFormat::Text, None)?;
-        statements(recorder, queries::query(usize::from(*number)), false, &output, progress, &mut reports).await?;
+        statements(recorder, queries::query(usize::from(*number)), false, &output, &mut None, progress, &mut reports)
+            .await?;
     }
     say!(
         "the tables stay in {}; ask them yourself:\n  gust query --config {} --catalog {CATALOG} \"SELECT count(*) FROM {namespace}.lineitem WHERE l_quantity < 10\"",

@@ -267,7 +267,12 @@ async fn explain(source: SourceArgs) -> Result<(), CommandError> {
 
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
-    let file = match &args.output {
+    if let (Some(rows), Some(report)) = (&args.output, &args.report_file)
+        && std::path::absolute(rows).ok() == std::path::absolute(report).ok()
+    {
+        return Err(CommandError::usage("--output and --report-file name one file").with_hint(Some("name two files")));
+    }
+    let mut file = match &args.output {
         Some(path) => Some(NewFile::create(path).map_err(|error| usage_of_output(&error))?),
         None => check_terminal(args.format).map(|()| None)?,
     };
@@ -284,15 +289,19 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
     let session = session?;
     let recorder = Recorder::new(session.clone());
     let running = async {
-        match file {
+        match file.as_ref().map(NewFile::writer).transpose()? {
             None => {
                 let output = RowOutput::new(progress.clear_before_writing(stdout()), args.format);
-                statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports).await
+                statements(&recorder, &sql, args.dry_run, &output, &mut file, &progress, &mut reports).await
             }
-            Some(file) => {
-                let output = RowOutput::new(file.writer()?, args.format);
-                statements(&recorder, &sql, args.dry_run, &output, &progress, &mut reports).await?;
-                Ok(file.keep().await?)
+            Some(writer) => {
+                let output = RowOutput::new(writer, args.format);
+                statements(&recorder, &sql, args.dry_run, &output, &mut file, &progress, &mut reports).await?;
+                match file.is_none() {
+                    true => Ok(()),
+                    false => Err(CommandError::usage("--output: no statement has rows, and no file is written")
+                        .with_hint(Some("leave --output out"))),
+                }
             }
         }
     };
@@ -327,12 +336,14 @@ pub(crate) async fn interrupted(recorder: &Recorder) {
     }
 }
 
-/// Runs all statements of a text, one after the other, until one fails.
+/// Runs all statements of a text, one after the other, until one fails. The file of their rows, if there are any, has its name
+/// before the last statement counts as done.
 pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
     recorder: &Recorder,
     sql: &str,
     dry_run: bool,
     output: &RowOutput<W>,
+    file: &mut Option<NewFile>,
     progress: &Progress,
     reports: &mut Reports,
 ) -> Result<(), CommandError> {
@@ -353,7 +364,14 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
             }
         };
         let following = progress.follow(running.events().clone());
-        let written = write_statement(&mut running, output).await;
+        let mut written = write_statement(&mut running, output).await;
+        let is_whole = written.is_ok() && script.is_at_end() && !output.is_untouched();
+        if let Some(file) = file.take_if(|_| is_whole)
+            && let Err(error) = file.keep().await
+        {
+            running.not_written(&error);
+            written = Err(error.into());
+        }
         drop(following);
         reports.write(&recorder.finish(running, &end_of(&written)).await)?;
         match written {
