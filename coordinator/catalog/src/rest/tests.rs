@@ -100,7 +100,7 @@ fn a_table_keeps_the_settings_that_are_read_of_so_many_credentials() {
     assert!(kept.len() == 2 && kept.iter().all(|kept| kept.config == expect));
     assert_eq!(credentials("a.t", beside(), many(1000)).expect("credentials").len(), 1000);
     let refused = credentials("a.t", beside(), many(1001)).map(|kept| kept.len()).expect_err("too many");
-    assert!(refused.to_string().contains("1001 credentials; at most 1000"), "{refused}");
+    assert!(format!("{refused:?}").contains("1001 credentials; at most 1000"), "{refused:?}");
 }
 
 #[test]
