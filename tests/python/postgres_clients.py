@@ -63,6 +63,18 @@ def values_of_every_type(port):
         same(row, ([1, 2, None],), "an array")
         row = connection.execute("SELECT '123456789012345678901234567890.12345678'::decimal(38, 8), 18446744073709551615::bigint unsigned").fetchone()
         same(row, (decimal.Decimal("123456789012345678901234567890.12345678"), decimal.Decimal(2**64 - 1)), "large numbers")
+        # Spaces are part of a text, and digits of a number.
+        for name, count in (("n1", 1), (" n1", 0), ("n1 ", 0)):
+            row = connection.execute("SELECT count(*) FROM t WHERE name = %s", [name]).fetchone()
+            same(row, (count,), f"text {name!r}")
+        for text in ("1E+2", "-1.5E-3", "1E-20", "12.50"):
+            number = decimal.Decimal(text)
+            same(connection.execute("SELECT %s AS v", [number]).fetchone(), (number,), f"number {text}")
+        for binary in (False, True):
+            row = connection.execute(
+                "SELECT NULL, '', NULL::interval, INTERVAL '1 day', 7::tinyint, [7::tinyint, NULL]", binary=binary
+            ).fetchone()
+            same(row, (None, "", None, datetime.timedelta(days=1), 7, [7, None]), f"NULL and others, binary {binary}")
         # The same statement many times is prepared by the client.
         for number in range(20):
             same(connection.execute("SELECT %s + 1", [number], prepare=True).fetchone(), (number + 1,), "prepared")
@@ -120,6 +132,43 @@ def transactions_have_states(port):
         connection.execute("SET application_name = 'test'")
         assert connection.info.parameter_status("application_name") == "test"
         same(connection.execute("SHOW application_name").fetchone(), ("test",), "SHOW")
+
+
+def savepoints_and_settings_end(port):
+    with connect(port, options="-c statement_timeout=7s") as connection:
+        same(connection.execute("SHOW statement_timeout").fetchone(), ("7s",), "an option")
+        try:
+            with connection.transaction():
+                connection.execute("SELECT * FROM nothing")
+        except psycopg.errors.UndefinedTable:
+            pass
+        same(connection.execute("SELECT 1").fetchone(), (1,), "after the savepoint")
+        connection.execute("SET LOCAL statement_timeout = '9s'")
+        connection.commit()
+        same(connection.execute("SHOW statement_timeout").fetchone(), ("7s",), "after SET LOCAL")
+        for sql, code in (("ROLLBACK TO nothing", "3B001"), ("RELEASE nothing", "3B001")):
+            try:
+                connection.execute(sql)
+                raise AssertionError(f"{sql} succeeded")
+            except psycopg.Error as error:
+                assert error.sqlstate == code, f"{sql}: {error.sqlstate} {error}"
+            connection.rollback()
+    with connect(port, autocommit=True) as connection:
+        connection.execute("CREATE TABLE own AS SELECT 1 AS k")
+        same(connection.execute("SELECT k FROM own").fetchone(), (1,), "its own table")
+        connection.execute("SET search_path = gust")
+        connection.execute("DISCARD ALL")
+        same(connection.execute("SELECT count(*) FROM t").fetchone(), (1000,), "the path is set back")
+        try:
+            connection.execute("SELECT k FROM own")
+            raise AssertionError("the table is gone")
+        except psycopg.errors.UndefinedTable:
+            pass
+    try:
+        connect(port, options="-c nothing=1")
+        raise AssertionError("the option is not known")
+    except psycopg.OperationalError as error:
+        assert "nothing" in str(error), error
 
 
 def a_server_side_cursor_has_every_row(port):
@@ -185,6 +234,8 @@ async def asyncpg_speaks(port):
         for given in (value, None):
             seen = await connection.fetchval(f"SELECT $1::{name} AS v", given)
             same(seen, given, f"asyncpg, {name}")
+    same(await connection.fetchval("SELECT 7::tinyint"), 7, "a small number of asyncpg")
+    same(await connection.fetchval("SELECT NULL::interval"), None, "NULL of asyncpg")
     rows = await connection.fetch("SELECT k, name FROM t WHERE k < $1 ORDER BY k", 3)
     same([tuple(row) for row in rows], [(1, "n1"), (2, "n2")], "rows of asyncpg")
     async with connection.transaction():
@@ -212,6 +263,7 @@ def main():
         values_of_every_type,
         errors_have_codes,
         transactions_have_states,
+        savepoints_and_settings_end,
         a_notice_tells_the_cost,
         a_cancelled_statement_ends_alone,
         a_server_side_cursor_has_every_row,

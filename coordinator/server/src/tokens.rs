@@ -56,12 +56,13 @@ struct Token {
     expires: Option<DateTime<Utc>>,
 }
 
+/// Hash of a token's secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-struct Hash([u8; 32]);
+pub(crate) struct Hash([u8; 32]);
 
 impl Hash {
-    fn of(secret: &str) -> Self {
+    pub(crate) fn of(secret: &str) -> Self {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 }
@@ -122,8 +123,12 @@ impl Tokens {
         if secret.len() > SECRET_TEXT_BYTES_MAX {
             return Err(NoUser::Unknown);
         }
-        let Hash(hash) = Hash::of(secret);
-        let is_it = |token: &&Token| bool::from(token.sha256.0.ct_eq(&hash));
+        self.principal_of(&Hash::of(secret), now)
+    }
+
+    /// Returns the user of a secret with this hash.
+    pub(crate) fn principal_of(&self, Hash(hash): &Hash, now: DateTime<Utc>) -> Result<Principal, NoUser> {
+        let is_it = |token: &&Token| bool::from(token.sha256.0.ct_eq(hash));
         let token = self.tokens.iter().find(is_it).ok_or(NoUser::Unknown)?;
         match token.expires {
             Some(expires) if expires <= now => Err(NoUser::Expired),

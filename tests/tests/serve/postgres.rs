@@ -107,6 +107,80 @@ async fn psql_reads_rows_and_errors() {
     server.is_well();
 }
 
+/// Values that a client could take for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_reads_values_as_they_are() {
+    if !has_psql() {
+        return;
+    }
+    let place = numbers().await;
+    let server = Served::start(&place, &[&POSTGRES[..], &["--setup", "setup.sql"]].concat());
+    for (sql, expect) in [
+        ("SELECT NULL, ''", "NULL|"),
+        ("SELECT i FROM (VALUES (INTERVAL '1 day'), (NULL)) AS v(i)", "1 day\nNULL"),
+        ("SELECT {'a': NULL::text, 'b': 'x)', 'c': ''} AS s", "(,\"x)\",\"\")"),
+        ("SELECT {'a': NULL::interval, 'b': 1} AS s", "(,1)"),
+        ("SELECT TIMESTAMPTZ '2024-01-01 00:00:00Z'", "2024-01-01 00:00:00+00"),
+        ("SET TimeZone = 'Asia/Kolkata'; SELECT TIMESTAMPTZ '2024-01-01 00:00:00Z'", "SET\n2024-01-01 05:30:00+05:30"),
+        (
+            "SET TimeZone = 'America/St_Johns'; SELECT [TIMESTAMPTZ '2024-01-01 00:00:00.5Z']",
+            "SET\n{\"2023-12-31 20:30:00.5-03:30\"}",
+        ),
+        ("SELECT 'inf'::double, '-inf'::real, -0.0::double, 1::tinyint", "Infinity|-Infinity|-0|1"),
+        // The names are columns', and one subquery has no value.
+        (
+            "SELECT k AS version, (SELECT count(*) FROM t o WHERE o.k = r.k) AS n, current_user IS NULL FROM t r WHERE k = 3",
+            "3|1|f",
+        ),
+        ("SELECT version, (SELECT max(t.k) FROM t) AS m FROM (SELECT 7 AS version) v", "7|1000"),
+        ("SELECT *, version + 1 AS next FROM (SELECT 7 AS version) v", "7|8"),
+    ] {
+        let output = server.psql(&["-P", "null=NULL", "-c", sql]).output().expect("psql");
+        assert!(output.status.success(), "{sql}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), expect, "{sql}");
+    }
+    let error = |sql: &str| server.psql(&["-c", sql]).output().expect("psql");
+    failed(&error("SELECT arrow_cast(9223372036854775807, 'Timestamp(Second, None)')"), &["22008"]);
+    failed(&error("SELECT version(), (SELECT k FROM t) AS k"), &["ERROR"]);
+    failed(&error("SET TimeZone = 'Mars/Base'"), &["22023", "Mars/Base"]);
+    failed(&error(&"SELECT 1;".repeat(1_001)), &["54000", "1001 statements"]);
+    // A chain of 30,000 levels, and one that the bound on such statements leaves to the engine.
+    for terms in [30_000, 300_000] {
+        let deep = format!("SELECT length(version()){};\n", "+1".repeat(terms));
+        std::fs::write(place.path("deep.sql"), deep).expect("written");
+        let output = server.psql(&["-f", place.path("deep.sql").to_str().expect("a path")]).output().expect("psql");
+        failed(&output, &["ERROR", "levels deep"]);
+    }
+    server.is_well();
+}
+
+/// A query that computes holds its place, also where its client wants nothing yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_without_rows_holds_its_place() {
+    if !has_psql() {
+        return;
+    }
+    let server_settings = Place::new("on = 'local'\n[server]\nqueries_max = 1\n");
+    let server = Served::start(&server_settings, &POSTGRES);
+    let ask = |sql: &str| server.psql(&["-c", "SET statement_timeout = '2s'", "-c", sql]).output().expect("psql");
+    let cursor = |query: &str| {
+        let mut socket = server.socket();
+        let sql = format!("BEGIN; DECLARE c CURSOR FOR {query}; FETCH 0 FROM c\0");
+        socket.write_all(&[startup(), message(b'Q', sql.as_bytes())].concat()).expect("sent");
+        hears(&mut socket, "FETCH 0");
+        socket
+    };
+    let computes = cursor(ENDLESS);
+    failed(&ask("SELECT 1"), &["57014"]);
+    drop(computes);
+    wait_until("its place is free", || ask("SELECT 1").status.success());
+    // One whose rows wait computes no more.
+    let waits = cursor("SELECT value FROM generate_series(1, 10000000)");
+    wait_until("its place is free", || ask("SELECT 1").status.success());
+    drop(waits);
+    server.is_well();
+}
+
 /// Commands of psql about tables ask `pg_catalog`.
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_lists_tables_and_columns() {
@@ -297,6 +371,21 @@ fn the_password_is_a_token_of_the_user() {
     failed(&ask("", "require"), &["no password supplied"]);
     failed(&ask(&ada, "disable"), &["takes connections with TLS only"]);
     assert_eq!(ask(&ada, "require").status.code(), Some(0), "others are still let in");
+
+    // The user of an open connection is asked for again.
+    let mut command = server.psql(&["-w"]);
+    command.env("PGPASSWORD", &ada).env("PGSSLMODE", "require").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut open = command.stderr(Stdio::piped()).spawn().expect("psql");
+    let mut typed = open.stdin.take().expect("a pipe");
+    typed.write_all(b"SELECT 1;\n").expect("typed");
+    let mut printed = [0; 2];
+    open.stdout.as_mut().expect("a pipe").read_exact(&mut printed).expect("its answer");
+    write_private(&place.path("tokens.toml"), &bob_lines);
+    server.signal("HUP");
+    wait_until("the tokens were read anew", || !ask(&ada, "require").status.success());
+    typed.write_all(b"SELECT 2;\n").expect("typed");
+    drop(typed);
+    failed(&open.wait_with_output().expect("its end"), &["FATAL:  28P01: the token is not known"]);
 
     let serve = ["serve", "--listen", "127.0.0.1:0", "--postgres", "0.0.0.0:0"];
     fails(&Place::new(""), &serve, 2, &["0.0.0.0:0 can be reached from other machines"]);

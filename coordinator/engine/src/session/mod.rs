@@ -38,6 +38,7 @@ use crate::error::QueryError;
 pub use crate::fleet::Finding;
 pub use copy::{CopyFormat, CopyTarget};
 pub use engine::{Engine, EngineOptions};
+pub use fragment_fn::stack::on_big_stack;
 pub use options::{Allowed, SessionOptions, SettingsPolicy};
 pub use parameters::Described;
 pub use pieces::{Piece, Word, WordKind, pieces};

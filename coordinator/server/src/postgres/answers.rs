@@ -9,8 +9,13 @@ use pgwire::messages::PgWireBackendMessage as Answer;
 use pgwire::messages::response::{CommandComplete, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::LINGER_TIME_MAX;
+
 /// Bytes that are collected before they are sent.
 const PENDING_BYTES: usize = 64 << 10;
+
+/// Most bytes for which room is kept after a large answer.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Longest time in which a client takes what is sent.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(300);
@@ -36,14 +41,24 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
         if self.pending.len() >= PENDING_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    /// Sends what is collected.
+    /// Sends what is collected. It may be dropped on the way: what is not sent yet stays collected.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
+        self.flush_within(WRITE_TIME_MAX).await
+    }
+
+    async fn flush_within(&mut self, time: Duration) -> io::Result<()> {
         let sending = async {
-            self.writer.write_all(&self.pending).await?;
+            while !self.pending.is_empty() {
+                if self.writer.write_buf(&mut self.pending).await? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+            }
             self.writer.flush().await
         };
-        tokio::time::timeout(WRITE_TIME_MAX, sending).await??;
-        self.pending.clear();
+        tokio::time::timeout(time, sending).await??;
+        if self.pending.capacity() > KEPT_BYTES_MAX {
+            self.pending = BytesMut::new();
+        }
         Ok(())
     }
 
@@ -69,11 +84,12 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
         self.push(Answer::NoticeResponse(NoticeResponse::new(told.fields("NOTICE")))).await
     }
 
-    /// Sends the error that ends the connection.
+    /// Sends the error that ends the connection. A client that does not read it at once is not waited for.
     pub(super) async fn fatal(&mut self, error: &Told) -> io::Result<()> {
-        self.push(Answer::ErrorResponse(ErrorResponse::new(error.fields("FATAL")))).await?;
-        self.flush().await?;
-        self.writer.shutdown().await
+        let fatal = Answer::ErrorResponse(ErrorResponse::new(error.fields("FATAL")));
+        fatal.encode(&mut self.pending).map_err(io::Error::other)?;
+        self.flush_within(LINGER_TIME_MAX).await?;
+        tokio::time::timeout(LINGER_TIME_MAX, self.writer.shutdown()).await?
     }
 }
 

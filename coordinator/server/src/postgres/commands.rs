@@ -15,12 +15,18 @@ pub(super) enum Command {
     Begin,
     Commit,
     Rollback,
+    /// Savepoint to make, to release or to go back to.
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
     /// Statement without a meaning here, by its tag.
     Ignored(&'static str),
     /// Setting that clients of PostgreSQL know; None sets it back.
     Set {
         name: &'static str,
         value: Option<String>,
+        /// It holds until the end of the transaction.
+        is_local: bool,
     },
     ResetAll,
     DiscardAll,
@@ -57,15 +63,20 @@ impl Command {
         let bare: Vec<&str> = words.iter().map_while(Word::bare).take(8).collect();
         Ok(match bare.as_slice() {
             ["begin", ..] | ["start", "transaction", ..] => Self::Begin,
+            ["commit" | "end" | "rollback", .., "and", "chain"] => {
+                return Err(Told::new(NOT_SUPPORTED, "AND CHAIN is not carried out").with_hint("BEGIN anew"));
+            }
             ["commit" | "end", ..] => Self::Commit,
-            ["rollback", "to", ..] | ["rollback", "work" | "transaction", "to", ..] => Self::Ignored("ROLLBACK"),
+            ["rollback", "to", ..] | ["rollback", "work" | "transaction", "to", ..] => {
+                Self::RollbackTo(savepoint(words)?)
+            }
             ["rollback" | "abort", ..] => Self::Rollback,
-            ["savepoint", ..] => Self::Ignored("SAVEPOINT"),
-            ["release", ..] => Self::Ignored("RELEASE"),
+            ["savepoint", ..] => Self::Savepoint(savepoint(words)?),
+            ["release", ..] => Self::Release(savepoint(words)?),
             ["set", rest @ ..] => set(rest, words),
             ["reset", "all"] => Self::ResetAll,
             ["reset", ..] => match setting(&words[1..]) {
-                Some((name, 0)) => Self::Set { name, value: None },
+                Some((name, 0)) => Self::Set { name, value: None, is_local: false },
                 _ => Self::Sql,
             },
             ["discard", "all"] => Self::DiscardAll,
@@ -91,10 +102,17 @@ impl Command {
         })
     }
 
-    /// Tells if the command ends a transaction, so that it is carried out in one that has failed.
-    pub(super) fn ends_transaction(&self) -> bool {
-        matches!(self, Self::Commit | Self::Rollback)
+    /// Tells if the command is carried out in a transaction that has failed.
+    pub(super) fn mends_transaction(&self) -> bool {
+        matches!(self, Self::Commit | Self::Rollback | Self::RollbackTo(_))
     }
+}
+
+/// Returns the name of a savepoint, which is the last word.
+fn savepoint(words: &[Word]) -> Result<String, Told> {
+    let keywords = ["savepoint", "release", "to"];
+    let name = words.last().filter(|word| !word.bare().is_some_and(|word| keywords.contains(&word)));
+    name.map(|name| name.value().to_owned()).ok_or_else(|| Told::new(SYNTAX, "there is no savepoint's name"))
 }
 
 fn set(rest: &[&str], words: &[Word]) -> Command {
@@ -118,7 +136,7 @@ fn set(rest: &[&str], words: &[Word]) -> Command {
         [only] if matches!(only.bare(), Some("default" | "local")) => None,
         values => Some(joined(values)),
     };
-    Command::Set { name, value }
+    Command::Set { name, value, is_local: rest.first() == Some(&"local") }
 }
 
 /// Returns the values of a list, as one text.
@@ -214,21 +232,25 @@ mod tests {
 
     #[test]
     fn a_statement_means_what_its_words_say() {
-        let set = |name, value: &str| Command::Set { name, value: Some(value.to_owned()) };
+        let set = |name, value: &str| Command::Set { name, value: Some(value.to_owned()), is_local: false };
+        let local = Command::Set { name: "statement_timeout", value: Some("5s".to_owned()), is_local: true };
         for (sql, expect) in [
             ("begin isolation level read committed", Command::Begin),
             ("START TRANSACTION READ ONLY", Command::Begin),
             ("END", Command::Commit),
             ("abort", Command::Rollback),
-            ("ROLLBACK TO SAVEPOINT a", Command::Ignored("ROLLBACK")),
+            ("ROLLBACK TO SAVEPOINT a", Command::RollbackTo("a".to_owned())),
+            ("ROLLBACK TO a", Command::RollbackTo("a".to_owned())),
+            ("SAVEPOINT \"A b\"", Command::Savepoint("A b".to_owned())),
+            ("RELEASE SAVEPOINT a", Command::Release("a".to_owned())),
             ("SET extra_float_digits = 3", set("extra_float_digits", "3")),
             ("SET SESSION DateStyle TO 'ISO', MDY", set("DateStyle", "ISO, mdy")),
-            ("set local statement_timeout = '5s'", set("statement_timeout", "5s")),
+            ("set local statement_timeout = '5s'", local),
             ("SET TIME ZONE 'Europe/Berlin'", set("TimeZone", "Europe/Berlin")),
             ("SET NAMES 'utf8'", set("client_encoding", "utf8")),
             ("SET gust.notice_cost TO on", set("gust.notice_cost", "on")),
-            ("SET timezone = DEFAULT", Command::Set { name: "TimeZone", value: None }),
-            ("RESET application_name", Command::Set { name: "application_name", value: None }),
+            ("SET timezone = DEFAULT", Command::Set { name: "TimeZone", value: None, is_local: false }),
+            ("RESET application_name", Command::Set { name: "application_name", value: None, is_local: false }),
             ("SET gust.max_cost = '1'", Command::Sql),
             ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Command::Ignored("SET")),
             ("SHOW server_version", Command::Show("server_version")),
@@ -269,6 +291,8 @@ mod tests {
             ("FETCH -1 FROM c", "0A000"),
             ("FETCH many FROM c", "42601"),
             ("DECLARE c SCROLL CURSOR FOR SELECT 1", "0A000"),
+            ("COMMIT AND CHAIN", "0A000"),
+            ("SAVEPOINT", "42601"),
             ("DECLARE c CURSOR", "42601"),
             ("DECLARE c CURSOR FOR", "42601"),
         ] {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use gust_engine::error::QueryError;
-use gust_engine::session::{OWN_CATALOG, OWN_SCHEMA, Piece, Session, Statement, pieces};
+use gust_engine::session::{Piece, Session, Statement, pieces};
 use pgwire::messages::PgWireBackendMessage as Answer;
 use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 use pgwire::messages::startup::{Authentication, BackendKeyData, ParameterStatus, SecretKey};
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{Answers, Told};
-use super::catalog::{PgCatalog, Rewritten, mentions};
+use super::catalog::{PgCatalog, Rewritten, may_mention};
 use super::commands::Command;
 use super::keys::Key;
 use super::messages::{Malformed, Message};
@@ -25,38 +26,50 @@ use super::reader::Received;
 use super::settings::{Settings, name_of};
 use super::startup::Startup;
 use super::watch::{Stop, Watch, shutting_down};
-use crate::door::Door;
+use crate::door::{Door, SessionWishes};
 use crate::run::FAULT;
-use crate::tokens::Principal;
+use crate::tokens::{Hash, NoUser, Principal};
 
 /// Most bytes of a text with statements, as in a request of HTTP.
 const SQL_BYTES_MAX: usize = 1 << 20;
+
+/// Most statements of a text. All of them are read before the first one runs.
+const STATEMENTS_MAX: usize = 1_000;
+
+/// Words of a statement that its answer needs.
+const WORDS_KEPT: usize = 3;
 
 /// Longest time for which portals wait for their client.
 const PORTALS_IDLE_MAX: Duration = Duration::from_secs(300);
 
 /// SQLSTATE codes of PostgreSQL.
 const TOO_LONG: &str = "54000";
+const NO_USER: &str = "28P01";
 const TRANSACTION_FAILED: &str = "25P02";
-const IN_TRANSACTION: &str = "25001";
-const NO_TRANSACTION: &str = "25P01";
-const NO_CURSOR: &str = "34000";
-const CURSOR_EXISTS: &str = "42P03";
 
 /// Connection with its session, settings, statements and portals.
 #[derive(Debug)]
 pub(super) struct Connection<W> {
     pub(super) door: Arc<Door>,
     pub(super) principal: Principal,
+    /// Token by which the user is known; None on a server without tokens.
+    pub(super) token: Option<Hash>,
     pub(super) session: Session,
     /// Catalog in which bare names are looked up; None for the session's own.
     pub(super) catalog: Option<String>,
+    /// Catalog and schema of bare names without a path.
+    pub(super) home: [String; 2],
+    /// Wishes with which its session was opened.
+    pub(super) wishes: SessionWishes,
     /// Tables of PostgreSQL about those tables.
     pub(super) pg_catalog: PgCatalog,
     pub(super) settings: Settings,
     pub(super) key: Key,
     pub(super) answers: Answers<W>,
     pub(super) transaction: TransactionStatus,
+    /// Names of the transaction's savepoints, and earlier values of its own settings.
+    pub(super) savepoints: Vec<String>,
+    pub(super) before_local: BTreeMap<&'static str, Option<String>>,
     pub(super) statements: BTreeMap<String, Prepared>,
     pub(super) portals: BTreeMap<String, Portal>,
     pub(super) ends: Ends,
@@ -79,7 +92,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         self.answers.push(Answer::Authentication(Authentication::Ok)).await?;
         // Without a zone the engine takes `timestamptz` for a time without one.
         self.take("TimeZone", None).await.map_err(Stop::Ends)?;
-        for (name, value) in &startup.parameters {
+        let options = startup.options().map_err(Stop::Ends)?;
+        for (name, value) in options.iter().chain(&startup.parameters) {
             if let Some(name) = name_of(name) {
                 self.take(name, Some(value)).await.map_err(Stop::Ends)?;
             }
@@ -105,9 +119,10 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         self.answers.ready(self.transaction).await?;
         let mut skips_to_sync = false;
         loop {
-            let message = match self.next(messages).await? {
+            // The room of a message is its own until it is answered.
+            let (message, _room) = match self.next(messages).await? {
                 None => return Ok(()),
-                Some(Received { message: Ok(message), .. }) => message,
+                Some(Received { message: Ok(message), room }) => (message, room),
                 Some(Received { message: Err(Malformed { sqlstate, message }), .. }) => {
                     return Err(Stop::Ends(Told::new(sqlstate, message)));
                 }
@@ -136,7 +151,11 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         if let Ok(message) = messages.try_recv() {
             return Ok(Some(message));
         }
-        self.answers.flush().await?;
+        let stopping = self.ends.stopping.clone();
+        tokio::select! {
+            flushed = self.answers.flush() => flushed?,
+            () = stopping.cancelled() => return Err(Stop::Ends(shutting_down())),
+        }
         let since = Instant::now();
         loop {
             let idle = !self.portals.is_empty();
@@ -151,7 +170,20 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         }
     }
 
+    /// Ends the connection of a user whose token holds no more.
+    fn still_knows_the_user(&self) -> Result<(), Stop> {
+        let (Some(tokens), Some(hash)) = (self.door.tokens(), &self.token) else { return Ok(()) };
+        match tokens.principal_of(hash, Utc::now()) {
+            Ok(principal) if principal == self.principal => Ok(()),
+            Ok(_) => Err(Stop::Ends(Told::new(NO_USER, NoUser::Unknown.to_string()))),
+            Err(why) => Err(Stop::Ends(Told::new(NO_USER, why.to_string()).with_hint("connect with a new token"))),
+        }
+    }
+
     async fn answer(&mut self, message: Message) -> Result<(), Stop> {
+        if matches!(message, Message::Query(_) | Message::Parse { .. } | Message::Bind(_) | Message::Execute { .. }) {
+            self.still_knows_the_user()?;
+        }
         match message {
             Message::Query(text) => {
                 self.query(&text).await?;
@@ -185,52 +217,68 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         Ok(self.answers.ready(self.transaction).await?)
     }
 
-    fn close_cursors(&mut self) {
+    pub(super) fn close_cursors(&mut self) {
         self.portals.retain(|_, portal| portal.outlives_transaction);
     }
 
     /// Runs the statements of a text. All are read before the first one runs.
     async fn query(&mut self, text: &str) -> Result<(), Stop> {
         let split = split(text)?;
+        if split.len() > STATEMENTS_MAX {
+            let count = split.len();
+            let told = Told::new(TOO_LONG, format!("a text has {count} statements; at most {STATEMENTS_MAX} are read"));
+            return Err(told.with_hint("send them in several texts").into());
+        }
         if split.is_empty() {
             return Ok(self.answers.push(Answer::EmptyQueryResponse(EmptyQueryResponse::new())).await?);
         }
         let mut portals = Vec::with_capacity(split.len());
+        // A cancellation is one of the whole text.
+        let watch = self.watch();
         for mut piece in split {
-            let work = self.work(&mut piece).await?;
+            let work = self.work(&mut piece, &watch).await?;
             portals.push(Portal::new(Arc::new(piece), work, Vec::new()));
         }
         for mut portal in portals {
             self.may_run(&portal.work)?;
-            self.execute(&mut portal, None, true).await?;
+            let watch = Watch { timeout: self.timeout(), ..watch.clone() };
+            self.execute(&mut portal, None, true, &watch).await?;
         }
         Ok(())
     }
 
-    /// Reads a statement. One about PostgreSQL's own tables loses its text, for the engine reads another.
-    pub(super) async fn work(&mut self, piece: &mut Piece) -> Result<Work, Stop> {
+    /// Reads a statement, and forgets words that no answer needs. One about PostgreSQL's own tables loses its text, for the engine
+    /// reads another.
+    pub(super) async fn work(&mut self, piece: &mut Piece, watch: &Watch) -> Result<Work, Stop> {
         let mut command = Command::of(piece)?;
         let to_parse = match &mut command {
-            Command::Sql => piece,
+            Command::Sql => &mut *piece,
             Command::Declare { query, .. } => query,
-            _ => return Ok(Work::Command(command, None)),
+            _ => {
+                forget_words(piece);
+                return Ok(Work::Command(command, None));
+            }
         };
-        let statement = if mentions(to_parse) {
-            let watch = self.watch();
+        let mut rewritten = None;
+        if may_mention(to_parse) {
             let preparing = self.pg_catalog.prepare(&self.session, to_parse);
             let prepared = watch.over(Box::pin(preparing)).await?;
-            let Rewritten { text, is_partial } = prepared.map_err(|error| Told::from(&error))?;
+            rewritten = prepared.map_err(|error| Told::from(&error))?;
+        }
+        let statement = if let Some(Rewritten { text, is_partial }) = rewritten {
             if is_partial {
                 self.answers
                     .warning("01000", "there are very many tables; the columns of the first ones are shown")
                     .await?;
             }
             to_parse.text.clear();
-            self.parse(&text).await
+            watch.over(self.parse(&text)).await?
         } else {
-            self.parse(&to_parse.text).await
+            watch.over(self.parse(&to_parse.text)).await?
         };
+        forget_words(to_parse);
         let statement = statement.map_err(|error| Told::of(&error, &to_parse.text, to_parse.characters_before))?;
+        forget_words(piece);
         Ok(match command {
             Command::Sql => Work::Statement(statement),
             command => Work::Command(command, Some(statement)),
@@ -247,7 +295,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Refuses statements of a transaction that has failed.
     pub(super) fn may_run(&self, work: &Work) -> Result<(), Told> {
-        let ends = matches!(work, Work::Command(command, _) if command.ends_transaction());
+        let ends = matches!(work, Work::Command(command, _) if command.mends_transaction());
         if self.transaction == TransactionStatus::Error && !ends {
             return Err(Told::new(
                 TRANSACTION_FAILED,
@@ -260,160 +308,23 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Begins a statement that its client can cancel.
     pub(super) fn watch(&self) -> Watch {
-        let timeout = self.settings.statement_timeout().map(|timeout| (Instant::now() + timeout, timeout));
         Watch {
             cancelled: self.key.begin(),
             gone: self.ends.gone.clone(),
             stopping: self.ends.stopping.clone(),
-            timeout,
+            timeout: self.timeout(),
         }
     }
 
-    /// Carries out a command that has no rows. Returns its tag.
-    pub(super) async fn carry_out(
-        &mut self,
-        command: Command,
-        statement: Option<Statement>,
-        watch: &Watch,
-    ) -> Result<String, Stop> {
-        let tag = match command {
-            Command::Begin => {
-                match self.transaction {
-                    TransactionStatus::Idle => self.transaction = TransactionStatus::Transaction,
-                    _ => self.answers.warning(IN_TRANSACTION, "there is a transaction already").await?,
-                }
-                "BEGIN"
-            }
-            Command::Commit | Command::Rollback => {
-                let before = std::mem::replace(&mut self.transaction, TransactionStatus::Idle);
-                if before == TransactionStatus::Idle {
-                    self.answers.warning(NO_TRANSACTION, "there is no transaction").await?;
-                }
-                self.close_cursors();
-                if command == Command::Commit && before != TransactionStatus::Error { "COMMIT" } else { "ROLLBACK" }
-            }
-            Command::Ignored(tag) => tag,
-            Command::Set { name, value } => {
-                self.set(name, value.as_deref()).await?;
-                if value.is_some() { "SET" } else { "RESET" }
-            }
-            Command::ResetAll => {
-                self.settings_back().await?;
-                "RESET"
-            }
-            Command::DiscardAll => {
-                self.settings_back().await?;
-                self.change_session("DEALLOCATE ALL").await?;
-                self.statements.clear();
-                self.portals.clear();
-                "DISCARD ALL"
-            }
-            Command::Declare { cursor, outlives_transaction, query } => {
-                self.declare(cursor, outlives_transaction, query, statement, watch).await?;
-                "DECLARE CURSOR"
-            }
-            Command::CloseCursor(Some(cursor)) => {
-                let closed = self.portals.remove(&cursor);
-                closed.ok_or_else(|| Told::new(NO_CURSOR, format!("there is no cursor `{cursor}`")))?;
-                "CLOSE CURSOR"
-            }
-            Command::CloseCursor(None) => {
-                self.portals.clear();
-                "CLOSE CURSOR ALL"
-            }
-            Command::DeallocateAll => {
-                self.change_session("DEALLOCATE ALL").await?;
-                self.statements.clear();
-                "DEALLOCATE ALL"
-            }
-            Command::Deallocate(name) => {
-                if self.statements.remove(&name).is_none() {
-                    let quoted = name.replace('"', "\"\"");
-                    self.change_session(&format!("DEALLOCATE \"{quoted}\"")).await?;
-                }
-                "DEALLOCATE"
-            }
-            Command::Show(_) | Command::Fetch(_) | Command::Sql => "SELECT 0",
-        };
-        Ok(tag.to_owned())
+    /// Returns the end of a statement that begins now, by the client's own time-out.
+    fn timeout(&self) -> Option<(Instant, Duration)> {
+        self.settings.statement_timeout().map(|timeout| (Instant::now() + timeout, timeout))
     }
+}
 
-    async fn set(&mut self, name: &'static str, value: Option<&str>) -> Result<(), Stop> {
-        if let Some((name, value)) = self.take(name, value).await? {
-            self.answers.push(Answer::ParameterStatus(ParameterStatus::new(name.to_owned(), value))).await?;
-        }
-        Ok(())
-    }
-
-    /// Changes a setting. Returns the name and value of which the client is told.
-    async fn take(&mut self, name: &'static str, value: Option<&str>) -> Result<Option<(&'static str, String)>, Told> {
-        let mut changed = self.settings.clone();
-        let told = changed.set(name, value)?;
-        match name {
-            "TimeZone" => {
-                let zone = changed.get(name).unwrap_or_default();
-                let zone = if zone.eq_ignore_ascii_case("UTC") { "+00:00" } else { zone };
-                let zone = zone.replace('\'', "''");
-                self.change_session(&format!("SET datafusion.execution.time_zone = '{zone}'")).await?;
-            }
-            "search_path" => self.look_up_in(changed.get(name).unwrap_or_default()),
-            _ => {}
-        }
-        self.settings = changed;
-        Ok(told)
-    }
-
-    /// Carries out a statement that only changes the session. It waits for no turn.
-    async fn change_session(&self, sql: &str) -> Result<(), Told> {
-        Box::pin(self.session.set_up(sql)).await.map_err(|error| Told::from(&error))
-    }
-
-    /// Looks bare names up in the first schema of a path.
-    pub(super) fn look_up_in(&self, path: &str) {
-        let mut schemas = path.split(',').map(|schema| schema.trim().trim_matches(['"', '\'']));
-        let Some(schema) = schemas.find(|schema| !["$user", "public", ""].contains(schema)) else {
-            if self.catalog.is_none() {
-                self.session.use_schema(OWN_CATALOG, OWN_SCHEMA);
-            }
-            return;
-        };
-        self.session.use_schema(self.catalog.as_deref().unwrap_or(OWN_CATALOG), schema);
-    }
-
-    async fn settings_back(&mut self) -> Result<(), Stop> {
-        let names: Vec<&'static str> = self.settings.changed().collect();
-        for name in names {
-            self.set(name, None).await?;
-        }
-        Ok(())
-    }
-
-    async fn declare(
-        &mut self,
-        cursor: String,
-        outlives_transaction: bool,
-        query: Piece,
-        statement: Option<Statement>,
-        watch: &Watch,
-    ) -> Result<(), Stop> {
-        let Some(statement) = statement else { return Ok(()) };
-        if self.transaction == TransactionStatus::Idle && !outlives_transaction {
-            return Err(Told::new(NO_TRANSACTION, "a cursor needs a transaction")
-                .with_hint("BEGIN, or DECLARE it WITH HOLD")
-                .into());
-        }
-        if self.portals.contains_key(&cursor) {
-            return Err(Told::new(CURSOR_EXISTS, format!("there is a cursor `{cursor}` already")).into());
-        }
-        self.has_room_for_a_portal()?;
-        let described = watch.over(self.session.describe(statement.clone(), &[])).await?;
-        let described = described.map_err(|error| Told::of(&error, &query.text, query.characters_before))?;
-        let mut portal = Portal::new(Arc::new(query), Work::Statement(statement), Vec::new());
-        portal.described = described.schema;
-        portal.outlives_transaction = outlives_transaction;
-        self.portals.insert(cursor, portal);
-        Ok(())
-    }
+fn forget_words(piece: &mut Piece) {
+    piece.words.truncate(WORDS_KEPT);
+    piece.words.shrink_to_fit();
 }
 
 /// Splits a text into statements, within the bound on its length.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use axum_server::tls_rustls::RustlsConfig;
 use gust_engine::error::QueryError;
 use pgwire::messages::response::TransactionStatus;
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,10 +26,12 @@ mod answers;
 mod catalog;
 mod commands;
 mod connection;
+mod effects;
 mod keys;
 mod messages;
 mod numeric;
 mod parameters;
+mod places;
 mod portals;
 mod prepared;
 mod query;
@@ -37,15 +39,18 @@ mod reader;
 mod rows;
 mod settings;
 mod startup;
+mod values;
 mod watch;
 
 use crate::door::{Door, SessionWishes};
+use crate::tokens::Principal;
 use answers::{Answers, Told};
 use catalog::{KeptColumns, OWN_DATABASE, PgCatalog};
 use connection::{Connection, Ends};
 use keys::Keys;
+use places::{Beginning, CONNECTIONS_MAX, Places};
 use settings::Settings;
-use startup::{Begun, NotBegun, Socket, Startup};
+use startup::{Begun, NotBegun, Socket, Startup, User};
 use watch::Stop;
 
 /// Longest time from the connection to the user's name and password.
@@ -54,8 +59,12 @@ const STARTUP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest time for which a client that was refused is heard.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Most connections at the same time.
-const CONNECTIONS_MAX: usize = 1_000;
+/// Longest time in which the catalog of a new connection answers.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Time without a byte after which a peer is asked if it is there, and pause between questions.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
 
 /// Pause after a connection that could not be taken, as when there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -66,6 +75,7 @@ const OWN_DATABASES: [&str; 2] = [OWN_DATABASE, "postgres"];
 /// SQLSTATE codes of PostgreSQL.
 const TOO_MANY: &str = "53300";
 const NO_DATABASE: &str = "3D000";
+const CANNOT_CONNECT: &str = "08004";
 
 /// Socket that listens for clients of PostgreSQL, and their connections.
 #[derive(Debug)]
@@ -82,6 +92,7 @@ struct Shared {
     door: Arc<Door>,
     tls: Option<RustlsConfig>,
     keys: Keys,
+    places: Places,
     columns: KeptColumns,
     draining: CancellationToken,
     stopping: CancellationToken,
@@ -106,6 +117,7 @@ impl Postgres {
             door,
             tls,
             keys,
+            places: Places::new(),
             columns: KeptColumns::default(),
             draining: draining.clone(),
             stopping: stopping.clone(),
@@ -146,41 +158,50 @@ impl Postgres {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTracker) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let accepted = tokio::select! {
-            () = shared.draining.cancelled() => return,
-            accepted = listener.accept() => accepted,
+        let accepting = async {
+            let room = shared.places.room().await;
+            (listener.accept().await, room)
         };
-        let tcp = match accepted {
-            Ok((tcp, _)) => tcp,
+        let (accepted, room) = tokio::select! {
+            () = shared.draining.cancelled() => return,
+            accepted = accepting => accepted,
+        };
+        let (tcp, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (shared, place) = (Arc::clone(&shared), Arc::clone(&places).try_acquire_owned());
-        connections.spawn(async move {
-            match place {
-                Ok(_place) => connected(tcp, &shared).await,
-                Err(_) => {
-                    let told =
-                        Told::new(TOO_MANY, format!("there are {CONNECTIONS_MAX} connections; no more are taken"));
-                    refuse(Socket::Plain(tcp), &told).await;
-                }
-            }
-        });
+        if let Some(beginning) = room.and_then(|room| shared.places.begin(peer.ip(), room)) {
+            let shared = Arc::clone(&shared);
+            connections.spawn(async move { connected(tcp, beginning, &shared).await });
+        }
     }
 }
 
 /// Serves one connection to its end.
-async fn connected(tcp: TcpStream, shared: &Shared) {
+async fn connected(tcp: TcpStream, beginning: Beginning, shared: &Shared) {
     // Answers are collected already.
     drop(tcp.set_nodelay(true));
-    let starting = tokio::time::timeout(STARTUP_TIME_MAX, started(tcp, shared));
+    // A peer without power says nothing. Its connection ends by itself.
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_PAUSE);
+    drop(socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive));
+    let knowing = tokio::time::timeout(STARTUP_TIME_MAX, known(tcp, shared));
+    let known = tokio::select! {
+        known = knowing => known.ok().flatten(),
+        () = shared.stopping.cancelled() => None,
+    };
+    drop(beginning);
+    let Some(mut known) = known else { return };
+    let Some(_place) = shared.places.connect() else {
+        let told = Told::new(TOO_MANY, format!("there are {CONNECTIONS_MAX} connections; no more are taken"));
+        return known.refuse(&told).await;
+    };
     let connection = tokio::select! {
-        started = starting => started.ok().flatten(),
+        started = started(known, shared) => started,
         () = shared.stopping.cancelled() => None,
     };
     if let Some((connection, messages)) = connection {
@@ -188,10 +209,30 @@ async fn connected(tcp: TcpStream, shared: &Shared) {
     }
 }
 
-type Started = (Connection<tokio::io::WriteHalf<Socket>>, tokio::sync::mpsc::Receiver<reader::Received>);
+type Started = (Connection<WriteHalf<Socket>>, tokio::sync::mpsc::Receiver<reader::Received>);
 
-/// Lets a client in. None if it was refused, has gone, or only came to cancel a statement.
-async fn started(tcp: TcpStream, shared: &Shared) -> Option<Started> {
+/// Client whose user is known.
+struct Known {
+    startup: Startup,
+    user: User,
+    reader: ReadHalf<Socket>,
+    answers: Answers<WriteHalf<Socket>>,
+}
+
+impl Known {
+    async fn refuse(&mut self, told: &Told) {
+        refuse_on(&mut self.reader, &mut self.answers, told).await;
+    }
+}
+
+async fn refuse_on(reader: &mut (impl AsyncRead + Unpin), answers: &mut Answers<impl AsyncWrite + Unpin>, told: &Told) {
+    if answers.fatal(told).await.is_ok() {
+        drop(tokio::time::timeout(LINGER_TIME_MAX, startup::linger(reader)).await);
+    }
+}
+
+/// Finds out who a client is. None if it was refused, has gone, or only came to cancel a statement.
+async fn known(tcp: TcpStream, shared: &Shared) -> Option<Known> {
     let (socket, startup) = match startup::begin(tcp, shared.tls.as_ref()).await {
         Ok(Begun::Client { socket, startup }) => (socket, startup),
         Ok(Begun::Cancel { pid, secret }) => {
@@ -206,19 +247,32 @@ async fn started(tcp: TcpStream, shared: &Shared) -> Option<Started> {
     };
     let (mut reader, writer) = tokio::io::split(socket);
     let mut answers = Answers::new(writer);
-    let opened = match startup::authenticate(&shared.door, &startup, &mut reader, &mut answers).await.ok()? {
-        Ok(principal) => open(shared, principal, &startup).await,
-        Err(told) => Err(told),
-    };
+    let user = startup::authenticate(&shared.door, &startup, &mut reader, &mut answers).await.ok()?;
+    match user {
+        Ok(user) => Some(Known { startup, user, reader, answers }),
+        Err(told) => {
+            refuse_on(&mut reader, &mut answers, &told).await;
+            None
+        }
+    }
+}
+
+/// Opens the session of a client. None if it was refused, or has gone.
+async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
+    let opening = open(shared, known.user.principal.clone(), &known.startup);
+    let opened = tokio::time::timeout(OPEN_TIME_MAX, opening).await.unwrap_or_else(|_| {
+        let after = OPEN_TIME_MAX.as_secs();
+        Err(Told::new(CANNOT_CONNECT, format!("the catalog did not answer within {after} s")))
+    });
     let opened = match opened {
         Ok(opened) => opened,
         Err(told) => {
-            drop(answers.fatal(&told).await);
-            drop(tokio::time::timeout(LINGER_TIME_MAX, startup::linger(&mut reader)).await);
+            known.refuse(&told).await;
             return None;
         }
     };
-    let Opened { principal, session, catalog, settings } = opened;
+    let Known { startup, user, reader, answers } = known;
+    let Opened { principal, session, catalog, settings, wishes, home } = opened;
     let key = shared.keys.make().ok()?;
     let gone = CancellationToken::new();
     let messages = reader::read(reader, gone.clone());
@@ -226,7 +280,12 @@ async fn started(tcp: TcpStream, shared: &Shared) -> Option<Started> {
     let mut connection = Connection {
         door: Arc::clone(&shared.door),
         principal,
+        token: user.token,
         session,
+        home,
+        wishes,
+        savepoints: Vec::new(),
+        before_local: std::collections::BTreeMap::new(),
         pg_catalog: PgCatalog::new(catalog.clone(), shared.columns.clone()),
         catalog,
         settings,
@@ -249,18 +308,21 @@ async fn started(tcp: TcpStream, shared: &Shared) -> Option<Started> {
 
 /// Session of a client that is let in.
 struct Opened {
-    principal: crate::tokens::Principal,
+    principal: Principal,
     session: gust_engine::session::Session,
     catalog: Option<String>,
     settings: Settings,
+    wishes: SessionWishes,
+    /// Catalog and schema in which bare names are looked up.
+    home: [String; 2],
 }
 
-async fn open(shared: &Shared, principal: crate::tokens::Principal, startup: &Startup) -> Result<Opened, Told> {
+async fn open(shared: &Shared, principal: Principal, startup: &Startup) -> Result<Opened, Told> {
     let user = startup.parameter("user").unwrap_or_default();
     let database = startup.parameter("database").filter(|name| !name.is_empty()).unwrap_or(user);
     let wanted = (database != user && !OWN_DATABASES.contains(&database)).then(|| database.to_owned());
     let wishes = SessionWishes { catalog: wanted.clone(), ..SessionWishes::default() };
-    let session = shared.door.session(&principal, wishes).await.map_err(|error| match wanted {
+    let session = shared.door.session(&principal, wishes.clone()).await.map_err(|error| match wanted {
         Some(_) => {
             let told = Told::new(NO_DATABASE, error.message());
             told.with_hint("a database is a catalog of the configuration, or `gust` for the server's own place")
@@ -270,7 +332,10 @@ async fn open(shared: &Shared, principal: crate::tokens::Principal, startup: &St
     let mut settings = Settings::default();
     settings.set_user(user);
     let catalog = wanted.or_else(|| shared.door.catalog().map(str::to_owned));
-    Ok(Opened { principal, session, catalog, settings })
+    let state = session.context().state();
+    let of_names = &state.config_options().catalog;
+    let home = [of_names.default_catalog.clone(), of_names.default_schema.clone()];
+    Ok(Opened { principal, session, catalog, settings, wishes, home })
 }
 
 async fn refuse(mut socket: Socket, told: &Told) {

@@ -12,10 +12,12 @@ use super::numeric::text_numeric;
 const NOT_BINARY: &str = "22P03";
 const NOT_TEXT: &str = "22P02";
 const NO_TYPE: &str = "42704";
+const OUT_OF_RANGE: &str = "22003";
 
 /// Days and microseconds from 1970, with which Arrow begins, to 2000, with which PostgreSQL does.
 const EPOCH_DAYS: i32 = 10_957;
-const EPOCH_MICROSECONDS: i64 = EPOCH_DAYS as i64 * 86_400_000_000;
+const EPOCH_MICROSECONDS: i64 = EPOCH_DAYS as i64 * DAY_MICROSECONDS;
+const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
 /// Returns the declared type of a parameter; None if the client leaves it open.
 ///
@@ -78,18 +80,24 @@ pub(super) fn value(
     }
     let text = std::str::from_utf8(bytes).map_err(|_| refused("22021", "the value is not UTF-8"))?;
     let value = match wanted {
-        DataType::Utf8 => return Ok(ScalarValue::from(text)),
+        // Spaces are part of a text.
+        wanted if is_text(wanted) => ScalarValue::from(text),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
             let bytes = unescaped(text).ok_or_else(|| refused(NOT_TEXT, "these are no bytes, such as \\x00ff"))?;
-            Some(ScalarValue::Binary(Some(bytes)))
+            ScalarValue::Binary(Some(bytes))
         }
-        DataType::Decimal128(..) | DataType::Decimal256(..) => decimal(text.trim()),
-        _ => None,
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
+            return decimal(text.trim()).map_err(|(sqlstate, why)| refused(sqlstate, why));
+        }
+        _ => ScalarValue::from(text.trim()),
     };
-    match value {
-        Some(value) if matches!(value, ScalarValue::Decimal128(..) | ScalarValue::Decimal256(..)) => Ok(value),
-        Some(value) => cast(&value, wanted).map_err(|why| refused(NOT_TEXT, &why)),
-        None => cast(&ScalarValue::from(text.trim()), wanted).map_err(|why| refused(NOT_TEXT, &why)),
+    cast(&value, wanted).map_err(|why| refused(NOT_TEXT, &why))
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, value) => is_text(value),
+        data_type => data_type.is_string(),
     }
 }
 
@@ -98,18 +106,43 @@ fn cast(value: &ScalarValue, wanted: &DataType) -> Result<ScalarValue, String> {
     if cast.is_null() { Err(format!("it is no {wanted}")) } else { Ok(cast) }
 }
 
-/// Returns a decimal number with the digits of its text.
-fn decimal(text: &str) -> Option<ScalarValue> {
-    let digits = text.trim_start_matches(['-', '+']);
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let is_plain = !whole.is_empty() && whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
-    let scale = i8::try_from(fraction.len()).ok()?;
-    let precision = u8::try_from(whole.len() + fraction.len()).ok().filter(|precision| is_plain && *precision <= 76)?;
-    let wanted = match precision {
-        ..=38 => DataType::Decimal128(38, scale),
-        _ => DataType::Decimal256(76, scale),
+/// Returns a decimal number with all the digits of its text, which may have a point and an exponent.
+fn decimal(text: &str) -> Result<ScalarValue, (&'static str, &'static str)> {
+    let none = (NOT_TEXT, "it is no decimal number");
+    let too_long = (OUT_OF_RANGE, "the number has more than 76 digits");
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().map_err(|_| none)?),
+        None => (text, 0),
     };
-    cast(&ScalarValue::from(text), &wanted).ok()
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut all = format!("{whole}{fraction}");
+    if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(none);
+    }
+    // A number of digits that fits is far below this one.
+    if all.len() > 1_000 || exponent.unsigned_abs() > 1_000 {
+        return Err(too_long);
+    }
+    // An exponent moves the point.
+    let scale = fraction.len() as i32 - exponent;
+    all.extend(std::iter::repeat_n('0', usize::try_from(-scale).unwrap_or_default()));
+    let scale = usize::try_from(scale).unwrap_or_default();
+    let significant = all.trim_start_matches('0');
+    let whole_digits = significant.len().saturating_sub(scale);
+    let precision = (whole_digits + scale).max(1);
+    let padded = format!("{significant:0>precision$}");
+    let (whole, fraction) = padded.split_at(precision - scale);
+    let wanted = match precision {
+        0..=38 => DataType::Decimal128(38, scale as i8),
+        39..=76 => DataType::Decimal256(76, scale as i8),
+        _ => return Err(too_long),
+    };
+    let plain = format!("{sign}{}.{fraction}", if whole.is_empty() { "0" } else { whole });
+    cast(&ScalarValue::from(plain.trim_end_matches('.')), &wanted).map_err(|_| none)
 }
 
 /// Returns bytes that are written as hexadecimal digits after `\x`, or as they are.
@@ -155,7 +188,7 @@ fn binary(mut bytes: &[u8], wire: &Type) -> Option<ScalarValue> {
             has(8)?;
             ScalarValue::from(bytes.get_f64())
         }
-        Type::NUMERIC => decimal(&text_numeric(bytes)?)?,
+        Type::NUMERIC => decimal(&text_numeric(bytes)?).ok()?,
         Type::BYTEA => ScalarValue::Binary(Some(bytes.to_vec())),
         Type::UUID => {
             has(16)?;
@@ -167,7 +200,7 @@ fn binary(mut bytes: &[u8], wire: &Type) -> Option<ScalarValue> {
         }
         Type::TIME => {
             has(8)?;
-            ScalarValue::Time64Microsecond(Some(bytes.get_i64()))
+            ScalarValue::Time64Microsecond(Some(bytes.get_i64()).filter(|value| (0..=DAY_MICROSECONDS).contains(value)))
         }
         Type::TIMESTAMP | Type::TIMESTAMPTZ => {
             has(8)?;
@@ -221,11 +254,47 @@ mod tests {
     }
 
     #[test]
+    fn spaces_and_digits_are_kept() {
+        let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        for wanted in [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View, dictionary] {
+            let seen = value(1, Some(b" n1 "), false, &Type::TEXT, &wanted).expect("a text");
+            assert_eq!(seen.cast_to(&DataType::Utf8).expect("a text"), ScalarValue::from(" n1 "), "{wanted}");
+        }
+        let numeric = DataType::Decimal128(38, 10);
+        let read = |text: &str| value(1, Some(text.as_bytes()), false, &Type::NUMERIC, &numeric);
+        for (text, unscaled, scale) in [
+            ("1E+2", 100, 0),
+            ("-1.5e-3", -15, 4),
+            ("1E-20", 1, 20),
+            (".12345678901234", 12_345_678_901_234, 14),
+            (" 0012.50 ", 1_250, 2),
+            ("0", 0, 0),
+            ("0.00", 0, 2),
+            ("12.5e1", 125, 0),
+        ] {
+            assert_eq!(read(text).expect(text), ScalarValue::Decimal128(Some(unscaled), 38, scale), "{text}");
+        }
+        let long = format!("0.{}", "1".repeat(70));
+        assert!(matches!(read(&long), Ok(ScalarValue::Decimal256(Some(_), 76, 70))));
+        for (text, sqlstate) in [
+            (format!("{}.{}", "1".repeat(10), "1".repeat(70)), OUT_OF_RANGE),
+            ("1e77".to_owned(), OUT_OF_RANGE),
+            ("1e9999999".to_owned(), OUT_OF_RANGE),
+            ("1e".to_owned(), NOT_TEXT),
+            (".".to_owned(), NOT_TEXT),
+            ("--1".to_owned(), NOT_TEXT),
+        ] {
+            assert_eq!(read(&text).expect_err(&text).sqlstate, sqlstate, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_value_is_refused_by_its_number() {
         for (wire, is_binary, bytes, wanted, sqlstate) in [
             (Type::INT4, true, &b"123"[..], DataType::Int32, NOT_BINARY),
             (Type::INT4, false, b"x", DataType::Int32, NOT_TEXT),
             (Type::INT8, true, &[255; 8], DataType::UInt64, NOT_BINARY),
+            (Type::TIME, true, &(-1_i64).to_be_bytes(), DataType::Time64(TimeUnit::Microsecond), NOT_BINARY),
             (Type::DATE, false, b"soon", DataType::Date32, NOT_TEXT),
             (Type::BYTEA, false, b"\\xf", DataType::Binary, NOT_TEXT),
             (Type::NUMERIC, true, b"1", DataType::Decimal128(38, 10), NOT_BINARY),

@@ -28,6 +28,8 @@ const FAULT: &str = "XX000";
 pub(super) struct Portal {
     pub(super) piece: Arc<Piece>,
     pub(super) work: Work,
+    /// Bytes of the values that were bound.
+    pub(super) value_bytes: usize,
     /// Formats of its columns: none, one for all, or one for each.
     pub(super) formats: Vec<i16>,
     /// Columns that the client was told.
@@ -78,7 +80,7 @@ enum To<'a> {
 
 impl Portal {
     pub(super) fn new(piece: Arc<Piece>, work: Work, formats: Vec<i16>) -> Self {
-        Self { piece, work, formats, described: None, outlives_transaction: false }
+        Self { piece, work, value_bytes: 0, formats, described: None, outlives_transaction: false }
     }
 
     /// Returns the columns of its rows, as far as they are known.
@@ -102,8 +104,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         portal: &mut Portal,
         limit: Option<usize>,
         with_columns: bool,
+        watch: &Watch,
     ) -> Result<(), Stop> {
-        let watch = self.watch();
         let piece = Arc::clone(&portal.piece);
         let work = std::mem::replace(&mut portal.work, Work::Done);
         let mut open = match work {
@@ -114,15 +116,15 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             Work::Done => return Ok(self.answers.complete(tag(&piece, true, 0)).await?),
             Work::Command(Command::Show(name), _) => self.show(name)?,
             Work::Command(Command::Fetch(fetch), _) => {
-                return self.fetch(&fetch, &portal.formats, with_columns, &watch).await;
+                return self.fetch(&fetch, &portal.formats, with_columns, watch).await;
             }
             Work::Command(command, statement) => {
-                let tag = self.carry_out(command, statement, &watch).await?;
+                let tag = self.carry_out(command, statement, watch).await?;
                 return Ok(self.answers.complete(tag).await?);
             }
-            Work::Statement(statement) => self.open(statement, &piece, &watch).await?,
+            Work::Statement(statement) => self.open(statement, &piece, watch).await?,
             Work::Open(open) => {
-                open.resume(self, &watch).await?;
+                open.resume(self, watch).await?;
                 open
             }
         };
@@ -136,7 +138,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         if with_columns && !open.is_silent {
             self.answers.push(Answer::RowDescription(columns.description())).await?;
         }
-        let step = self.step(&mut open, &piece, limit, To::Client(&columns), &watch).await?;
+        let step = self.step(&mut open, &piece, limit, To::Client(&columns), watch).await?;
         if step.is_last {
             return Ok(self.answers.complete(tag(&piece, open.is_silent, step.rows)).await?);
         }
@@ -181,7 +183,9 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                 let left = limit.map_or(usize::MAX, |limit| limit - sent);
                 let count = batch.num_rows().min(left);
                 if let To::Client(columns) = &to {
-                    self.send(columns.rows(&batch.slice(0, count))?).await?;
+                    let rows = columns.rows(&batch.slice(0, count))?;
+                    // A client that does not read is one that can be cancelled.
+                    watch.over(self.send(rows)).await??;
                 }
                 sent += count;
                 if count < batch.num_rows() {

@@ -23,6 +23,12 @@ use super::watch::Stop;
 const STATEMENTS_MAX: usize = 1_000;
 const PORTALS_MAX: usize = 100;
 
+/// Most bytes of the texts of a connection's prepared statements, whose trees are many times as large.
+const STATEMENT_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of the values of a connection's portals.
+const VALUE_BYTES_MAX: usize = 64 << 20;
+
 /// SQLSTATE codes of PostgreSQL.
 const SYNTAX: &str = "42601";
 const STATEMENT_EXISTS: &str = "42P05";
@@ -36,6 +42,8 @@ const PROTOCOL: &str = "08P01";
 #[derive(Debug)]
 pub(super) struct Prepared {
     piece: Arc<Piece>,
+    /// Bytes of the client's text.
+    bytes: usize,
     work: Prototype,
     /// Types of parameters; None where the client leaves them open.
     declared: Vec<Option<Type>>,
@@ -69,6 +77,12 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             let told = Told::new(TOO_MANY, format!("{STATEMENTS_MAX} statements are prepared; no more are kept"));
             return Err(told.with_hint("DEALLOCATE ALL").into());
         }
+        let others = self.statements.iter().filter(|(other, _)| **other != name);
+        let bytes = sql.len() + others.map(|(_, prepared)| prepared.bytes).sum::<usize>();
+        if bytes > STATEMENT_BYTES_MAX {
+            let message = format!("prepared statements have {bytes} bytes; at most {STATEMENT_BYTES_MAX} are kept");
+            return Err(Told::new(TOO_MANY, message).with_hint("DEALLOCATE ALL").into());
+        }
         let declared = types.iter().map(|oid| declared(*oid)).collect::<Result<Vec<_>, _>>()?;
         let mut pieces = split(sql)?;
         let piece = pieces.pop();
@@ -78,7 +92,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         let (piece, work) = match piece {
             None => (Piece { text: String::new(), characters_before: 0, words: Vec::new() }, Prototype::Empty),
             Some(mut piece) => {
-                let work = match self.work(&mut piece).await? {
+                let watch = self.watch();
+                let work = match self.work(&mut piece, &watch).await? {
                     Work::Command(command, statement) => Prototype::Command(command, statement),
                     Work::Statement(statement) => Prototype::Statement(statement),
                     Work::Empty | Work::Open(_) | Work::Done => Prototype::Empty,
@@ -86,7 +101,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                 (piece, work)
             }
         };
-        self.statements.insert(name, Prepared { piece: Arc::new(piece), work, declared, described: None });
+        let bytes = sql.len();
+        self.statements.insert(name, Prepared { piece: Arc::new(piece), bytes, work, declared, described: None });
         Ok(self.answers.push(Answer::ParseComplete(ParseComplete::new())).await?)
     }
 
@@ -147,6 +163,12 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             return Err(Told::new(PORTAL_EXISTS, format!("there is a portal `{portal}` already")).into());
         }
         self.has_room_for_a_portal()?;
+        let of_values: usize = values.iter().flatten().map(|value| value.len()).sum();
+        let bytes = of_values + self.portals.values().map(|portal| portal.value_bytes).sum::<usize>();
+        if bytes > VALUE_BYTES_MAX {
+            let message = format!("the values of portals have {bytes} bytes; at most {VALUE_BYTES_MAX} are kept");
+            return Err(Told::new(TOO_MANY, message).with_hint("close portals, or end the transaction").into());
+        }
         let told = self.statement(&name)?.described.clone();
         let described = match told {
             Some(described) => Some(described),
@@ -178,6 +200,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             }
         };
         let mut made = Portal::new(Arc::clone(&prepared.piece), work, result_formats);
+        made.value_bytes = of_values;
         made.described = described.and_then(|described| described.schema.clone());
         self.portals.insert(portal, made);
         Ok(self.answers.push(Answer::BindComplete(BindComplete::new())).await?)
@@ -229,7 +252,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         self.may_run(&self.portal(name)?.work)?;
         // The portal of a statement that fails is gone.
         let Some(mut portal) = self.portals.remove(name) else { return Ok(()) };
-        self.execute(&mut portal, Some(rows).filter(|rows| *rows > 0), false).await?;
+        let watch = self.watch();
+        self.execute(&mut portal, Some(rows).filter(|rows| *rows > 0), false, &watch).await?;
         self.portals.insert(name.to_owned(), portal);
         Ok(())
     }

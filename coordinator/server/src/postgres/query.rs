@@ -10,7 +10,8 @@ use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
 use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 
 use crate::admission::Permit;
 use crate::door::Door;
@@ -35,7 +36,59 @@ pub(super) enum Part {
 #[derive(Debug)]
 pub(super) struct Query {
     parts: mpsc::Receiver<Part>,
-    permit: Arc<Mutex<Option<Permit>>>,
+    right: Arc<Right>,
+}
+
+/// Right of a statement to run, which its connection and its task share. A statement that computes holds its permit.
+#[derive(Debug)]
+struct Right {
+    state: Mutex<State>,
+    /// The permit was taken again.
+    taken: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    permit: Option<Permit>,
+    /// Its client does something else.
+    is_suspended: bool,
+    /// Its batches wait for the client.
+    is_held_up: bool,
+    has_ended: bool,
+}
+
+impl Right {
+    fn new(permit: Permit) -> Self {
+        let state = State { permit: Some(permit), is_suspended: false, is_held_up: false, has_ended: false };
+        Self { state: Mutex::new(state), taken: Notify::new() }
+    }
+
+    /// Changes the state, and gives the permit up where nothing computes until the client comes back. Returns true if the
+    /// statement has the right to run, or needs none.
+    fn change(&self, change: impl FnOnce(&mut State)) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        if state.has_ended || (state.is_suspended && state.is_held_up) {
+            state.permit = None;
+        }
+        state.has_ended || state.permit.is_some()
+    }
+
+    /// Waits for the right to run, if it was given up. Where both sides wait, one takes it for both.
+    async fn take_again(&self, door: &Door, principal: &Principal) -> Result<(), QueryError> {
+        while !self.change(|_| {}) {
+            tokio::select! {
+                permit = turn(door, principal) => {
+                    let permit = permit?;
+                    self.change(|state| state.permit = Some(permit));
+                    self.taken.notify_one();
+                    return Ok(());
+                }
+                () = self.taken.notified() => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Query {
@@ -49,23 +102,24 @@ impl Query {
         session: &Session,
         statement: Statement,
     ) -> Result<Self, QueryError> {
-        let permit = Arc::new(Mutex::new(Some(turn(door, principal).await?)));
+        let right = Arc::new(Right::new(turn(door, principal).await?));
         let (sender, parts) = mpsc::channel(BATCHES_QUEUED_MAX);
         let recorder = Recorder::new(session.clone());
-        let (of_task, held) = (Arc::clone(door), Arc::clone(&permit));
+        let (of_task, of_user, held) = (Arc::clone(door), principal.clone(), Arc::clone(&right));
         spawn(door, async move {
-            let mut batches = Batches(sender);
+            let right = Arc::clone(&held);
+            let mut batches = Batches { sender, right, door: Arc::clone(&of_task), principal: of_user };
             let ended = carry_out(&of_task, &recorder, statement, &mut batches).await;
             // The next query may begin before this client has read its last rows.
-            release(&held);
+            held.change(|state| state.has_ended = true);
             let ended = match ended {
                 Ok(Done { report, .. }) => Ok(report),
                 Err(Failure { error, .. }) => Err(error),
             };
             // Nobody reads it where the client has gone.
-            drop(batches.0.send(Part::Ended(ended)).await);
+            drop(batches.sender.send(Part::Ended(ended)).await);
         });
-        Ok(Self { parts, permit })
+        Ok(Self { parts, right })
     }
 
     /// Returns the next part.
@@ -74,27 +128,19 @@ impl Query {
         self.parts.recv().await.unwrap_or_else(|| Part::Ended(Err(fault())))
     }
 
-    /// Gives the right to run up, while the client does something else. The query is held up once its batches wait.
+    /// Tells that the client does something else. The right to run is given up once the query's batches wait.
     pub(super) fn suspend(&self) {
-        release(&self.permit);
+        self.right.change(|state| state.is_suspended = true);
     }
 
-    /// Waits for the right to run again.
+    /// Waits for the right to run again, if it was given up.
     ///
     /// # Errors
     /// Too many statements wait already.
     pub(super) async fn resume(&self, door: &Door, principal: &Principal) -> Result<(), QueryError> {
-        if self.parts.is_closed() {
-            return Ok(());
-        }
-        let permit = turn(door, principal).await?;
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
-        Ok(())
+        self.right.change(|state| state.is_suspended = false);
+        self.right.take_again(door, principal).await
     }
-}
-
-fn release(permit: &Mutex<Option<Permit>>) {
-    permit.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 async fn turn(door: &Door, principal: &Principal) -> Result<Permit, QueryError> {
@@ -106,11 +152,25 @@ async fn turn(door: &Door, principal: &Principal) -> Result<Permit, QueryError> 
 }
 
 /// Sink whose rows wait for the client as they are.
-struct Batches(mpsc::Sender<Part>);
+struct Batches {
+    sender: mpsc::Sender<Part>,
+    right: Arc<Right>,
+    door: Arc<Door>,
+    principal: Principal,
+}
 
 impl Batches {
     async fn send(&self, part: Part) -> Result<(), StreamError<QueryError>> {
-        self.0.send(part).await.map_err(|_| OutputError::ReaderGone.into())
+        let part = match self.sender.try_send(part) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(OutputError::ReaderGone.into()),
+            Err(TrySendError::Full(part)) => part,
+        };
+        self.right.change(|state| state.is_held_up = true);
+        self.sender.send(part).await.map_err(|_| StreamError::from(OutputError::ReaderGone))?;
+        self.right.change(|state| state.is_held_up = false);
+        // Its client may have turned away in between.
+        self.right.take_again(&self.door, &self.principal).await.map_err(StreamError::Query)
     }
 
     async fn send_all(&self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
@@ -133,7 +193,7 @@ impl Sink for Batches {
     }
 
     fn unwanted(&self) -> BoxFuture<'static, ()> {
-        let parts = self.0.clone();
+        let parts = self.sender.clone();
         async move { parts.closed().await }.boxed()
     }
 }

@@ -1,26 +1,22 @@
 //! Columns and rows as PostgreSQL has them.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_pg::datatypes::field_into_pg_type;
-use arrow_pg::encoder::encode_value;
 use bytes::{BufMut, BytesMut};
 use pgwire::api::Type;
-use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo};
-use pgwire::error::PgWireError;
+use pgwire::api::results::{FieldFormat, FieldInfo};
 use pgwire::messages::data::{DataRow, FieldDescription, ParameterDescription, RowDescription};
-use pgwire::types::ToSqlText;
-use pgwire::types::format::FormatOptions as PgFormatOptions;
-use postgres_types::{IsNull, ToSql, to_sql_checked};
 
 use super::answers::Told;
 use super::numeric::binary_numeric;
+use super::values::{fault, sized, with_size};
 
 /// SQLSTATE codes of PostgreSQL.
 const PROTOCOL: &str = "08P01";
@@ -37,7 +33,7 @@ pub(super) struct Columns {
 /// Way of a column's values to the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
-    /// As the crate writes them.
+    /// Values of a type that PostgreSQL has.
     AsIs,
     /// Decimal numbers of any size.
     Decimal,
@@ -85,9 +81,10 @@ impl Columns {
         let fields = fields.map(|(array, field)| field.as_ref().clone().with_data_type(array.data_type().clone()));
         Ok(Rows {
             fields: fields.collect(),
+            // Arrays without a place for NULL of their own have it as well.
+            nulls: arrays.iter().map(|array| array.logical_nulls()).collect(),
             arrays,
             columns: self.clone(),
-            encoder: DataRowEncoder::new(Arc::clone(&self.fields)),
             next: 0,
             count: batch.num_rows(),
         })
@@ -121,13 +118,13 @@ fn type_of(field: &Arc<Field>) -> (Type, Way) {
 fn has_no_type(data_type: &DataType) -> bool {
     match data_type {
         DataType::Struct(fields) => fields.iter().any(|field| has_no_type(field.data_type())),
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::FixedSizeList(item, _)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item) => item.data_type().is_nested() || has_no_type(item.data_type()),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            item.data_type().is_nested() || has_no_type(item.data_type())
+        }
         DataType::Dictionary(_, value) => has_no_type(value),
         DataType::Map(..)
+        | DataType::ListView(..)
+        | DataType::LargeListView(..)
         | DataType::Union(..)
         | DataType::RunEndEncoded(..)
         | DataType::Float16
@@ -164,8 +161,8 @@ impl Way {
 pub(super) struct Rows {
     fields: Vec<Field>,
     arrays: Vec<ArrayRef>,
+    nulls: Vec<Option<NullBuffer>>,
     columns: Columns,
-    encoder: DataRowEncoder,
     next: usize,
     count: usize,
 }
@@ -187,62 +184,42 @@ impl Rows {
     /// Writes the next row; None at the end.
     pub(super) fn next(&mut self) -> Option<Result<DataRow, Told>> {
         let row = self.next;
-        self.skip().then(|| self.row(row).map_err(told))
+        self.skip().then(|| self.row(row))
     }
 
-    fn row(&mut self, row: usize) -> Result<DataRow, PgWireError> {
-        let columns =
-            self.arrays.iter().zip(&self.fields).zip(self.columns.ways.iter()).zip(self.columns.fields.iter());
-        for (((array, field), way), told) in columns {
-            match way {
-                Way::AsIs => encode_value(&mut self.encoder, array, row, field, told)?,
-                Way::Decimal | Way::Text if array.is_null(row) => self.encoder.encode_field(&None::<&str>)?,
-                Way::Decimal => self.encoder.encode_field(&Decimal(text(array, row)?))?,
-                Way::Text => self.encoder.encode_field(&text(array, row)?)?,
+    fn row(&self, row: usize) -> Result<DataRow, Told> {
+        let mut data = BytesMut::new();
+        for (index, (array, told)) in self.arrays.iter().zip(self.columns.fields.iter()).enumerate() {
+            if self.nulls[index].as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                data.put_i32(-1);
+                continue;
+            }
+            match self.columns.ways[index] {
+                Way::AsIs => sized(array, row, &self.fields[index], told, &mut data)?,
+                Way::Decimal if told.format() == FieldFormat::Binary => {
+                    let digits = text(array, row)?;
+                    let written = |out: &mut BytesMut| {
+                        let written = binary_numeric(&digits, out);
+                        written
+                            .map(|()| true)
+                            .ok_or_else(|| Told::new(FAULT, format!("`{digits}` is no decimal number")))
+                    };
+                    with_size(&mut data, written)?;
+                }
+                Way::Decimal | Way::Text => {
+                    let text = text(array, row)?;
+                    data.put_i32(i32::try_from(text.len()).map_err(|error| fault(&error))?);
+                    data.put_slice(text.as_bytes());
+                }
             }
         }
-        Ok(self.encoder.take_row())
+        Ok(DataRow::new(data, self.arrays.len() as i16))
     }
 }
 
-fn text(array: &ArrayRef, row: usize) -> Result<String, PgWireError> {
+fn text(array: &ArrayRef, row: usize) -> Result<String, Told> {
     let options = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(array.as_ref(), &options);
     let text = formatter.and_then(|formatter| formatter.value(row).try_to_string());
-    text.map_err(|error| PgWireError::ApiError(error.into()))
-}
-
-fn told(error: PgWireError) -> Told {
-    let info = pgwire::error::ErrorInfo::from(error);
-    Told::new(FAULT, format!("a value cannot be sent: {}", info.message))
-        .with_hint("cast the column, for example to text")
-}
-
-/// Decimal number in digits.
-#[derive(Debug)]
-struct Decimal(String);
-
-impl ToSql for Decimal {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        binary_numeric(&self.0, out).ok_or("it is no decimal number")?;
-        Ok(IsNull::No)
-    }
-
-    fn accepts(pg_type: &Type) -> bool {
-        *pg_type == Type::NUMERIC
-    }
-
-    to_sql_checked!();
-}
-
-impl ToSqlText for Decimal {
-    fn to_sql_text(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-        _: &PgFormatOptions,
-    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
+    text.map_err(|error| fault(&error))
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use arrow::array::timezone::Tz;
+
 use super::answers::Told;
 use super::startup::SERVER_VERSION;
 
@@ -30,6 +32,7 @@ enum Kind {
     /// Milliseconds, or a number with its unit.
     Time,
     Encoding,
+    Zone,
     DateStyle,
     /// Value that nobody changes.
     Fixed,
@@ -76,7 +79,7 @@ const KNOWN: &[Known] = &[
     told("standard_conforming_strings", "on", Kind::Fixed),
     known("statement_timeout", "0", Kind::Time),
     known("synchronous_commit", "on", Kind::Text),
-    told("TimeZone", "UTC", Kind::Text),
+    told("TimeZone", "UTC", Kind::Zone),
     known("transaction_isolation", "read committed", Kind::Text),
     known("transaction_read_only", "on", Kind::Switch),
 ];
@@ -101,6 +104,11 @@ impl Settings {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let known = known_by(name)?;
         Some(self.changed.get(known.name).map_or(known.default, String::as_str))
+    }
+
+    /// Returns the value that a setting has instead of its default.
+    pub(super) fn own(&self, name: &str) -> Option<String> {
+        self.changed.get(name).cloned()
     }
 
     pub(super) fn is_on(&self, name: &str) -> bool {
@@ -161,6 +169,10 @@ impl Known {
             Kind::Time => {
                 time(value).map(|_| value.to_owned()).ok_or_else(|| refused("is no time, such as 500ms or 5s"))
             }
+            Kind::Zone => match value.parse::<Tz>() {
+                Ok(_) => Ok(value.to_owned()),
+                Err(_) => Err(refused("is no time zone, such as Europe/Berlin or +02:00")),
+            },
             Kind::Encoding => match value.to_ascii_lowercase().replace(['-', '_', '\''], "").as_str() {
                 "utf8" | "unicode" => Ok("UTF8".to_owned()),
                 _ => Err(refused("is not sent; UTF8 is")),
@@ -204,6 +216,9 @@ mod tests {
             ("client_encoding", "utf-8", Ok("UTF8")),
             ("client_encoding", "'utf-8'", Ok("UTF8")),
             ("client_encoding", "LATIN1", Err("UTF8 is")),
+            ("TimeZone", "Asia/Kolkata", Ok("Asia/Kolkata")),
+            ("TimeZone", "UTC", Ok("UTC")),
+            ("TimeZone", "Mars/Base", Err("is no time zone")),
             ("extra_float_digits", "3", Ok("3")),
             ("statement_timeout", "5s", Ok("5s")),
             ("statement_timeout", "soon", Err("is no time")),

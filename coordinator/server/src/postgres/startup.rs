@@ -17,8 +17,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::answers::{Answers, Told};
 use super::messages::{FIRST_BYTES_MAX, First, Message, ReadError, read_body, read_first, read_head};
+use super::settings::name_of;
 use crate::door::Door;
-use crate::tokens::Principal;
+use crate::tokens::{Hash, Principal};
 
 /// Requests for encryption that a client may make before it begins.
 const NEGOTIATIONS_MAX: usize = 4;
@@ -82,6 +83,57 @@ impl Startup {
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// Returns names and values of the settings that the client's options hold, as `-c name=value` or `--name=value`.
+    ///
+    /// # Errors
+    /// An option is not one of these, or nobody knows its name.
+    pub(super) fn options(&self) -> Result<Vec<(String, String)>, Told> {
+        let refused = |what: &str| {
+            Told::new("22023", format!("options: `{what}` is not taken"))
+                .with_hint("-c name=value, with a name that SHOW tells")
+        };
+        let mut options = Vec::new();
+        let mut words = option_words(self.parameter("options").unwrap_or_default()).into_iter();
+        while let Some(word) = words.next() {
+            let setting = match word.as_str() {
+                "-c" => words.next(),
+                word => word.strip_prefix("--").or(word.strip_prefix("-c")).map(str::to_owned),
+            };
+            let pair = setting.as_deref().and_then(|setting| setting.split_once('='));
+            let (name, value) = pair.ok_or_else(|| refused(&word))?;
+            let name = name.replace('-', "_");
+            name_of(&name).ok_or_else(|| refused(&name))?;
+            options.push((name, value.to_owned()));
+        }
+        Ok(options)
+    }
+}
+
+/// Splits options at spaces that have no backslash before them.
+fn option_words(options: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_escaped) = (Vec::new(), String::new(), false);
+    for character in options.chars() {
+        match character {
+            '\\' if !is_escaped => {
+                is_escaped = true;
+                continue;
+            }
+            character if character.is_whitespace() && !is_escaped => words.push(std::mem::take(&mut word)),
+            character => word.push(character),
+        }
+        is_escaped = false;
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// User of a connection, and the hash of the token by which he is known.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) principal: Principal,
+    pub(super) token: Option<Hash>,
 }
 
 /// Failure of a beginning. The client is told it where it can hear it.
@@ -151,7 +203,7 @@ pub(super) async fn authenticate(
     startup: &Startup,
     reader: &mut (impl AsyncRead + Unpin),
     answers: &mut Answers<impl AsyncWrite + Unpin>,
-) -> io::Result<Result<Principal, Told>> {
+) -> io::Result<Result<User, Told>> {
     if startup.minor > 0 {
         let negotiated = NegotiateProtocolVersion::new(3 << 16, Vec::new());
         answers.push(Answer::NegotiateProtocolVersion(negotiated)).await?;
@@ -159,7 +211,9 @@ pub(super) async fn authenticate(
     let Some(user) = startup.parameter("user").filter(|user| !user.is_empty()) else {
         return Ok(Err(Told::new("28000", "the client gives no user")));
     };
-    let Some(tokens) = door.tokens() else { return Ok(Ok(Principal::default())) };
+    let Some(tokens) = door.tokens() else {
+        return Ok(Ok(User { principal: Principal::default(), token: None }));
+    };
     answers.push(Answer::Authentication(Authentication::CleartextPassword)).await?;
     answers.flush().await?;
     let refused = |why: String| Told::new("28P01", why).with_hint("the password is a token of `gust token new`");
@@ -175,7 +229,9 @@ pub(super) async fn authenticate(
         Err(ReadError::Gone(gone)) => return Err(gone),
     };
     Ok(match tokens.principal(&secret, Utc::now()) {
-        Ok(principal) if principal.user.as_deref() == Some(user) => Ok(principal),
+        Ok(principal) if principal.user.as_deref() == Some(user) => {
+            Ok(User { principal, token: Some(Hash::of(&secret)) })
+        }
         Ok(_) => Err(refused(format!("the token is not one of user `{user}`"))),
         Err(why) => Err(refused(why.to_string())),
     })
@@ -188,5 +244,26 @@ pub(super) async fn linger(socket: &mut (impl AsyncRead + Unpin)) {
     let mut left = 64;
     while left > 0 && socket.read(&mut rest).await.is_ok_and(|read| read > 0) {
         left -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_settings() {
+        let options = |text: &str| Startup { minor: 0, parameters: vec![("options".into(), text.into())] }.options();
+        for (text, expect) in [
+            ("", &[][..]),
+            ("-c statement_timeout=5s", &[("statement_timeout", "5s")][..]),
+            (" -cstatement_timeout=5s  --search-path=a\\ b", &[("statement_timeout", "5s"), ("search_path", "a b")]),
+        ] {
+            let expect: Vec<_> = expect.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            assert_eq!(options(text), Ok(expect), "{text}");
+        }
+        for text in ["-c", "-c nothing=1", "-x", "-c statement_timeout", "word"] {
+            assert_eq!(options(text).expect_err(text).sqlstate, "22023", "{text}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `pg_catalog`, in which clients look for tables and columns.
 //!
-//! A statement that mentions it is written as the engine's, and before it runs the names of the connection's catalog are listed. A
+//! A statement that is about it is written as the engine's, and before it runs the names of the connection's catalog are listed. A
 //! listing loads no table. Columns are loaded of the tables that the statement names, by number or by name, and kept for a while.
 
 use std::collections::BTreeMap;
@@ -14,15 +14,16 @@ use datafusion::datasource::TableType;
 use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStaticTables};
 use gust_engine::error::QueryError;
-use gust_engine::session::{OWN_CATALOG, Piece, Session};
+use gust_engine::session::{OWN_CATALOG, Piece, Session, on_big_stack};
 use tokio::time::Instant;
 
 mod functions;
 mod names;
 mod rewrite;
 
+use crate::run::FAULT;
 use names::{Listed, Listing, Relation};
-pub(super) use rewrite::mentions;
+pub(super) use rewrite::may_mention;
 
 /// Name of the schema.
 const PG_CATALOG: &str = "pg_catalog";
@@ -98,16 +99,26 @@ impl PgCatalog {
         Self { catalog, listing: Listing::default(), kept, is_installed: false }
     }
 
-    /// Writes a statement as the engine's, and makes what it mentions ready.
+    /// Begins with a new session.
+    pub(super) fn begin_anew(&mut self) {
+        self.is_installed = false;
+        self.listing = Listing::default();
+    }
+
+    /// Writes a statement about PostgreSQL as the engine's, and makes what it mentions ready. None if it is not about PostgreSQL.
     ///
     /// # Errors
     /// The names cannot be listed, or a table's columns cannot be had.
-    pub(super) async fn prepare(&mut self, session: &Session, piece: &Piece) -> Result<Rewritten, QueryError> {
+    pub(super) async fn prepare(&mut self, session: &Session, piece: &Piece) -> Result<Option<Rewritten>, QueryError> {
+        let text = piece.text.clone();
+        // A tree is as deep as the text makes it, and takes time.
+        let rewriting = tokio::task::spawn_blocking(move || on_big_stack(|| rewrite::rewritten(&text)));
+        let rewritten = rewriting.await.map_err(|_| QueryError::sql("the parser panicked").with_sqlstate(FAULT))?;
+        let Some(text) = rewritten else { return Ok(None) };
         if !self.is_installed {
             self.install(session).map_err(QueryError::from_engine)?;
             self.is_installed = true;
         }
-        let text = rewrite::rewritten(&piece.text).unwrap_or_else(|| piece.text.clone());
         let mut is_partial = false;
         if rewrite::mentions_relations(piece) {
             self.list(session).await?;
@@ -115,7 +126,7 @@ impl PgCatalog {
                 is_partial = self.load(session, piece).await?;
             }
         }
-        Ok(Rewritten { text, is_partial })
+        Ok(Some(Rewritten { text, is_partial }))
     }
 
     fn install(&self, session: &Session) -> Result<(), DataFusionError> {

@@ -1,19 +1,33 @@
 //! Statements about `pg_catalog` in the engine's words.
+//!
+//! The parse tree decides. Only a statement that reads PostgreSQL's tables, calls its functions or casts to its types is rewritten.
+//! Rules of the crate that drop or cut subqueries see no statement that reads other tables.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use datafusion::sql::sqlparser::ast::{
-    DataType, Expr, Ident, ObjectName, ObjectNamePart, Statement, Value, visit_expressions_mut, visit_relations_mut,
+    DataType, Expr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Statement,
+    TableFactor, Value, Visit, Visitor, visit_expressions_mut, visit_relations_mut,
 };
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion_pg_catalog::pg_catalog::PG_CATALOG_TABLES;
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
+use datafusion_pg_catalog::sql::rules::{
+    CurrentUserVariableToSessionUserFunctionCall, FixVersionColumnName, PrependUnqualifiedPgTableName,
+    RewritePgCatalogOperator, RewriteRegCastToSubquery, SqlStatementRewriteRule, StripCallableQualifier,
+};
 use gust_engine::session::{OWN_CATALOG, Piece, Word, WordKind};
 
 use super::super::startup::SERVER_VERSION;
 use super::PG_CATALOG;
 
 static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
+
+/// Most bytes of a statement about PostgreSQL's own tables. Its tree is walked many times.
+const TEXT_BYTES_MAX: usize = 64 << 10;
 
 /// Smallest number of a table.
 const FIRST_NUMBER: i64 = 16_384;
@@ -40,9 +54,13 @@ const WORDS: &[&str] = &[
     "version",
 ];
 
-/// Tells if a statement mentions what only PostgreSQL has.
-pub(in super::super) fn mentions(piece: &Piece) -> bool {
-    piece.words.iter().filter_map(Word::bare).any(|word| word.starts_with("pg_") || WORDS.contains(&word))
+/// Tells if a statement may mention what only PostgreSQL has. Its tree knows.
+pub(in super::super) fn may_mention(piece: &Piece) -> bool {
+    piece.words.iter().filter_map(Word::bare).any(is_of_postgresql)
+}
+
+fn is_of_postgresql(word: &str) -> bool {
+    word.starts_with("pg_") || WORDS.contains(&word)
 }
 
 /// Tells if a statement may need names of tables.
@@ -71,13 +89,163 @@ pub(super) fn texts(piece: &Piece) -> BTreeSet<&str> {
     texts.map(|text| text.strip_prefix("^(").and_then(|text| text.strip_suffix(")$")).unwrap_or(text)).collect()
 }
 
-/// Returns a statement as the engine reads it; None for one that has no such form.
+/// Returns a statement as the engine reads it; None for one that is not about PostgreSQL, or has no such form.
 pub(super) fn rewritten(text: &str) -> Option<String> {
-    let mut statements = PARSER.parse(text).ok()?;
-    let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else { return None };
+    if text.len() > TEXT_BYTES_MAX {
+        return None;
+    }
+    let only = |mut statements: Vec<Statement>| statements.pop().filter(|_| statements.is_empty());
+    let mut statement = match Parser::parse_sql(&PostgreSqlDialect {}, text) {
+        Ok(statements) => {
+            let statement = only(statements)?;
+            let about = About::of(&statement);
+            if about.is_catalogs_alone() {
+                only(PARSER.parse(text).ok()?)?
+            } else if about.is_postgresqls() {
+                beside_other_tables(statement, &about)
+            } else {
+                return None;
+            }
+        }
+        // Some of the clients' statements are known to the crate by their words.
+        Err(_) => only(PARSER.parse(text).ok()?).filter(|statement| About::of(statement).is_catalogs_alone())?,
+    };
     qualify(&mut statement);
     plain_types(&mut statement);
     Some(statement.to_string())
+}
+
+/// Rewrites what is PostgreSQL's in a statement that may read other tables.
+fn beside_other_tables(mut statement: Statement, about: &About) -> Statement {
+    let registers = CurrentUserVariableToSessionUserFunctionCall;
+    let mut rules: Vec<&dyn SqlStatementRewriteRule> = vec![&PrependUnqualifiedPgTableName];
+    if about.reads_others {
+        // A bare name may be a column's.
+        call_registers(&mut statement);
+    } else {
+        rules.push(&registers);
+    }
+    let casts = RewriteRegCastToSubquery::new();
+    rules.extend([
+        &StripCallableQualifier as &dyn SqlStatementRewriteRule,
+        &FixVersionColumnName,
+        &RewritePgCatalogOperator,
+        &casts,
+    ]);
+    rules.into_iter().fold(statement, |statement, rule| rule.rewrite(statement))
+}
+
+/// Tables, functions and types of a statement.
+#[derive(Debug, Default)]
+struct About {
+    reads_catalog: bool,
+    reads_others: bool,
+    calls: bool,
+    /// True if it has a name without brackets that is PostgreSQL's only where no table has such a column.
+    has_register: bool,
+    /// Names that the statement itself gives to queries.
+    given: BTreeSet<String>,
+}
+
+impl About {
+    fn of(statement: &Statement) -> Self {
+        let mut about = Self::default();
+        let _: ControlFlow<()> = statement.visit(&mut about);
+        about
+    }
+
+    fn is_catalogs_alone(&self) -> bool {
+        self.reads_catalog && !self.reads_others
+    }
+
+    fn is_postgresqls(&self) -> bool {
+        self.reads_catalog || self.calls || (self.has_register && !self.reads_others)
+    }
+}
+
+impl Visitor for About {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let given = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.given.extend(given.map(|given| given.alias.name.value.to_lowercase()));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let TableFactor::Table { name, args, .. } = factor else { return ControlFlow::Continue(()) };
+        let parts = parts(name);
+        match (parts.as_slice(), args) {
+            ([.., schema, _], None) if schema == PG_CATALOG => self.reads_catalog = true,
+            ([.., schema, _], None) if schema == "information_schema" => {}
+            ([name], None) if self.given.contains(name) => {}
+            ([name], None) if PG_CATALOG_TABLES.contains(&name.as_str()) => self.reads_catalog = true,
+            (parts, Some(_)) if is_function(parts) => self.calls = true,
+            ([.., name], Some(_)) if ["generate_series", "unnest"].contains(&name.as_str()) => {}
+            _ => self.reads_others = true,
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Function(function) => self.calls |= is_function(&parts(&function.name)),
+            Expr::Cast { data_type, .. } => self.calls |= is_type(data_type),
+            Expr::Identifier(name) if name.quote_style.is_none() => {
+                self.has_register |= name.value.eq_ignore_ascii_case("current_schema");
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Returns the parts of a name in small letters.
+fn parts(ObjectName(parts): &ObjectName) -> Vec<String> {
+    parts.iter().filter_map(ObjectNamePart::as_ident).map(|part| part.value.to_lowercase()).collect()
+}
+
+fn is_function(parts: &[String]) -> bool {
+    match parts {
+        [name] => is_of_postgresql(name),
+        [schema, _] => schema == PG_CATALOG,
+        _ => false,
+    }
+}
+
+fn is_type(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Regclass => true,
+        DataType::Custom(name, _) => match parts(name).as_slice() {
+            [name] => name == "regtype" || name == "regnamespace" || name == "regproc" || name == "oid",
+            [schema, _] => schema == PG_CATALOG,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Names functions that are called without brackets as the engine does.
+fn call_registers(statement: &mut Statement) {
+    let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
+        if let Expr::Function(function) = expr
+            && matches!(function.args, FunctionArguments::None)
+        {
+            match parts(&function.name).as_slice() {
+                [name] if name == "current_user" => function.name = Ident::new("session_user").into(),
+                [name] if name == "current_catalog" => {
+                    function.name = Ident::new("current_database").into();
+                    function.args = FunctionArguments::List(FunctionArgumentList {
+                        args: Vec::new(),
+                        duplicate_treatment: None,
+                        clauses: Vec::new(),
+                    });
+                }
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    });
 }
 
 /// Names the catalog of tables of `pg_catalog`, which is not that of bare names.
@@ -146,11 +314,39 @@ mod tests {
             ("SELECT relname FROM pg_class", true),
             ("SELECT version()", true),
             ("SELECT 'orders'::regclass", true),
+            ("SELECT current_schema", true),
+            ("SELECT current_user FROM t", true),
             ("SELECT 'pg_class' AS name", false),
             ("SELECT \"pg_class\" FROM t", false),
             ("SELECT count(*) FROM orders", false),
+            ("SELECT version, (SELECT count(*) FROM orders o WHERE o.rel = r.id) AS n FROM releases r", false),
+            ("SELECT *, version FROM t", false),
+            ("SELECT pg_x, current_schema FROM t", false),
         ] {
-            assert_eq!(mentions(&piece(sql)), expect, "{sql}");
+            let is = may_mention(&piece(sql)) && rewritten(sql).is_some();
+            assert_eq!(is, expect, "{sql}: {:?}", rewritten(sql));
+        }
+        assert_eq!(rewritten(&format!("SELECT version(){}", " + 1".repeat(20_000))), None);
+    }
+
+    #[test]
+    fn rows_of_other_tables_stay_as_they_are() {
+        for (sql, expect) in [
+            (
+                "SELECT current_user, (SELECT count(*) FROM o WHERE o.a = t.a), t.*, k FROM t",
+                "SELECT session_user, (SELECT count(*) FROM o WHERE o.a = t.a), t.*, k FROM t",
+            ),
+            (
+                "SELECT (SELECT max(o.v) FROM o), pg_catalog.pg_backend_pid() FROM t ORDER BY current_schema",
+                "SELECT (SELECT max(o.v) FROM o), pg_backend_pid() FROM t ORDER BY current_schema",
+            ),
+            (
+                "SELECT (SELECT v FROM t), relname FROM pg_class",
+                "SELECT (SELECT v FROM t), relname FROM datafusion.pg_catalog.pg_class",
+            ),
+            ("SELECT current_catalog FROM t", "SELECT current_database() FROM t"),
+        ] {
+            assert_eq!(rewritten(sql).as_deref(), Some(expect), "{sql}");
         }
     }
 
