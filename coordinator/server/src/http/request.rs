@@ -37,11 +37,11 @@ pub(crate) struct QueryRequest {
     pub(crate) dry_run: bool,
     /// Seconds for which a submission waits for its end.
     pub(crate) wait_seconds: Option<u64>,
-    /// What becomes of the statement after that wait.
+    /// Fate of the statement after that wait.
     on_wait: Option<OnWait>,
 }
 
-/// What becomes of a submitted statement that has not ended after the wait.
+/// Fate of a submitted statement that has not ended after the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum OnWait {

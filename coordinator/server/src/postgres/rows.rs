@@ -37,7 +37,7 @@ enum Way {
     AsIs,
     /// Decimal numbers of any size.
     Decimal,
-    /// As the command line writes them, because PostgreSQL has no such type.
+    /// Text in the command line's form, because PostgreSQL has no such type.
     Text,
 }
 
