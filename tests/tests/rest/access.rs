@@ -185,7 +185,7 @@ async fn a_token_endpoint_that_is_busy_is_asked_again() {
     assert_eq!(lake.server.fired().get(&401), Some(&1), "a refusal is no reason to ask again");
 }
 
-/// Who runs a catalog on Kubernetes, for one, replaces the file of a token before the token ends.
+/// Replaces the file of a token before the token ends, as Kubernetes does for its services.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_file_is_read_again_when_its_token_is_refused() {
     let lake = Lake::new(Rules { access: Access::Token("first".to_owned()), ..Rules::default() }).await;
