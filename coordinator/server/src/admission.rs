@@ -1,9 +1,9 @@
 //! Admission: a bounded number of queries runs, and others wait for their turn.
 //!
 //! Users take turns, and each user's queries run in the order in which they came. A user with fifty waiting queries has
-//! therefore one turn in two beside a user with one.
+//! therefore one turn in two beside a user with one. A user leaves one place to run for others.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
@@ -15,8 +15,12 @@ pub(crate) struct Admission(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     running_max: usize,
+    /// Most running queries of a user by name.
+    of_user_max: usize,
     waiting_max: usize,
     running: usize,
+    /// Running queries of each user who has some.
+    running_of: HashMap<String, usize>,
     waiting: usize,
     /// Number of the next ticket.
     next_ticket: u64,
@@ -70,7 +74,11 @@ impl Waiting {
 
 /// Right to run one query. It ends when it is dropped, and then the next query runs.
 #[derive(Debug)]
-pub(crate) struct Permit(Option<Arc<Mutex<State>>>);
+pub(crate) struct Permit {
+    /// None once it was given back.
+    shared: Option<Arc<Mutex<State>>>,
+    user: String,
+}
 
 /// Refusal of a query, because too many wait already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,8 +89,32 @@ pub(crate) struct Full {
 
 impl Admission {
     pub(crate) fn new(running_max: usize, waiting_max: usize) -> Self {
-        let turns = VecDeque::new();
-        Self(Arc::new(Mutex::new(State { running_max, waiting_max, running: 0, waiting: 0, next_ticket: 0, turns })))
+        Self(Arc::new(Mutex::new(State {
+            running_max,
+            of_user_max: running_max.saturating_sub(1).max(1),
+            waiting_max,
+            running: 0,
+            running_of: HashMap::new(),
+            waiting: 0,
+            next_ticket: 0,
+            turns: VecDeque::new(),
+        })))
+    }
+
+    /// Gives each user by name so many places to run. Else it is all but one.
+    pub(crate) fn with_user_max(self, of_user_max: usize) -> Self {
+        lock(&self.0).of_user_max = of_user_max;
+        self
+    }
+
+    fn permit(&self, user: &str) -> Permit {
+        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned() }
+    }
+
+    /// Counts a query that computes on without a right to, until the permit is dropped. It waits for no place.
+    pub(crate) fn overrun(&self, user: &str) -> Permit {
+        lock(&self.0).begin(user);
+        self.permit(user)
     }
 
     /// Queues a query of a user.
@@ -93,10 +125,11 @@ impl Admission {
         let mut state = lock(&self.0);
         state.forget_the_gone();
         let ticket = Ticket(state.next_ticket);
-        if state.running < state.running_max && state.waiting == 0 {
-            state.running += 1;
+        // Who waits although there is a place has his share of them already.
+        if state.has_place(user) && !state.turns.iter().any(|turn| turn.user == user) {
+            state.begin(user);
             state.next_ticket += 1;
-            return Ok(Waiting { ticket, turn: Turned::Now(Permit(Some(Arc::clone(&self.0)))) });
+            return Ok(Waiting { ticket, turn: Turned::Now(self.permit(user)) });
         }
         if state.waiting >= state.waiting_max {
             return Err(Full { waiting: state.waiting });
@@ -145,30 +178,51 @@ impl State {
         self.waiting = self.turns.iter().map(|turn| turn.queries.len()).sum();
     }
 
-    /// Takes the next query out, and puts its user at the end.
-    fn next(&mut self) -> Option<Queued> {
-        let mut turn = self.turns.pop_front()?;
+    /// Returns true if a query of the user may run. A user by name leaves places for others.
+    fn has_place(&self, user: &str) -> bool {
+        let of_user_max = if user.is_empty() { self.running_max } else { self.of_user_max };
+        self.running < self.running_max && self.running_of.get(user).copied().unwrap_or_default() < of_user_max
+    }
+
+    fn begin(&mut self, user: &str) {
+        self.running += 1;
+        *self.running_of.entry(user.to_owned()).or_default() += 1;
+    }
+
+    fn end(&mut self, user: &str) {
+        self.running -= 1;
+        if let Some(running) = self.running_of.get_mut(user) {
+            *running -= 1;
+            if *running == 0 {
+                self.running_of.remove(user);
+            }
+        }
+    }
+
+    /// Takes the next query out that may run, and puts its user at the end.
+    fn next(&mut self) -> Option<(String, Queued)> {
+        let at = self.turns.iter().position(|turn| self.has_place(&turn.user))?;
+        let mut turn = self.turns.remove(at)?;
+        let user = turn.user.clone();
         let query = turn.queries.pop_front();
         if !turn.queries.is_empty() {
             self.turns.push_back(turn);
         }
         self.waiting -= usize::from(query.is_some());
-        query
+        Some((user, query?))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(shared) = self.0.take() else { return };
+        let Some(shared) = self.shared.take() else { return };
         let mut state = lock(&shared);
-        state.running -= 1;
-        while state.running < state.running_max
-            && let Some(query) = state.next()
-        {
-            match query.sender.send(Self(Some(Arc::clone(&shared)))) {
-                Ok(()) => state.running += 1,
+        state.end(&self.user);
+        while let Some((user, query)) = state.next() {
+            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone() }) {
+                Ok(()) => state.begin(&user),
                 // Its client has gone. The permit never counted, and the lock is held.
-                Err(mut unused) => unused.0 = None,
+                Err(mut unused) => unused.shared = None,
             }
         }
     }
@@ -208,6 +262,37 @@ mod tests {
         assert_eq!(*order.lock().expect("no holder panics"), ["ada 1", "bob 1", "eve 1", "ada 2", "bob 2", "ada 3"]);
     }
 
+    #[tokio::test]
+    async fn one_user_leaves_a_place_to_run_for_others() {
+        let admission = Admission::new(3, 10);
+        let now = |user: &str| admission.queue(user).expect("room").turn().now_or_never();
+        let (one, two) = (now("ada").expect("a place"), now("ada").expect("a place"));
+        let mut third = Box::pin(admission.queue("ada").expect("room").turn());
+        assert!(third.as_mut().now_or_never().is_none(), "the last place is for others");
+        let bob = now("bob").expect("a place");
+        let mut of_bob = Box::pin(admission.queue("bob").expect("room").turn());
+        assert!(of_bob.as_mut().now_or_never().is_none());
+        // Ada is first, and has no place; bob has.
+        drop(bob);
+        let bob = of_bob.await;
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(one);
+        let one = third.await;
+        // A query that computes on holds a place, and more than there are.
+        drop(bob);
+        let (overrun, more) = (admission.overrun("bob"), admission.overrun("bob"));
+        assert_eq!(admission.counts(), (4, 0));
+        let mut waits = Box::pin(admission.queue("eve").expect("room").turn());
+        drop(overrun);
+        assert!(waits.as_mut().now_or_never().is_none());
+        drop(more);
+        drop((waits.await, one, two));
+        assert_eq!(admission.counts(), (0, 0));
+        // A server without users has no shares.
+        let all: Vec<_> = (0..3).map(|_| now("").expect("a place")).collect();
+        drop(all);
+    }
+
     #[test]
     fn one_user_leaves_places_to_wait_for_others() {
         let admission = Admission::new(1, 4);
@@ -224,7 +309,7 @@ mod tests {
         let admission = Admission::new(2, 1);
         let now = |waiting: Waiting| waiting.turn().now_or_never().expect("a free place");
         let queue = |user: &str| admission.queue(user).expect("room");
-        let (one, two) = (now(queue("ada")), now(queue("ada")));
+        let (one, two) = (now(queue("ada")), now(queue("bob")));
         let waits = queue("ada");
         assert_eq!(admission.queue("bob").err(), Some(Full { waiting: 1 }));
         drop(waits);

@@ -43,9 +43,16 @@ pub(crate) enum Part {
     Failed(Failure),
 }
 
-/// Starts a request's statements in a task of their own. They are cancelled when the receiver is dropped.
-pub(crate) fn start(door: &Arc<Door>, asked: Asked, format: OutputFormat, permit: Permit) -> mpsc::Receiver<Part> {
-    let (mut chunks, receiver) = Chunks::new(format);
+/// Starts a request's statements in a task of their own. They are cancelled when the receiver is dropped. `place` is held as long as
+/// their rows are written.
+pub(crate) fn start(
+    door: &Arc<Door>,
+    asked: Asked,
+    format: OutputFormat,
+    permit: Permit,
+    place: Permit,
+) -> mpsc::Receiver<Part> {
+    let (mut chunks, receiver) = Chunks::new(format, place);
     let of_task = Arc::clone(door);
     spawn(door, async move {
         let ended = Box::pin(run(&of_task, asked, &mut chunks)).await;
@@ -68,13 +75,17 @@ pub(crate) struct Chunks {
     format: OutputFormat,
     pending: Arc<Mutex<Vec<u8>>>,
     runtime: Handle,
+    /// Place among the results that are written. A writer whose reader has stopped holds it until its thread ends.
+    _place: Arc<Permit>,
 }
 
 impl Chunks {
     /// Makes an output whose chunks come out of the receiver.
-    pub(crate) fn new(format: OutputFormat) -> (Self, mpsc::Receiver<Part>) {
+    pub(crate) fn new(format: OutputFormat, place: Permit) -> (Self, mpsc::Receiver<Part>) {
         let (parts, receiver) = mpsc::channel(CHUNKS_QUEUED_MAX);
-        (Self { parts, format, pending: Arc::default(), runtime: Handle::current() }, receiver)
+        let chunks =
+            Self { parts, format, pending: Arc::default(), runtime: Handle::current(), _place: Arc::new(place) };
+        (chunks, receiver)
     }
 
     /// Writes all rows of a statement that has ended.

@@ -1,9 +1,10 @@
 //! The engine of the server, and the sessions that it opens for its users.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
@@ -12,6 +13,7 @@ use gust_engine::session::{
     Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
 };
 use gust_engine::storage::Reach;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,8 +28,18 @@ const SETTINGS: &[Allowed] = &[
     Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) },
 ];
 
+/// Name under which the history has the set-up statements of a server with users.
+const SETUP: &str = "--setup";
+
+/// Results that are written for their readers at the same time, and twice the queries if that is more. Each holds a thread, also while
+/// its reader stops.
+const RESULTS_MAX: usize = 64;
+
 /// Pause between looks at what may be forgotten.
 const TIDY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Pause between looks at tokens that may have expired.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Longest wait for queries that were stopped to end.
 const STOPPING_MAX: Duration = Duration::from_secs(5);
@@ -44,8 +56,10 @@ pub(crate) struct Door {
     timeout: Duration,
     /// File of the tokens; None for a server without users.
     tokens_path: Option<PathBuf>,
-    tokens: RwLock<Option<Arc<Tokens>>>,
+    tokens: watch::Sender<Option<Arc<Tokens>>>,
     pub(crate) admission: Admission,
+    /// Results that are written.
+    pub(crate) results: Admission,
     pub(crate) statements: Statements,
     pub(crate) metrics: Metrics,
     /// Tasks of queries.
@@ -91,9 +105,17 @@ impl Door {
         let (cap, timeout) = (config.cost.max, config.timeout);
         let tokens_path = server.tokens.clone();
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
+        let results_max = RESULTS_MAX.max(2 * queries_max);
         let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
         let engine = Engine::open(config, options)?;
-        let base = engine.session(SessionOptions::default())?;
+        // Users see the views that it makes. So it has no history but its own.
+        let of_users = tokens.is_some();
+        let options = SessionOptions {
+            principal: of_users.then(|| SETUP.to_owned()),
+            own_history: of_users,
+            ..SessionOptions::default()
+        };
+        let base = engine.session(options)?;
         let door = Self {
             engine,
             base,
@@ -101,8 +123,9 @@ impl Door {
             cap,
             timeout,
             tokens_path,
-            tokens: RwLock::new(tokens.map(Arc::new)),
+            tokens: watch::Sender::new(tokens.map(Arc::new)),
             admission: Admission::new(queries_max, queued_max),
+            results: Admission::new(results_max, results_max).with_user_max(results_max / 2),
             statements,
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
@@ -122,7 +145,7 @@ impl Door {
 
     /// Returns the tokens; None for a server without users.
     pub(crate) fn tokens(&self) -> Option<Arc<Tokens>> {
-        self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens.borrow().clone()
     }
 
     /// Reads the tokens anew. After an error the earlier ones hold.
@@ -132,8 +155,22 @@ impl Door {
     pub(crate) fn reload(&self) -> Result<(), QueryError> {
         let Some(path) = &self.tokens_path else { return Ok(()) };
         let tokens = Arc::new(Tokens::read(path)?);
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Some(tokens);
+        self.tokens.send_replace(Some(tokens));
         Ok(())
+    }
+
+    /// Waits until no token of the user holds any more. On a server without users it waits for ever.
+    pub(crate) async fn dismissed(&self, user: Option<&str>) {
+        let Some(user) = user else { return std::future::pending().await };
+        let mut tokens = self.tokens.subscribe();
+        loop {
+            let holds = tokens.borrow_and_update().as_ref().is_none_or(|tokens| tokens.hold_for(user, Utc::now()));
+            if !holds {
+                return;
+            }
+            // A token expires without a word.
+            drop(tokio::time::timeout(EXPIRY_PAUSE, tokens.changed()).await);
+        }
     }
 
     /// Returns the metrics of the server as text.

@@ -14,6 +14,7 @@
 
 mod admission;
 mod chunks;
+mod connections;
 mod door;
 mod http;
 mod listen;

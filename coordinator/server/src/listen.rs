@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum_server::Handle;
+use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use gust_engine::config::{Config, ServerConfig, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
 use tokio::task::JoinHandle;
 
+use crate::connections::Bounded;
 use crate::door::Door;
 use crate::http::{Hosts, routes};
 use crate::postgres::Postgres;
@@ -77,6 +79,10 @@ impl Server {
         for address in [Some(listen), postgres].into_iter().flatten() {
             is_protected(address, &config.server, is_behind_tls_proxy)?;
         }
+        if let Some(host) = config.server.hosts.iter().find(|host| has_port(host)) {
+            return Err(QueryError::setup(format!("server.hosts: `{host}` has a port, and a name is expected"))
+                .with_hint("leave the port out"));
+        }
         // Files are read before others can reach anything.
         let tokens = config.server.tokens.as_deref().map(Tokens::read).transpose()?;
         let tls = match &config.server.tls {
@@ -91,7 +97,7 @@ impl Server {
         };
         let address = listener.local_addr().map_err(failed)?;
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
-        let drain = config.server.drain;
+        let (drain, connections_max) = (config.server.drain, config.server.connections_max as usize);
         let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
         tokio::spawn(Arc::clone(&door).tidy());
         let handle = Handle::new();
@@ -100,9 +106,13 @@ impl Server {
         let serving = match &tls {
             Some(Tls { used, .. }) => {
                 let used = used.clone();
-                tokio::spawn(server.map(|plain| RustlsAcceptor::new(used).acceptor(plain)).serve(routes))
+                let encrypted = RustlsAcceptor::new(used).handshake_timeout(HEAD_TIME_MAX);
+                tokio::spawn(server.acceptor(Bounded::new(encrypted, connections_max, HEAD_TIME_MAX)).serve(routes))
             }
-            None => tokio::spawn(server.serve(routes)),
+            None => {
+                let plain = DefaultAcceptor::new();
+                tokio::spawn(server.acceptor(Bounded::new(plain, connections_max, HEAD_TIME_MAX)).serve(routes))
+            }
         };
         let used = || tls.as_ref().map(|tls| tls.used.clone());
         let postgres = for_postgres.map(|listener| Postgres::start(listener, Arc::clone(&door), used())).transpose()?;
@@ -184,6 +194,10 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(at)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
 fn refused(at: SocketAddr, flag: &str, error: &io::Error) -> QueryError {

@@ -1,7 +1,9 @@
 //! One request's statements on their way to a sink of rows.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::StatementEnd;
@@ -15,6 +17,7 @@ use crate::tokens::Principal;
 /// SQLSTATE codes of PostgreSQL.
 const NOT_IN_THIS_FORMAT: &str = "0A000";
 const SHUTTING_DOWN: &str = "57P01";
+const NOT_LET_IN: &str = "28000";
 pub(crate) const FAULT: &str = "XX000";
 
 /// Most statements of one request. Each has the whole time-out and the whole cap.
@@ -73,7 +76,7 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
     let Asked { principal, sql, dry_run, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
-        gone = gone(door, sink.unwanted()) => return Err(gone.into()),
+        gone = gone(door, principal.user.as_deref(), sink.unwanted()) => return Err(gone.into()),
     };
     let parsing = session.clone();
     // Parsing computes, and cannot be interrupted.
@@ -105,8 +108,11 @@ pub(crate) async fn carry_out(
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
-        written = Box::pin(sink.take(&mut running)) => written,
-        gone = gone(door, unwanted) => Err(StreamError::Query(gone)),
+        // What it has cost until a panic is recorded, too.
+        written = AssertUnwindSafe(Box::pin(sink.take(&mut running))).catch_unwind() => {
+            written.unwrap_or_else(|_| Err(StreamError::Query(panicked())))
+        }
+        gone = gone(door, recorder.user(), unwanted) => Err(StreamError::Query(gone)),
     };
     let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
     match written {
@@ -129,7 +135,7 @@ async fn start(
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
             })
         }
-        gone = gone(door, sink.unwanted()) => {
+        gone = gone(door, recorder.user(), sink.unwanted()) => {
             let report = recorder.interrupt().await.map(Box::new);
             if let Some(report) = &report {
                 door.metrics.count(report, &StatementEnd::from(&gone));
@@ -150,8 +156,10 @@ async fn silently(
     let id = Some(running.id().to_owned());
     let ended = if running.is_silent() {
         tokio::select! {
-            ended = drained(&mut running) => ended,
-            gone = gone(door, sink.unwanted()) => Err(gone),
+            ended = AssertUnwindSafe(drained(&mut running)).catch_unwind() => {
+                ended.unwrap_or_else(|_| Err(panicked()))
+            }
+            gone = gone(door, recorder.user(), sink.unwanted()) => Err(gone),
         }
     } else {
         Err(QueryError::sql("a statement before the last one has rows, and a request has one result")
@@ -167,9 +175,18 @@ async fn silently(
 
 /// Ends a statement, records it and counts it.
 async fn finish(door: &Door, recorder: &Recorder, running: RunningStatement, end: &StatementEnd) -> Report {
-    let id = running.id().to_owned();
+    let (id, computing) = (running.id().to_owned(), running.computing().clone());
     let report = recorder.finish(running, end).await;
     door.metrics.count(&report, end);
+    computing.close();
+    if !computing.is_empty() {
+        // Its right to run is given back before its threads are. So it holds a place beside it.
+        let overrun = door.admission.overrun(recorder.user().unwrap_or_default());
+        drop(tokio::spawn(async move {
+            computing.wait().await;
+            drop(overrun);
+        }));
+    }
     if let Some(why) = &report.history_not_recorded {
         tracing::warn!(id, "not recorded in the history: {why}");
     }
@@ -182,13 +199,25 @@ async fn drained(running: &mut RunningStatement) -> Result<(), QueryError> {
 }
 
 /// Waits until nobody wants the rows any more, and returns the error of their statement.
-async fn gone(door: &Door, unwanted: BoxFuture<'static, ()>) -> QueryError {
+async fn gone(door: &Door, user: Option<&str>, unwanted: BoxFuture<'static, ()>) -> QueryError {
     tokio::select! {
         () = unwanted => QueryError::interrupted(),
+        () = door.dismissed(user) => dismissed(),
         () = door.stopping.cancelled() => {
             QueryError::new(ErrorKind::Interrupted, "the server shuts down").with_sqlstate(SHUTTING_DOWN)
         }
     }
+}
+
+/// Makes the error of a statement whose user is let in no more.
+pub(crate) fn dismissed() -> QueryError {
+    let message = "the user's token was taken back, or has expired";
+    QueryError::new(ErrorKind::Interrupted, message).with_sqlstate(NOT_LET_IN)
+}
+
+/// Makes the error of a panic, whose message is on stderr.
+pub(crate) fn panicked() -> QueryError {
+    QueryError::sql("the statement panicked").with_sqlstate(FAULT)
 }
 
 /// Makes the error of rows that could not be written.
@@ -207,4 +236,40 @@ pub(crate) fn of_output(error: OutputError) -> QueryError {
 /// Work of a request in a task of its own, which the door waits for at its end.
 pub(crate) fn spawn(door: &Arc<Door>, work: impl Future<Output = ()> + Send + 'static) {
     drop(door.tasks.spawn(work));
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_engine::config::{Config, Target};
+
+    use super::*;
+
+    /// Sink that breaks over the first rows.
+    struct Broken;
+
+    impl Sink for Broken {
+        async fn take(&mut self, _: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
+            panic!("it is broken")
+        }
+
+        fn unwanted(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_a_failure_with_its_report() {
+        let mut config = Config { on: Target::Local, ..Config::default() };
+        config.history.enabled = false;
+        let door = Door::open(config, None, None, &[]).await.expect("a door");
+        let (principal, wishes) = (Principal::default(), SessionWishes::default());
+        let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes };
+        let failure = Box::pin(run(&door, asked, &mut Broken)).await.expect_err("it panics");
+        assert_eq!(failure.error.sqlstate(), FAULT);
+        let report = failure.report.expect("what it has cost");
+        assert!(report.id.is_some() && report.id == failure.id, "{:?}", report.id);
+        let metrics = door.metrics_text();
+        assert!(metrics.contains("gust_statements_total{outcome=\"failed\"} 1"), "{metrics}");
+        door.close().await;
+    }
 }

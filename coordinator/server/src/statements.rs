@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::events::EventLog;
+use gust_engine::events::{EventLog, StampedEvent};
 use gust_engine::session::RunningStatement;
 use gust_output::StreamError;
 use tokio::sync::watch;
@@ -26,9 +26,13 @@ use uuid::Uuid;
 
 use crate::admission::{Full, Ticket, Waiting};
 use crate::door::Door;
-use crate::run::{Asked, Done, FAULT, Failure, Sink, run, spawn};
+use crate::run::{Asked, Done, Failure, Sink, panicked, run, spawn};
 use crate::spool::{Space, Spool, SpoolWriter};
 use crate::tokens::Principal;
+
+/// Events of an ended statement that are kept, from the first on, and the bytes of their texts.
+const EVENTS_KEPT_MAX: usize = 2_000;
+const EVENTS_KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// Statements of a server. The oldest is first.
 #[derive(Debug)]
@@ -79,7 +83,9 @@ pub(crate) struct Query {
 /// End of a statement.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) query: Option<Query>,
+    query_id: Option<String>,
+    /// Events, within their bounds.
+    events: Vec<StampedEvent>,
     /// Rows of a statement that succeeded; no spool for one without rows.
     pub(crate) result: Result<(Done, Option<Spool>), Failure>,
     at: Instant,
@@ -98,12 +104,30 @@ impl State {
         }
     }
 
-    pub(crate) fn query(&self) -> Option<&Query> {
+    /// Returns the log of a statement that runs.
+    pub(crate) fn log(&self) -> Option<&EventLog> {
+        match self {
+            Self::Running { query: Some(query) } => Some(&query.events),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn query_id(&self) -> Option<&str> {
         match self {
             Self::Queued => None,
-            Self::Running { query } => query.as_ref(),
-            Self::Ended(ended) => ended.query.as_ref(),
+            Self::Running { query } => query.as_ref().map(|query| query.id.as_str()),
+            Self::Ended(ended) => ended.query_id.as_deref(),
         }
+    }
+
+    /// Returns so many events at most, from a position on.
+    pub(crate) fn events(&self, since: usize, max: usize) -> Vec<StampedEvent> {
+        if let Self::Ended(ended) = self {
+            return ended.events.iter().skip(since).take(max).cloned().collect();
+        }
+        let mut events = self.log().map_or_else(Vec::new, |log| log.since(since));
+        events.truncate(max);
+        events
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -280,20 +304,32 @@ async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling
         permit = waiting.turn() => Some(permit),
         () = entry.cancel.cancelled() => None,
         () = door.stopping.cancelled() => None,
+        () = door.dismissed(asked.principal.user.as_deref()) => None,
     };
     let ended = match &permit {
         Some(_) => {
             entry.state.send_replace(State::Running { query: None });
             // After a panic its client would wait for an end that never comes.
             let ran = AssertUnwindSafe(Box::pin(run(&door, asked, &mut spooling))).catch_unwind().await;
-            ran.unwrap_or_else(|_| Err(QueryError::sql("the statement panicked").with_sqlstate(FAULT).into()))
+            ran.unwrap_or_else(|_| Err(panicked().into()))
         }
         None => Err(QueryError::interrupted().into()),
     };
     drop(permit);
-    let query = entry.state().query().cloned();
+    let state = entry.state();
+    let (query_id, events) = (state.query_id().map(str::to_owned), state.log().map(kept).unwrap_or_default());
     let result = ended.map(|done| (done, spooling.spool.take()));
-    entry.state.send_replace(State::Ended(Arc::new(Ended { query, result, at: Instant::now() })));
+    entry.state.send_replace(State::Ended(Arc::new(Ended { query_id, events, result, at: Instant::now() })));
+}
+
+/// Returns the first events of a log. A log of a thousand fragments would be kept as long as the rows are.
+fn kept(log: &EventLog) -> Vec<StampedEvent> {
+    let mut bytes = 0;
+    let fits = |stamped: &StampedEvent| {
+        bytes += format!("{:?}", stamped.event).len();
+        bytes <= EVENTS_KEPT_BYTES_MAX
+    };
+    log.snapshot().into_iter().take(EVENTS_KEPT_MAX).take_while(fits).collect()
 }
 
 /// Rows of a statement on their way into its spool.
@@ -325,5 +361,28 @@ impl Sink for Spooling {
 
     fn unwanted(&self) -> BoxFuture<'static, ()> {
         self.entry.cancel.clone().cancelled_owned().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_engine::events::QueryEvent;
+
+    use super::*;
+
+    #[test]
+    fn events_are_kept_within_their_bounds() {
+        for (reason, pushed, least, most) in [
+            ("x".repeat(1_000), 1_000, 100, 262),
+            (String::new(), 5_000, EVENTS_KEPT_MAX, EVENTS_KEPT_MAX),
+            (String::new(), 7, 7, 7),
+        ] {
+            let log = EventLog::start();
+            for _ in 0..pushed {
+                log.push(QueryEvent::Replanned { reason: reason.clone() });
+            }
+            let kept = kept(&log).len();
+            assert!((least..=most).contains(&kept), "{kept} of {pushed}");
+        }
     }
 }

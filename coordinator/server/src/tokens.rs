@@ -118,6 +118,11 @@ impl Tokens {
         Ok(tokens)
     }
 
+    /// Returns true if a token of the user holds.
+    pub(crate) fn hold_for(&self, user: &str, now: DateTime<Utc>) -> bool {
+        self.tokens.iter().any(|token| token.user == user && token.expires.is_none_or(|expires| expires > now))
+    }
+
     /// Returns the user of a secret.
     pub(crate) fn principal(&self, secret: &str, now: DateTime<Utc>) -> Result<Principal, NoUser> {
         if secret.len() > SECRET_TEXT_BYTES_MAX {

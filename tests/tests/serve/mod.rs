@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 mod bad_requests;
+mod bounds;
 mod identity;
 mod metrics;
 mod postgres;
@@ -381,6 +382,8 @@ fn it_does_not_start_where_it_must_not() {
     std::fs::write(place.path("out.sql"), "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'")
         .expect("written");
     fails(&place, &["serve", "--setup", "out.sql"], 1, &["outside of what this server reads"]);
+    let place = Place::new("[server]\nhosts = ['gust.example:443']\n");
+    fails(&place, &["serve"], 2, &["`gust.example:443` has a port", "leave the port out"]);
     let place = Place::new("[server]\nqueries_max = 0\n");
     fails(&place, &["serve"], 2, &["server.queries_max", "from 1 to 1000"]);
 }

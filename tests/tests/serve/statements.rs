@@ -65,8 +65,10 @@ async fn rows_are_fetched_as_a_whole_or_in_pages() {
     let (status, none) = submit(&server, &json!({ "sql": "SELECT k FROM t WHERE k < 0" }), &[]);
     assert_eq!((status, &none["result"]["rows"], &none["result"]["pages"]), (200, &json!(0), &json!(1)));
     assert_eq!(server.curl(&format!("{}/result", href(&none)), &[]).text(), "[]\n");
-    // One that has ended is forgotten when it is deleted.
-    assert_eq!(server.curl(href(&told), &["-X", "DELETE"]).status, 204);
+    // One that has ended is forgotten when the client says that it has seen the end.
+    let again = server.curl(href(&told), &["-X", "DELETE"]);
+    assert_eq!((again.status, &again.json()["state"]), (200, &json!("SUCCEEDED")), "nothing is lost: {again:?}");
+    assert_eq!(server.curl(&format!("{}?forget=true", href(&told)), &["-X", "DELETE"]).status, 204);
     assert_eq!(server.curl(href(&told), &[]).status, 404);
     let (status, failed) = submit(&server, &json!({ "sql": "SELECT * FROM nowhere" }), &[]);
     assert_eq!((status, &failed["state"], &failed["error"]["code"]), (200, &json!("FAILED"), &json!("42P01")));
@@ -87,6 +89,7 @@ fn a_statement_is_followed_and_cancelled() {
     let told = server.curl(href(&running), &[]).json();
     assert_eq!(told["progress"]["decision"]["place"], "local", "{told}");
     assert!(told["cost"]["dollars"].is_string() && told["query_id"].is_string(), "{told}");
+    assert_eq!((&told["cost"]["is_complete"], told["cost"].get("dollars_at_most")), (&json!(false), None), "{told}");
     // Another one waits for it.
     let (status, queued) = submit(&server, &json!({ "sql": "SELECT 1", "wait_seconds": 0 }), &[]);
     assert_eq!((status, &queued["state"], &queued["position"]), (202, &json!("QUEUED"), &json!(0)), "{queued}");
@@ -98,7 +101,8 @@ fn a_statement_is_followed_and_cancelled() {
     // Somebody follows it to its end.
     let followed = format!("{}/events", href(&running));
     let cancelled = std::thread::scope(|scope| {
-        let following = scope.spawn(|| server.curl(&followed, &["-H", "Accept: text/event-stream"]));
+        let accept = "Accept: application/json;q=0.5, Text/Event-Stream";
+        let following = scope.spawn(|| server.curl(&followed, &["-H", accept]));
         pause(Duration::from_millis(500));
         let cancelled = server.curl(href(&running), &["-X", "DELETE"]);
         let events = following.join().expect("no panic");
@@ -109,6 +113,11 @@ fn a_statement_is_followed_and_cancelled() {
         cancelled
     });
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &json!("CANCELLED")), "{cancelled:?}");
+    // Who has seen all of it is told to stay away.
+    let last = format!("Last-Event-ID: {}", 1_000);
+    assert_eq!(server.curl(&followed, &["-H", "Accept: text/event-stream", "-H", &last]).status, 204);
+    let first = server.curl(&followed, &["-H", "Last-Event-ID: 0"]).json();
+    assert_eq!(first["events"][0]["number"], 1, "{first}");
     let done = server.curl(&format!("{}?wait_seconds=20", href(&queued)), &[]).json();
     assert_eq!(done["state"], "SUCCEEDED", "its turn has come: {done}");
     wait_until("the history has it", || server.outcomes(ENDLESS) == ["cancelled"]);
@@ -194,6 +203,11 @@ fn a_key_submits_once_and_bad_requests_are_refused() {
         let (status, problem) = submit(&server, &request, &more);
         assert!(status == 400 && problem.to_string().contains(words), "{request}: {problem}");
     }
+    let started = Instant::now();
+    let sql = ["-H", "Content-Type: application/sql", "--data-binary", ENDLESS];
+    let impatient = server.curl("/v1/statements?wait_seconds=0", &sql);
+    assert!(impatient.status == 202 && started.elapsed() < Duration::from_secs(5), "{impatient:?}");
+    assert_eq!(server.curl(href(&impatient.json()), &["-X", "DELETE"]).status, 200);
     let one_shot = [&JSON[..], &["--data-binary", r#"{"sql": "SELECT 1", "wait_seconds": 1}"#]].concat();
     assert_eq!(server.curl("/v1/query", &one_shot).status, 400);
     for path in [

@@ -29,6 +29,9 @@ pub struct ServerConfig {
     /// Most queries that wait for their turn. One more is refused at once. Default 100.
     #[serde(deserialize_with = "units::queries")]
     pub queued_max: u32,
+    /// Most connections of HTTP. One more is closed at once. Default 500.
+    #[serde(deserialize_with = "units::queries")]
+    pub connections_max: u32,
     /// Most submitted statements that are under way or kept. One more makes the oldest that has ended go. Default 1,000.
     #[serde(deserialize_with = "units::statements")]
     pub statements_max: u32,
@@ -64,6 +67,7 @@ impl Default for ServerConfig {
             tls: None,
             queries_max: 4,
             queued_max: 100,
+            connections_max: 500,
             statements_max: 1_000,
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,

@@ -83,6 +83,7 @@ fn a_file_sets_everything() {
         hosts = ["gust.example"]
         queries_max = 8
         queued_max = 50
+        connections_max = 200
         drain_seconds = "1m"
         statements_max = 20
         keep_seconds = 60
@@ -152,6 +153,7 @@ fn a_file_sets_everything() {
             tls: Some(TlsConfig { certificate: "lake/cert.pem".into(), key: "/etc/gust/key.pem".into() }),
             queries_max: 8,
             queued_max: 50,
+            connections_max: 200,
             drain: Duration::from_secs(60),
             statements_max: 20,
             keep: Duration::from_secs(60),

@@ -16,7 +16,7 @@ pub const READ_AHEAD_REQUESTS_MAX: u32 = 1_024;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Upper bound of `server.queries_max` and `server.queued_max`.
+/// Upper bound of `server.queries_max`, `server.queued_max` and `server.connections_max`.
 pub const QUERIES_MAX: u32 = 1_000;
 /// Upper bound of `server.statements_max`.
 pub const STATEMENTS_MAX: u32 = 100_000;

@@ -52,6 +52,11 @@ impl Recorder {
         &self.session
     }
 
+    /// Returns the user that the history has for the statements.
+    pub fn user(&self) -> Option<&str> {
+        self.session.config().history.user.as_deref()
+    }
+
     /// Returns a text's statements. In a dry run they are estimated instead of run.
     ///
     /// # Errors

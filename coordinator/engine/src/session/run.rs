@@ -17,6 +17,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, LogicalPlan};
 use fragment_fn::ahead::AheadAccount;
 use futures::StreamExt;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::Session;
@@ -36,6 +37,7 @@ use replan::Replan;
 pub(super) use start::NewStatement;
 
 mod closing;
+mod computing;
 mod create;
 mod interrupt;
 mod replan;
@@ -71,6 +73,8 @@ pub struct RunningStatement {
     copying: Option<CopyTarget>,
     /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
+    /// Tasks that compute for it. They may outlive it.
+    computing: TaskTracker,
 }
 
 impl RunningStatement {
@@ -103,6 +107,11 @@ impl RunningStatement {
     /// Returns the account of what the coordinator reads ahead, and waits for. It is complete once the statement has finished.
     pub fn read_ahead_account(&self) -> Arc<AheadAccount> {
         Arc::clone(&self.ahead)
+    }
+
+    /// Returns the tasks that compute its rows here. One whose rows are not wanted any more may go on for minutes.
+    pub fn computing(&self) -> &TaskTracker {
+        &self.computing
     }
 
     /// Returns the time at which the statement is stopped.
@@ -230,7 +239,7 @@ impl RunningStatement {
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
-        stream::start(&self.session.engine, plan, context, &self.ahead)
+        stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)
     }
 
     /// Runs the statement locally instead, if that is allowed, may help, and no row has been seen yet. Else it returns
@@ -241,13 +250,13 @@ impl RunningStatement {
         self.events.push(QueryEvent::fell_back(&error));
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
-        let (query, ahead) = (logical.clone(), Arc::clone(&self.ahead));
+        let (query, ahead, computing) = (logical.clone(), Arc::clone(&self.ahead), self.computing.clone());
         let locally = async move {
             let decision = Decision::local(Reason::Requested, Workload::default());
             let planned = session.planner().here(state, &query, decision).await;
             let planned = planned.map_err(QueryError::from_engine)?;
             let context = TaskContext::from(&planned.state);
-            let stream = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead)?;
+            let stream = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
             Ok((planned, stream))
         };
         let (planned, stream) = self.planned_in_time(locally).await?;

@@ -27,6 +27,17 @@ pub(super) fn dollars(report: &Report) -> Value {
     }
 }
 
+/// Returns the dollars that are booked while a statement runs. There is no bound: attempts under way and the coordinator's own reads
+/// are booked when they end.
+pub(super) fn so_far(report: &Report) -> Value {
+    let mut told = dollars(report);
+    if let Some(members) = told.as_object_mut().filter(|members| members.contains_key("dollars")) {
+        members.remove("dollars_at_most");
+        members.insert("is_complete".to_owned(), false.into());
+    }
+    told
+}
+
 /// Returns the place, and for each stage its fragments, its attempts and the adopted ones.
 pub(super) fn progress(events: &[StampedEvent]) -> Value {
     #[derive(Default)]

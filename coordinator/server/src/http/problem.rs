@@ -87,6 +87,7 @@ fn status(error: &QueryError) -> StatusCode {
     match (error.kind(), error.sqlstate()) {
         (_, "42501") => StatusCode::FORBIDDEN,
         (_, "0A000") => StatusCode::NOT_ACCEPTABLE,
+        (_, "28000") => StatusCode::UNAUTHORIZED,
         (_, "57P01") => StatusCode::SERVICE_UNAVAILABLE,
         (_, "XX000") => StatusCode::INTERNAL_SERVER_ERROR,
         (ErrorKind::Sql, _) => StatusCode::BAD_REQUEST,

@@ -12,7 +12,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, TRAILER};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{FutureExt, Stream, stream};
 use gust_engine::report::Report;
 use gust_output::OutputFormat;
 use http_body::Frame;
@@ -23,9 +23,10 @@ use super::accept;
 use super::events::decimals;
 use super::problem::{Problem, QUERY_ID};
 use super::request::read;
+use crate::admission::Permit;
 use crate::chunks::{Part, start};
 use crate::door::Door;
-use crate::run::{Asked, Failure};
+use crate::run::{Asked, Failure, dismissed};
 use crate::tokens::Principal;
 
 /// Header or trailer with the dollars that are known, in decimals.
@@ -45,9 +46,22 @@ pub(super) async fn query(
     let mut asked = read(&head.headers, body).await?;
     asked.is_one_shot()?;
     let wishes = asked.wishes()?;
-    let permit = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn().await;
+    let user = principal.user.clone();
+    let turn = door.admission.queue(user.as_deref().unwrap_or_default())?.turn();
+    let permit = tokio::select! {
+        permit = turn => permit,
+        () = door.dismissed(user.as_deref()) => return Err(Failure::from(dismissed()).into()),
+    };
+    let place = place_for_result(&door, &principal)?;
     let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
-    stream_of(start(&door, asked, format, permit), format).await
+    stream_of(start(&door, asked, format, permit, place), format).await
+}
+
+/// Takes a place among the results that are written.
+pub(super) fn place_for_result(door: &Door, principal: &Principal) -> Result<Permit, Problem> {
+    let waiting = door.results.queue(principal.user.as_deref().unwrap_or_default());
+    let place = waiting.ok().and_then(|waiting| waiting.turn().now_or_never());
+    place.ok_or_else(|| Problem::busy("too many results wait for their readers".to_owned()))
 }
 
 /// Returns the format that the client accepts.

@@ -11,8 +11,7 @@ use axum::http::StatusCode;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, stream};
-use gust_engine::events::StampedEvent;
+use futures::{Stream, StreamExt, stream};
 use gust_engine::report::Report;
 use gust_output::{OutputFormat, RowWriter};
 use serde::Deserialize;
@@ -20,10 +19,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::events::{dollars, event, progress};
+use super::events::{dollars, event, progress, so_far};
 use super::problem::Problem;
-use super::query::{negotiated, stream_of};
+use super::query::{negotiated, place_for_result, stream_of};
 use super::request::read;
+use crate::admission::Permit;
 use crate::chunks::Chunks;
 use crate::door::Door;
 use crate::run::{Asked, of_output, spawn};
@@ -49,6 +49,9 @@ const EVENTS_MAX: usize = 1_000;
 /// Pause between looks at the events of a statement that somebody follows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 
+/// Header by which a client that connects again says which event it has seen last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
 /// Header with the number of the page after this one.
 const NEXT_PAGE: HeaderName = HeaderName::from_static("gust-next-page");
 
@@ -65,6 +68,13 @@ impl Wait {
             _ => Err(Problem::malformed(format!("wait_seconds: expected 0 to {WAIT_SECONDS_MAX}"))),
         }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Forget {
+    #[serde(default)]
+    forget: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,11 +108,14 @@ impl From<NotTaken> for Problem {
 pub(super) async fn submit(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
+    query: Result<Query<Wait>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
+    // A body of SQL has no other place for it.
+    let Wait { wait_seconds } = of_query(query)?;
     let (head, body) = request.into_parts();
     let mut asked = read(&head.headers, body).await?;
-    let wait = Wait { wait_seconds: asked.wait_seconds }.duration(WAIT_SECONDS)?;
+    let wait = Wait { wait_seconds: asked.wait_seconds.or(wait_seconds) }.duration(WAIT_SECONDS)?;
     let cancels = asked.cancels_on_wait();
     let key = key(&head.headers, asked.fingerprint())?;
     let wishes = asked.wishes()?;
@@ -164,19 +177,21 @@ pub(super) async fn status(
     Ok(axum::Json(described(&door, &entry, &state).await).into_response())
 }
 
-/// Cancels a statement. One that has ended is forgotten, with its rows.
+/// Cancels a statement, however often it is called. Who has seen its end may have it forgotten, with its rows.
 pub(super) async fn cancel(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    query: Result<Query<Forget>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Forget { forget } = of_query(query)?;
     let entry = find(&door, &principal, &id)?;
-    if entry.state().is_ended() {
+    entry.cancel();
+    let state = entry.wait(Duration::from_secs(WAIT_SECONDS)).await;
+    if forget && state.is_ended() {
         door.statements.forget(&entry);
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    entry.cancel();
-    let state = entry.wait(Duration::from_secs(WAIT_SECONDS)).await;
     Ok(axum::Json(described(&door, &entry, &state).await).into_response())
 }
 
@@ -193,14 +208,14 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> Value {
     {
         told["position"] = position.into();
     }
-    if let Some(query) = state.query() {
-        told["query_id"] = query.id.as_str().into();
-        if !state.is_ended() {
-            let events = query.events.snapshot();
-            told["progress"] = progress(&events);
-            let tariff = door.tariff().await;
-            told["cost"] = dollars(&Report::priced(&events, tariff.as_ref()));
-        }
+    if let Some(id) = state.query_id() {
+        told["query_id"] = id.into();
+    }
+    if let Some(log) = state.log() {
+        let events = log.snapshot();
+        told["progress"] = progress(&events);
+        let tariff = door.tariff().await;
+        told["cost"] = so_far(&Report::priced(&events, tariff.as_ref()));
     }
     let Progress::Ended(ended) = state else { return told };
     match &ended.result {
@@ -251,10 +266,11 @@ pub(super) async fn rows(
         Err(failure) => return Err(failure.clone().into()),
     };
     let Some(spool) = spool else { return Ok(StatusCode::NO_CONTENT.into_response()) };
+    let place = place_for_result(&door, &principal)?;
     match page {
-        Some(page) => one_page(&entry, spool, page, format).await,
+        Some(page) => one_page(&entry, spool, page, format, place).await,
         None => {
-            let (chunks, parts) = Chunks::new(format);
+            let (chunks, parts) = Chunks::new(format, place);
             spawn(&door, chunks.write_all(spool.clone(), done.clone()));
             stream_of(parts, format).await
         }
@@ -262,7 +278,13 @@ pub(super) async fn rows(
 }
 
 /// Returns one page. As JSON it says whether it is the last one.
-async fn one_page(entry: &Entry, spool: &Spool, page: usize, format: OutputFormat) -> Result<Response, Problem> {
+async fn one_page(
+    entry: &Entry,
+    spool: &Spool,
+    page: usize,
+    format: OutputFormat,
+    place: Permit,
+) -> Result<Response, Problem> {
     let pages = spool.pages();
     if page >= pages {
         let detail = format!("there are {pages} pages, which begin with 0");
@@ -271,6 +293,7 @@ async fn one_page(entry: &Entry, spool: &Spool, page: usize, format: OutputForma
     let spool = spool.clone();
     let schema = Arc::clone(spool.schema());
     let writing = tokio::task::spawn_blocking(move || {
+        let _until_it_is_written = place;
         let mut bytes = Vec::new();
         let written = RowWriter::new(&mut bytes, format).write_rows(&schema, spool.page_batches(page));
         written.map(|_| bytes)
@@ -314,23 +337,29 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let Since { since } = of_query(since)?;
     let entry = find(&door, &principal, &id)?;
-    let accepts = headers.get_all(ACCEPT).iter().any(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    if accepts {
-        let followed = Sse::new(followed(entry, since)).keep_alive(KeepAlive::default());
+    let last = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok()?.parse::<usize>().ok());
+    let since = last.map_or(since, |last| last.saturating_add(1));
+    if accepts_stream(&headers) {
+        let state = entry.state();
+        if last.is_some() && state.is_ended() && state.events(since, 1).is_empty() {
+            // A browser's EventSource would connect again and again.
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        let dismissed = async move { door.dismissed(principal.user.as_deref()).await };
+        let followed = Sse::new(followed(entry, since).take_until(dismissed)).keep_alive(KeepAlive::default());
         return Ok(followed.into_response());
     }
     let state = entry.state();
     let events: Vec<Value> =
-        since_of(&state, since).iter().zip(since..).map(|(stamped, id)| event(id, stamped)).collect();
+        state.events(since, EVENTS_MAX).iter().zip(since..).map(|(stamped, id)| event(id, stamped)).collect();
     let next = since + events.len();
     Ok(axum::Json(json!({ "events": events, "next": next, "state": state.name() })).into_response())
 }
 
-/// Returns at most [`EVENTS_MAX`] events from a position on.
-fn since_of(state: &Progress, since: usize) -> Vec<StampedEvent> {
-    let mut events = state.query().map_or_else(Vec::new, |query| query.events.since(since));
-    events.truncate(EVENTS_MAX);
-    events
+fn accepts_stream(headers: &HeaderMap) -> bool {
+    let types =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    types.filter_map(|offer| offer.split(';').next()).any(|it| it.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// Follows a statement to its end: its events, and then its state.
@@ -345,7 +374,7 @@ fn followed(entry: Arc<Entry>, since: usize) -> impl Stream<Item = Result<Event,
                 return None;
             }
             let state = entry.state();
-            let events = since_of(&state, since);
+            let events = state.events(since, EVENTS_MAX);
             if events.is_empty() && state.is_ended() {
                 has_ended = true;
                 let end = json!({ "state": state.name(), "href": href(&entry) });

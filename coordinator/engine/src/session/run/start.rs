@@ -9,6 +9,7 @@ use arrow::datatypes::Schema;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, ResetVariable, Statement as PlanStatement};
 use datafusion::prelude::SessionConfig;
 use futures::FutureExt;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -112,6 +113,7 @@ impl Session {
             creating: None,
             copying,
             ahead: Arc::default(),
+            computing: TaskTracker::new(),
         };
         if let Some(place) = place {
             mode.is_cost_of(&logical)?;

@@ -11,8 +11,10 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use fragment_fn::ahead::{AheadAccount, ReadAhead, attach};
 use fragment_fn::panic_message;
 use futures::{FutureExt, StreamExt};
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::computing::counted;
 use super::interrupt::Dropped;
 use crate::error::QueryError;
 use crate::memory::QueryPool;
@@ -21,12 +23,13 @@ use crate::session::Engine;
 use crate::tables::reading::Readers;
 
 /// Starts a plan in a task of its own. An operator that computes for minutes without a pause then holds up no time-out.
-/// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead.
+/// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead. `tasks` has those that compute.
 pub(super) fn start(
     engine: &Engine,
     plan: Arc<dyn ExecutionPlan>,
     context: TaskContext,
     account: &Arc<AheadAccount>,
+    tasks: &TaskTracker,
 ) -> Result<SendableRecordBatchStream, QueryError> {
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
@@ -40,7 +43,7 @@ pub(super) fn start(
     if let Some(ahead) = &ahead {
         ahead.start();
     }
-    let mut stream = execute_stream(plan, Arc::new(context)).map_err(QueryError::from_engine)?;
+    let mut stream = counted(tasks, || execute_stream(plan, Arc::new(context))).map_err(QueryError::from_engine)?;
     let running = async move {
         // It ends with the rows, also where they are not read to their end, and is dropped before the stream.
         let reading = ahead;
@@ -60,7 +63,7 @@ pub(super) fn start(
         }
         Ok(())
     };
-    rows.spawn(running.in_current_span());
+    counted(tasks, || rows.spawn(running.in_current_span()));
     Ok(dropped.set_with(rows.build()))
 }
 

@@ -1,0 +1,50 @@
+//! Tasks that compute for a statement, until the last of them has really ended.
+//!
+//! A task that is dropped ends where its operators wait. One of them may compute for minutes before, when nobody wants its rows
+//! any more. DataFusion starts such tasks itself, and lets each of them be wrapped ([`JoinSetTracer`]).
+
+use std::any::Any;
+
+use datafusion::common::runtime::{JoinSetTracer, set_join_set_tracer};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
+
+tokio::task_local! {
+    /// Tasks of the statement for which this one computes.
+    static COMPUTING: TaskTracker;
+}
+
+type Erased = Box<dyn Any + Send>;
+
+/// Tracer that counts each task for the statement of the task that starts it.
+struct Counting;
+
+impl JoinSetTracer for Counting {
+    fn trace_future(&self, task: BoxFuture<'static, Erased>) -> BoxFuture<'static, Erased> {
+        match COMPUTING.try_with(TaskTracker::clone) {
+            Ok(tasks) => tasks.track_future(COMPUTING.scope(tasks.clone(), task)).boxed(),
+            Err(_) => task,
+        }
+    }
+
+    fn trace_block(&self, work: Box<dyn FnOnce() -> Erased + Send>) -> Box<dyn FnOnce() -> Erased + Send> {
+        match COMPUTING.try_with(TaskTracker::clone) {
+            Ok(tasks) => {
+                let token = tasks.token();
+                Box::new(move || {
+                    let _until_its_end = token;
+                    COMPUTING.sync_scope(tasks, work)
+                })
+            }
+            Err(_) => work,
+        }
+    }
+}
+
+/// Starts tasks, and counts them and those that they start.
+pub(super) fn counted<T>(tasks: &TaskTracker, start: impl FnOnce() -> T) -> T {
+    // The first call in the process sets it, and the others find it set.
+    drop(set_join_set_tracer(&Counting));
+    COMPUTING.sync_scope(tasks.clone(), start)
+}

@@ -1,0 +1,131 @@
+//! Bounds that hold whatever clients do: connections that say nothing, queries that compute on, readers that stop, users who are
+//! thrown out.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::identity::{token, write_private};
+use super::{Served, pause};
+use crate::bad_input::{ENDLESS, Place, wait_until};
+
+fn connect(server: &Served<'_>) -> TcpStream {
+    TcpStream::connect(server.url.trim_start_matches("http://")).expect("a connection")
+}
+
+/// Waits until the server closes a connection.
+#[track_caller]
+fn is_closed(stream: &mut TcpStream, within: Duration) {
+    stream.set_read_timeout(Some(within)).expect("a time-out");
+    let mut left = Vec::new();
+    // A reset is an end as well.
+    let timed_out = stream.read_to_end(&mut left).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(!timed_out, "it is open after {within:?}, and has said {left:?}");
+}
+
+#[test]
+fn connections_are_bounded_and_have_to_speak() {
+    let place = Place::new("on = 'local'\n[server]\nconnections_max = 3\n");
+    let server = Served::start(&place, &[]);
+    let started = Instant::now();
+    // Nothing, the beginning of HTTP/2, and the beginning of a head.
+    let mut silent = ["", "PRI", "GET /v1/hea"].map(|beginning| {
+        let mut stream = connect(&server);
+        stream.write_all(beginning.as_bytes()).expect("sent");
+        stream
+    });
+    pause(Duration::from_millis(500));
+    is_closed(&mut connect(&server), Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(8), "the fourth is closed at once");
+    for stream in &mut silent {
+        is_closed(stream, Duration::from_secs(20));
+    }
+    assert!(started.elapsed() > Duration::from_secs(9), "they had their time: {:?}", started.elapsed());
+    server.is_well();
+}
+
+fn metric(server: &Served<'_>, name: &str) -> f64 {
+    let text = server.curl("/metrics", &[]).text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
+}
+
+/// DataFusion's cross join hands on millions of rows to an aggregate without a pause.
+#[test]
+fn a_cancelled_query_holds_its_place_while_it_computes() {
+    let place = Place::new("on = 'local'\n[server]\nqueries_max = 1\n");
+    let server = Served::start(&place, &[]);
+    let post = |request: &serde_json::Value| {
+        let body = request.to_string();
+        server.curl("/v1/statements", &["-H", "Content-Type: application/json", "--data-binary", &body]).json()
+    };
+    let pairs = "SELECT sum(a.value + b.value) AS s FROM generate_series(1, 500000) a, generate_series(1, 8192) b";
+    let told = post(&json!({ "sql": pairs, "wait_seconds": 1, "on_wait": "cancel" }));
+    assert_eq!(told["state"], "CANCELLED", "{told}");
+    let before = server.processor_ticks();
+    let queued = post(&json!({ "sql": "SELECT 1 AS one", "wait_seconds": 0 }));
+    pause(Duration::from_millis(300));
+    assert!(server.processor_ticks() > before + 10, "it computes on");
+    assert_eq!(metric(&server, "gust_queries_running"), 1.0);
+    let href = queued["href"].as_str().expect("a place");
+    assert_eq!(server.curl(href, &[]).json()["state"], "QUEUED", "{queued}");
+    wait_until("its turn has come", || server.curl(href, &[]).json()["state"] == "SUCCEEDED");
+    wait_until("nothing runs", || metric(&server, "gust_queries_running") == 0.0);
+}
+
+/// Each has a thread of the server, and keeps it as long as it does not read.
+#[test]
+fn readers_that_stop_are_bounded() {
+    let place = Place::new("on = 'local'\n");
+    let server = Served::start(&place, &[]);
+    let body =
+        r#"{"sql": "SELECT value AS v, repeat('x', 100) AS x FROM generate_series(1, 200000)", "wait_seconds": 40}"#;
+    let told = server.curl("/v1/statements", &["-H", "Content-Type: application/json", "--data-binary", body]).json();
+    assert_eq!(told["state"], "SUCCEEDED", "{told}");
+    let result = format!("{}/result", told["href"].as_str().expect("a place"));
+    let stopped: Vec<TcpStream> = (0..64)
+        .map(|_| {
+            let mut stream = connect(&server);
+            write!(stream, "GET {result} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+            stream
+        })
+        .collect();
+    wait_until("no place is left", || server.curl(&result, &[]).status == 429);
+    assert_eq!(server.query("*/*", "SELECT 1").status, 429);
+    drop(stopped);
+    wait_until("there are places again", || server.query("*/*", "SELECT 1").status == 200);
+}
+
+#[test]
+fn a_user_who_is_thrown_out_has_nothing_that_goes_on() {
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\n");
+    let (ada, ada_lines) = token(&place, &["ada"]);
+    let (eve, eve_lines) = token(&place, &["eve"]);
+    write_private(&place.path("tokens.toml"), &format!("{ada_lines}\n{eve_lines}"));
+    std::fs::write(place.path("setup.sql"), "CREATE VIEW costs AS SELECT * FROM gust.queries").expect("written");
+    let server = Served::start(&place, &["--setup", "setup.sql"]);
+    let ask = |secret: &str, path: &str, sql: &str| {
+        let bearer = format!("Authorization: Bearer {secret}");
+        server.curl(path, &["-H", &bearer, "-H", "Content-Type: application/sql", "--data-binary", sql])
+    };
+    // A view of the set-up shows nobody's statements.
+    assert_eq!(ask(&ada, "/v1/query", "SELECT 'secret' AS word").status, 200);
+    let seen = ask(&eve, "/v1/query", "SELECT statement FROM costs WHERE statement LIKE '%secret%'");
+    assert_eq!((seen.status, seen.json()), (200, json!([])), "{seen:?}");
+    let endless = ENDLESS.replace('\n', " ");
+    let (asking, submitted) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&eve, "/v1/query", &endless));
+        let submitted = ask(&eve, "/v1/statements", &endless).json();
+        write_private(&place.path("tokens.toml"), &ada_lines);
+        server.signal("HUP");
+        (asking.join().expect("no panic"), submitted)
+    });
+    assert_eq!((asking.status, &asking.json()["code"]), (401, &json!("28000")), "{asking:?}");
+    assert_eq!(submitted["state"], "RUNNING", "{submitted}");
+    wait_until("nothing of hers runs", || {
+        let text = server.curl("/metrics", &["-H", &format!("Authorization: Bearer {ada}")]).text();
+        text.contains("gust_queries_running 0") && text.contains("gust_statements_total{outcome=\"cancelled\"} 2")
+    });
+}
