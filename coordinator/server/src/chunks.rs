@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 const CHUNKS_QUEUED_MAX: usize = 4;
 
 /// Longest time in which a client reads nothing, before its response is cut.
-const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
+pub(crate) const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Part of an answer. The last one is an end or a failure.
 #[derive(Debug)]

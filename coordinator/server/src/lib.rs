@@ -1,7 +1,8 @@
-//! The server: one engine that lives, and many people's queries over HTTP and PostgreSQL's protocol.
+//! The server: one engine that lives, and many people's queries over HTTP, Flight SQL and PostgreSQL's protocol.
 //!
 //! ```text
 //!  request ─► http (host, user, content, Accept) ─► admission ─► run (session, recorder, rows) ─► chunks ─► response
+//!             flight (host, user, tickets, handles) ► admission ─► run ──────────────────────────────► batches ─► Flight's messages
 //!  message ─► postgres (user, session, portals) ─────► admission ─► run ──────────────────────────────► batches ─► message
 //! ```
 //!
@@ -16,8 +17,10 @@ mod admission;
 mod chunks;
 mod connections;
 mod door;
+mod flight;
 mod http;
 mod listen;
+mod listing;
 mod metrics;
 mod plain;
 mod postgres;

@@ -3,12 +3,13 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::StatementEnd;
 use gust_engine::report::Report;
-use gust_engine::session::{Recorder, RunningStatement, Statement};
+use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError, end_of};
 
 use crate::door::{Door, SessionWishes};
@@ -73,15 +74,22 @@ pub(crate) trait Sink: Send + Sync {
 
 /// Runs the statements of a request, until one fails or nobody wants the rows any more. Each is recorded.
 pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Result<Done, Failure> {
+    Box::pin(run_with(door, asked, Vec::new(), sink)).await
+}
+
+/// Does the same with values for the parameters of the last statement: the first is that of `$1`.
+pub(crate) async fn run_with(
+    door: &Door,
+    asked: Asked,
+    values: Vec<ScalarValue>,
+    sink: &mut impl Sink,
+) -> Result<Done, Failure> {
     let Asked { principal, sql, dry_run, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
         gone = gone(door, principal.user.as_deref(), sink.unwanted()) => return Err(gone.into()),
     };
-    let parsing = session.clone();
-    // Parsing computes, and cannot be interrupted.
-    let parsed = tokio::task::spawn_blocking(move || parsing.parse(&sql)).await;
-    let mut statements = parsed.map_err(|_| QueryError::sql("the parser panicked").with_sqlstate(FAULT))??;
+    let mut statements = parsed(&session, sql).await?;
     if dry_run {
         statements = statements.into_iter().map(Statement::as_dry_run).collect();
     }
@@ -94,7 +102,14 @@ pub(crate) async fn run(door: &Door, asked: Asked, sink: &mut impl Sink) -> Resu
         let running = start(door, &recorder, statement, sink).await?;
         Box::pin(silently(door, &recorder, running, sink)).await?;
     }
-    carry_out(door, &recorder, last, sink).await
+    carry_out(door, &recorder, last.with_parameters(values), sink).await
+}
+
+/// Returns the statements of a text. Parsing computes, and cannot be interrupted.
+pub(crate) async fn parsed(session: &Session, sql: String) -> Result<Vec<Statement>, QueryError> {
+    let session = session.clone();
+    let parsed = tokio::task::spawn_blocking(move || session.parse(&sql)).await;
+    parsed.map_err(|_| QueryError::sql("the parser panicked").with_sqlstate(FAULT))?
 }
 
 /// Runs one statement, until it fails or nobody wants the rows any more. It is recorded.

@@ -10,6 +10,7 @@ use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 mod bad_requests;
 mod bounds;
+mod flight;
 mod identity;
 mod metrics;
 mod postgres;

@@ -1,6 +1,6 @@
 //! Words that the parser cannot read. They are written as words that it reads, or refused by name.
 //!
-//! `PREPARE q FROM …` is `PREPARE q AS …`, and the question marks of a prepared statement are `$1`, `$2` …. A statement
+//! `PREPARE q FROM …` is `PREPARE q AS …`, and question marks are `$1`, `$2` …. A statement
 //! that begins with FROM and selects nothing selects all columns. `USE CATALOG c` is `USE c`. `COPY … TO 'x' (FORMAT f)` is
 //! `COPY … TO 'x' STORED AS f`.
 
@@ -120,8 +120,7 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
         if is(0, "FROM") && !has_outer_select(statement) {
             from_first.push(this + places[0]);
         }
-        let prepares = is(0, "PREPARE");
-        let from = (prepares && is(2, "FROM")).then(|| places[2]);
+        let from = (is(0, "PREPARE") && is(2, "FROM")).then(|| places[2]);
         if let Some(kind) = kind {
             statement[kind].token = Token::Whitespace(Whitespace::Space);
         }
@@ -130,10 +129,8 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             words.into_iter().for_each(|(place, word)| statement[place].token = Token::make_keyword(word));
             statement[close].token = Token::Whitespace(Whitespace::Space);
         }
-        if prepares {
-            for (number, place) in marks.into_iter().enumerate() {
-                statement[place].token = Token::Placeholder(format!("${}", number + 1));
-            }
+        for (number, place) in marks.into_iter().enumerate() {
+            statement[place].token = Token::Placeholder(format!("${}", number + 1));
         }
         if let Some(from) = from {
             statement[from].token = Token::make_keyword("AS");
@@ -244,6 +241,7 @@ mod tests {
             ),
             ("prepare q as select ?", "PREPARE q AS SELECT $1"),
             ("PREPARE q AS SELECT $2, $1", "PREPARE q AS SELECT $2, $1"),
+            ("SELECT a FROM t WHERE b = ? AND c IN (?, '?')", "SELECT a FROM t WHERE b = $1 AND c IN ($2, '?')"),
             (
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",
                 "SELECT \"asof\".a FROM t AS \"asof\" JOIN u ON true",

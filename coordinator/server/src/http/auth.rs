@@ -27,7 +27,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Returns the secret of a request.
-fn secret(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn secret(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, given) = value.to_str().ok()?.split_once(' ')?;

@@ -9,13 +9,13 @@ use gust_protocol::FragmentId;
 use serde_json::{Value, json};
 
 /// Writes an amount of dollars in decimals, exactly.
-pub(super) fn decimals(money: Money) -> String {
+pub(crate) fn decimals(money: Money) -> String {
     let nano = money.nano_dollars();
     format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000)
 }
 
 /// Returns the dollars of a report: those that are known, and with the bounded amounts at their bounds.
-pub(super) fn dollars(report: &Report) -> Value {
+pub(crate) fn dollars(report: &Report) -> Value {
     match &report.cost {
         Some(cost) => json!({
             "dollars": decimals(cost.known),

@@ -22,6 +22,8 @@ mod query;
 mod request;
 mod statements;
 
+pub(crate) use auth::secret;
+pub(crate) use events::{decimals, dollars};
 pub(crate) use guard::Hosts;
 use problem::Problem;
 
@@ -30,7 +32,7 @@ const HEALTH: &str = "/v1/health";
 
 /// Makes the routes of the server.
 pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
-    Router::new()
+    let api = Router::new()
         .route(HEALTH, get(health))
         .route("/metrics", get(metrics))
         .route("/v1/query", post(query::query))
@@ -38,11 +40,13 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
         .route("/v1/statements/{id}", get(statements::status).delete(statements::cancel))
         .route("/v1/statements/{id}/events", get(statements::events))
         .route("/v1/statements/{id}/result", get(statements::rows))
-        .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&door), auth::authenticate))
-        .with_state(door)
+        .with_state(Arc::clone(&door));
+    api.merge(crate::flight::routes(Arc::clone(&door)))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(door, auth::authenticate))
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::guard))
+        .layer(middleware::from_fn(crate::flight::as_status))
 }
 
 async fn health() -> Response {

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Int32Type, SchemaRef};
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::common::DataFusionError;
-use datafusion::datasource::TableType;
 use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStaticTables};
 use gust_engine::error::QueryError;
@@ -21,6 +20,7 @@ mod functions;
 mod names;
 mod rewrite;
 
+use crate::listing::{self, rows, texts};
 use crate::run::FAULT;
 use names::{Listed, Listing, Relation};
 pub(super) use rewrite::may_mention;
@@ -31,8 +31,7 @@ const PG_CATALOG: &str = "pg_catalog";
 /// Name of the session's own tables as a database.
 pub(super) const OWN_DATABASE: &str = "gust";
 
-/// Most names that are listed, and most tables whose columns one statement is shown.
-const NAMES_MAX: usize = 100_000;
+/// Most tables whose columns one statement is shown.
 const LOADED_MAX: usize = 1_000;
 
 /// Columns that are kept, for all connections, and the time for which they are.
@@ -143,18 +142,9 @@ impl PgCatalog {
     /// Lists the names of the connection's catalog.
     async fn list(&self, session: &Session) -> Result<(), QueryError> {
         let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
-        let sql = format!(
-            "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_catalog = '{}' LIMIT {NAMES_MAX}",
-            catalog.replace('\'', "''")
-        );
         let mut schemas: BTreeMap<String, BTreeMap<String, Relation>> = BTreeMap::new();
-        for batch in rows(session, &sql).await? {
-            let [schema, table, kind] = [0, 1, 2].map(|column| texts(&batch, column));
-            for ((schema, table), kind) in schema.into_iter().zip(table).zip(kind) {
-                if schema == PG_CATALOG {
-                    continue;
-                }
-                let kind = if kind == "VIEW" { TableType::View } else { TableType::Base };
+        for listing::Listed { schema, table, kind } in listing::tables(session, catalog).await? {
+            if schema != PG_CATALOG {
                 schemas.entry(schema).or_default().insert(table, Relation { kind, columns: None });
             }
         }
@@ -209,36 +199,11 @@ impl PgCatalog {
         {
             return Ok(columns);
         }
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
-        let sql = format!("SELECT * FROM {}.{}.{}", quoted(catalog), quoted(schema), quoted(table));
-        let statement = session.parse(&sql)?.remove(0);
-        let columns = session.describe(statement, &[]).await?.schema;
-        let columns = columns.ok_or_else(|| QueryError::sql(format!("`{table}` has no columns")))?;
+        let columns = listing::columns(session, [catalog, schema, table]).await?;
         if let Some(catalog) = &self.catalog {
             self.kept.keep([catalog, schema, table], &columns);
         }
         Ok(columns)
     }
-}
-
-/// Returns the rows of a statement of our own, which the history does not have.
-async fn rows(session: &Session, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-    let mut running = session.run(session.parse(sql)?.remove(0)).await?;
-    let mut batches = Vec::new();
-    let ended = loop {
-        match running.next().await {
-            Ok(Some(batch)) => batches.push(batch),
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
-    running.finish().await;
-    ended.map(|()| batches)
-}
-
-/// Returns the texts of a column.
-fn texts(batch: &RecordBatch, column: usize) -> Vec<String> {
-    let Ok(texts) = arrow::compute::cast(batch.column(column), &DataType::Utf8) else { return Vec::new() };
-    texts.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()).collect()
 }

@@ -1,0 +1,145 @@
+//! Arrow Flight SQL on the server's port: queries, prepared statements, metadata.
+//!
+//! ```text
+//!  message ─► http (host, user) ─► service ─► handles, metadata ─► planning (a queue of its own)
+//!                                     └ DoGet ─► admission ─► run (a task) ─► batches ─► messages
+//! ```
+//!
+//! A FlightInfo starts nothing: its ticket has the statement, and DoGet runs it. A statement ends with its stream. Each call has a
+//! session of its own.
+//!
+//! Non-goals: Substrait, transactions, bulk loads. Gust reads.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use arrow::error::ArrowError;
+use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use arrow_ipc::writer::IpcWriteOptions;
+use axum::Router;
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
+use gust_engine::error::QueryError;
+use gust_engine::session::{Described, OWN_CATALOG, OWN_SCHEMA, Session};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+mod handles;
+mod keys;
+mod metadata;
+mod parameters;
+mod rows;
+mod service;
+mod status;
+
+use crate::admission::Admission;
+use crate::door::{Door, SessionWishes};
+use crate::run::{Asked, dismissed, parsed};
+use crate::tokens::Principal;
+use handles::Handles;
+pub(crate) use status::as_status;
+use status::{of_error, of_flight, of_full};
+
+/// Location that stands for the connection on which the client asked.
+const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+
+/// Most bytes of one message of a client.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Most bytes of a statement.
+const SQL_BYTES_MAX: usize = 1 << 20;
+
+/// Statements that are described, and names that are listed, at the same time; and those that wait. They wait for no query.
+const PLANNING_MAX: usize = 8;
+const PLANNING_QUEUED_MAX: usize = 200;
+
+/// The service.
+#[derive(Debug)]
+struct Flight {
+    door: Arc<Door>,
+    handles: Handles,
+    planning: Admission,
+}
+
+/// Makes the routes of the service.
+pub(crate) fn routes(door: Arc<Door>) -> Router {
+    let planning = Admission::new(PLANNING_MAX, PLANNING_QUEUED_MAX);
+    let service = FlightServiceServer::new(Flight { door, handles: Handles::default(), planning });
+    Routes::new(service.max_decoding_message_size(MESSAGE_BYTES_MAX)).into_axum_router()
+}
+
+fn principal<T>(request: &Request<T>) -> Principal {
+    request.extensions().get::<Principal>().cloned().unwrap_or_default()
+}
+
+fn bounded(sql: String) -> Result<String, Status> {
+    match sql.len() <= SQL_BYTES_MAX {
+        true => Ok(sql),
+        false => Err(Status::invalid_argument(format!("the statement is longer than {SQL_BYTES_MAX} bytes"))),
+    }
+}
+
+/// Returns the text of a handle or a ticket.
+fn text(bytes: Bytes) -> Result<String, Status> {
+    String::from_utf8(bytes.into()).map_err(|_| Status::not_found("the handle is not of this server"))
+}
+
+fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
+    let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into();
+    let IpcMessage(bytes) = message.map_err(|error: ArrowError| of_flight(error))?;
+    Ok(bytes)
+}
+
+/// Makes the answer that leads to rows. Their columns may be unknown until the statement runs.
+fn info(schema: Option<&Schema>, ticket: Bytes, of: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket)).with_location(SAME_CONNECTION);
+    let mut info = FlightInfo::new().with_endpoint(endpoint).with_descriptor(of.into_inner());
+    if let Some(schema) = schema {
+        info = info.try_with_schema(schema).map_err(of_flight)?;
+    }
+    Ok(Response::new(info))
+}
+
+fn asked(principal: Principal, sql: String) -> Asked {
+    Asked { principal, sql, dry_run: false, wishes: SessionWishes::default() }
+}
+
+impl Flight {
+    /// Opens a session in which names can be listed whatever the catalog of bare names says.
+    async fn listing_session(&self, principal: &Principal) -> Result<Session, Status> {
+        let session = self.door.session(principal, SessionWishes::default()).await;
+        let session = session.map_err(|error| of_error(&error))?;
+        session.use_schema(OWN_CATALOG, OWN_SCHEMA);
+        Ok(session)
+    }
+
+    /// Does what plans or lists, in its turn.
+    async fn in_turn<T>(&self, principal: &Principal, work: BoxFuture<'_, Result<T, Status>>) -> Result<T, Status> {
+        let user = principal.user.as_deref().unwrap_or_default();
+        let permit = self.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
+        let done = tokio::select! {
+            done = work => done,
+            () = self.door.dismissed(principal.user.as_deref()) => Err(of_error(&dismissed())),
+            () = self.door.stopping.cancelled() => Err(Status::unavailable("the server shuts down")),
+        };
+        drop(permit);
+        done
+    }
+
+    /// Returns the types of a statement's parameters and rows. Those of several statements are known when they run.
+    async fn describe(&self, principal: &Principal, sql: &str, values: Vec<ScalarValue>) -> Result<Described, Status> {
+        let describing = async {
+            let session = self.door.session(principal, SessionWishes::default()).await?;
+            let mut statements = parsed(&session, sql.to_owned()).await?;
+            let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
+            match statements.is_empty() {
+                true => Box::pin(session.describe(last.with_parameters(values), &[])).await,
+                false => Ok(Described { parameters: Vec::new(), schema: None }),
+            }
+        };
+        self.in_turn(principal, describing.map_err(|error| of_error(&error)).boxed()).await
+    }
+}

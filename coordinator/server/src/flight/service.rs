@@ -1,0 +1,285 @@
+//! The calls of Flight SQL.
+
+use std::pin::Pin;
+
+use arrow::datatypes::SchemaRef;
+use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
+    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementQuery, CommandStatementUpdate,
+    DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TicketStatementQuery,
+};
+use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt, stream};
+use prost::Message;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::keys::{Keys, types};
+use super::rows::{Messages, count, known, messages};
+use super::status::of_flight;
+use super::{Flight, asked, bounded, info, metadata, parameters, principal, schema_bytes, text};
+use crate::plain::plain_schema;
+
+type Info = Result<Response<FlightInfo>, Status>;
+type Rows = Result<Response<Messages>, Status>;
+
+/// Makes a ticket with a command, which DoGet reads again.
+fn ticket(command: impl ProstMessageExt) -> Bytes {
+    command.as_any().encode_to_vec().into()
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Flight {
+    type FlightService = Self;
+
+    /// Returns the secret as a bearer's: the layer above has checked it.
+    async fn do_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>>, Status> {
+        let secret = crate::http::secret(&request.metadata().clone().into_headers());
+        let answer = HandshakeResponse { protocol_version: 0, payload: Bytes::new() };
+        let answers: Pin<Box<dyn Stream<Item = _> + Send>> = stream::iter([Ok(answer)]).boxed();
+        let mut response = Response::new(answers);
+        if let Some(bearer) = secret.and_then(|secret| MetadataValue::try_from(format!("Bearer {secret}")).ok()) {
+            response.metadata_mut().insert("authorization", bearer);
+        }
+        Ok(response)
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        let sql = bounded(query.query)?;
+        let described = self.describe(&principal(&request), &sql, Vec::new()).await?;
+        let columns = described.schema.map(|columns| plain_schema(&columns));
+        info(columns.as_deref(), ticket(TicketStatementQuery { statement_handle: sql.into() }), request)
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        let principal = principal(&request);
+        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle.clone())?)?;
+        let values = parameters::only_values(prepared.parameters().as_ref())?;
+        if !values.is_empty() {
+            prepared.takes(values.len())?;
+        }
+        // Values may give columns other types than those that were guessed.
+        let columns = match values.is_empty() {
+            true => prepared.described.schema.clone(),
+            false => self.describe(&principal, &prepared.sql, values).await?.schema,
+        };
+        info(columns.map(|columns| plain_schema(&columns)).as_deref(), ticket(query), request)
+    }
+
+    async fn get_flight_info_catalogs(&self, query: CommandGetCatalogs, request: Request<FlightDescriptor>) -> Info {
+        info(Some(&query.into_builder().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_schemas(&self, query: CommandGetDbSchemas, request: Request<FlightDescriptor>) -> Info {
+        info(Some(&query.clone().into_builder().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_tables(&self, query: CommandGetTables, request: Request<FlightDescriptor>) -> Info {
+        info(Some(&query.clone().into_builder().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&query.into_builder().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_sql_info(&self, query: CommandGetSqlInfo, request: Request<FlightDescriptor>) -> Info {
+        info(Some(&query.clone().into_builder(metadata::sql_info()).schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&Keys::Primary.rows().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&Keys::Foreign.rows().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&Keys::Foreign.rows().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&Keys::Foreign.rows().schema()), ticket(query), request)
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Info {
+        info(Some(&types().schema()), ticket(query), request)
+    }
+
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Rows {
+        let sql = bounded(text(ticket.statement_handle)?)?;
+        Ok(Response::new(messages(&self.door, asked(principal(&request), sql), Vec::new()).await?))
+    }
+
+    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
+        let principal = principal(&request);
+        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
+        let values = parameters::only_values(prepared.parameters().as_ref())?;
+        prepared.takes(values.len())?;
+        Ok(Response::new(messages(&self.door, asked(principal, prepared.sql.clone()), values).await?))
+    }
+
+    async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Rows {
+        let principal = principal(&request);
+        let listing = async { metadata::catalogs(&self.listing_session(&principal).await?, query) }.boxed();
+        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+    }
+
+    async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Rows {
+        let principal = principal(&request);
+        let listing = async { metadata::schemas(&self.listing_session(&principal).await?, query).await }.boxed();
+        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Rows {
+        let principal = principal(&request);
+        let listing = async { metadata::tables(&self.listing_session(&principal).await?, query).await }.boxed();
+        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+    }
+
+    async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(metadata::table_types(query)?)))
+    }
+
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(query.into_builder(metadata::sql_info()).build().map_err(of_flight)?)))
+    }
+
+    async fn do_get_primary_keys(&self, _: CommandGetPrimaryKeys, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(Keys::Primary.rows())))
+    }
+
+    async fn do_get_exported_keys(&self, _: CommandGetExportedKeys, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(Keys::Foreign.rows())))
+    }
+
+    async fn do_get_imported_keys(&self, _: CommandGetImportedKeys, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(Keys::Foreign.rows())))
+    }
+
+    async fn do_get_cross_reference(&self, _: CommandGetCrossReference, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(Keys::Foreign.rows())))
+    }
+
+    async fn do_get_xdbc_type_info(&self, query: CommandGetXdbcTypeInfo, _: Request<Ticket>) -> Rows {
+        Ok(Response::new(known(types().record_batch(query.data_type).map_err(of_flight)?)))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        command: CommandStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        count(&self.door, asked(principal(&request), bounded(command.query)?), Vec::new()).await
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let prepared = self.handles.get(&principal(&request), &text(query.prepared_statement_handle.clone())?)?;
+        self.handles.bind(&prepared, parameters::read(request).await?)?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        query: CommandPreparedStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let principal = principal(&request);
+        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
+        let given = parameters::read(request).await?.or_else(|| prepared.parameters());
+        let Some(given) = given else {
+            return count(&self.door, asked(principal, prepared.sql.clone()), Vec::new()).await;
+        };
+        let mut rows = 0;
+        for row in 0..given.num_rows() {
+            let values = parameters::values(&given, row)?;
+            prepared.takes(values.len())?;
+            rows += count(&self.door, asked(principal.clone(), prepared.sql.clone()), values).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let principal = principal(&request);
+        let sql = bounded(query.query)?;
+        let described = self.describe(&principal, &sql, Vec::new()).await?;
+        let columns: Option<SchemaRef> = described.schema.as_ref().map(|columns| plain_schema(columns));
+        // No columns tell a client that there are no rows. JDBC then sends an update.
+        let dataset_schema = columns.map(|columns| schema_bytes(&columns)).transpose()?.unwrap_or_default();
+        let parameter_schema = schema_bytes(&parameters::columns(&described.parameters))?;
+        let prepared_statement_handle = self.handles.add(principal, sql, described)?.into();
+        Ok(ActionCreatePreparedStatementResult { prepared_statement_handle, dataset_schema, parameter_schema })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        query: ActionClosePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<(), Status> {
+        self.handles.remove(&principal(&request), &text(query.prepared_statement_handle)?);
+        Ok(())
+    }
+
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<arrow_flight::Result, Status>> + Send>>>, Status> {
+        match request.get_ref().r#type.as_str() {
+            // Each request has a session of its own: there is none to close. Status 1 is "closed".
+            "CloseSession" => {
+                let closed = arrow_flight::Result::new(Bytes::from_static(&[8, 1]));
+                Ok(Response::new(stream::iter([Ok(closed)]).boxed()))
+            }
+            name => Err(Status::unimplemented(format!("there is no action `{name}`"))),
+        }
+    }
+
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}
