@@ -23,6 +23,8 @@ pub const PEERS: &str = "requirements-peers.txt";
 pub const JUDGES: &str = "judges.txt";
 /// Requirements of the clients of the server.
 pub const CLIENTS: &str = "clients.txt";
+/// Requirements of the client that is made from the server's OpenAPI.
+pub const OPENAPI: &str = "openapi.txt";
 
 /// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());

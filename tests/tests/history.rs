@@ -177,7 +177,11 @@ fn the_history_is_there_in_every_catalog() {
     check(&output, 0, &[]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "n,nations\n1,25\n");
     let tables = ask(&place, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'gust' ORDER BY 1");
-    assert_eq!(tables, ["cost_lines", "fragments", "queries"].map(|name| json!({"table_name": name})));
+    assert_eq!(
+        tables,
+        ["cost_lines", "fragments", "functions", "queries", "running", "settings"]
+            .map(|name| json!({"table_name": name}))
+    );
     let output = place.gust(&["query", "SELECT * FROM gust.querys"]).output().expect("it starts");
     check(&output, 1, &["there is no table `gust.querys`", "did you mean `queries`?"]);
 }

@@ -16,6 +16,7 @@ pub struct Money {
 
 impl Money {
     pub const ZERO: Self = Self::from_nano_dollars(0);
+    pub const MAX: Self = Self::from_nano_dollars(u64::MAX);
 
     pub const fn from_nano_dollars(nano_dollars: u64) -> Self {
         Self { nano_dollars }

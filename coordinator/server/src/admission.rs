@@ -5,8 +5,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Weight of the last query in the mean of their times.
+const LAST_WEIGHT: f64 = 0.2;
 
 /// Bounds, and the queries that run or wait. Clones share them.
 #[derive(Debug, Clone)]
@@ -26,6 +31,8 @@ struct State {
     next_ticket: u64,
     /// Users with waiting queries, the next one first.
     turns: VecDeque<Turn>,
+    /// Mean seconds for which queries had their permits, the last ones first of all; None before the first has ended.
+    seconds_mean: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -78,6 +85,17 @@ pub(crate) struct Permit {
     /// None once it was given back.
     shared: Option<Arc<Mutex<State>>>,
     user: String,
+    /// Time at which the query had its turn; None for one that never waited for it.
+    began: Option<Instant>,
+}
+
+/// Place of a query in the queue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Place {
+    /// Number of queries that run before it, if no more come.
+    pub(crate) position: usize,
+    /// Time until its turn, if queries take as long as the last ones did; None if none has ended yet.
+    pub(crate) expected_wait: Option<Duration>,
 }
 
 /// Refusal of a query, because too many wait already.
@@ -98,6 +116,7 @@ impl Admission {
             waiting: 0,
             next_ticket: 0,
             turns: VecDeque::new(),
+            seconds_mean: None,
         })))
     }
 
@@ -108,13 +127,13 @@ impl Admission {
     }
 
     fn permit(&self, user: &str) -> Permit {
-        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned() }
+        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), began: Some(Instant::now()) }
     }
 
     /// Counts a query that computes on without a right to, until the permit is dropped. It waits for no place.
     pub(crate) fn overrun(&self, user: &str) -> Permit {
         lock(&self.0).begin(user);
-        self.permit(user)
+        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), began: None }
     }
 
     /// Queues a query of a user.
@@ -157,18 +176,26 @@ impl Admission {
         (state.running, state.waiting)
     }
 
-    /// Returns the number of queries that run before a waiting one, if no more come; None if it does not wait.
-    pub(crate) fn position(&self, ticket: Ticket) -> Option<usize> {
+    /// Returns the place of a query in the queue; None if it does not wait.
+    pub(crate) fn place(&self, ticket: Ticket) -> Option<Place> {
         let state = lock(&self.0);
+        let position = state.position(ticket)?;
+        let turns = (position + 1) as f64 / state.running_max as f64;
+        let expected_wait = state.seconds_mean.map(|seconds| Duration::from_secs_f64(turns * seconds));
+        Some(Place { position, expected_wait })
+    }
+}
+
+impl State {
+    fn position(&self, ticket: Ticket) -> Option<usize> {
+        let state = self;
         let place = |turn: &Turn| turn.queries.iter().position(|queued| queued.ticket == ticket);
         let (user, round) = state.turns.iter().enumerate().find_map(|(user, turn)| Some((user, place(turn)?)))?;
         // Each earlier round has one query of each user who has so many, and this round those of the users before.
         let earlier = state.turns.iter().map(|turn| turn.queries.len().min(round)).sum::<usize>();
         Some(earlier + state.turns.iter().take(user).filter(|turn| turn.queries.len() > round).count())
     }
-}
 
-impl State {
     /// Takes queries out whose clients have gone.
     fn forget_the_gone(&mut self) {
         for turn in &mut self.turns {
@@ -218,8 +245,14 @@ impl Drop for Permit {
         let Some(shared) = self.shared.take() else { return };
         let mut state = lock(&shared);
         state.end(&self.user);
+        if let Some(began) = self.began {
+            let seconds = began.elapsed().as_secs_f64();
+            let mean = state.seconds_mean.unwrap_or(seconds);
+            state.seconds_mean = Some(mean + LAST_WEIGHT * (seconds - mean));
+        }
         while let Some((user, query)) = state.next() {
-            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone() }) {
+            let began = Some(Instant::now());
+            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone(), began }) {
                 Ok(()) => state.begin(&user),
                 // Its client has gone. The permit never counted, and the lock is held.
                 Err(mut unused) => unused.shared = None,
@@ -254,12 +287,33 @@ mod tests {
             assert!(query.as_mut().now_or_never().is_none(), "{name} waits");
             (ticket, query)
         });
-        let positions = queries.each_ref().map(|(ticket, _)| admission.position(*ticket).expect("it waits"));
+        let positions = queries.each_ref().map(|(ticket, _)| admission.place(*ticket).expect("it waits").position);
         assert_eq!(positions, [0, 3, 5, 1, 2, 4]);
         let queries = queries.map(|(_, query)| query);
         drop(running);
         futures::future::join_all(queries).await;
         assert_eq!(*order.lock().expect("no holder panics"), ["ada 1", "bob 1", "eve 1", "ada 2", "bob 2", "ada 3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_expected_by_the_last_queries() {
+        let admission = Admission::new(2, 10);
+        let now = || admission.queue("").expect("room").turn().now_or_never().expect("a place");
+        let wait = |waiting: &Waiting| admission.place(waiting.ticket()).expect("it waits").expected_wait;
+        let (one, two) = (now(), now());
+        let [first, second] = [(); 2].map(|()| admission.queue("").expect("room"));
+        assert_eq!(wait(&first), None, "nobody knows");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        drop(one);
+        let third = admission.queue("").expect("room");
+        // The first has its turn. Two places run queries of ten seconds each.
+        assert_eq!(admission.place(first.ticket()), None);
+        assert_eq!([wait(&second), wait(&third)], [Some(Duration::from_secs(5)), Some(Duration::from_secs(10))]);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        drop(two);
+        // Twenty seconds count for a fifth.
+        assert_eq!(wait(&third), Some(Duration::from_secs(6)));
+        drop((first, second));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use gust_engine::cap::SharedBudgets;
 use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::budgets::KeptBudgets;
 use crate::metrics::{Metrics, Moment};
 use crate::statements::Statements;
 use crate::tokens::{Principal, Tokens};
@@ -27,6 +29,9 @@ const SETTINGS: &[Allowed] = &[
     Allowed { name: "datafusion.execution.time_zone", bounds: None },
     Allowed { name: "datafusion.execution.batch_size", bounds: Some((128, 65_536)) },
 ];
+
+/// SQLSTATE code of PostgreSQL for a catalog that is not there.
+const NO_CATALOG: &str = "3D000";
 
 /// Name under which the history has the set-up statements of a server with users.
 const SETUP: &str = "--setup";
@@ -61,6 +66,8 @@ pub(crate) struct Door {
     /// Results that are written.
     pub(crate) results: Admission,
     pub(crate) statements: Statements,
+    /// Budgets of users and groups; None without any.
+    budgets: Option<KeptBudgets>,
     pub(crate) metrics: Metrics,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
@@ -107,6 +114,7 @@ impl Door {
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let results_max = RESULTS_MAX.max(2 * queries_max);
         let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
+        let budgets = KeptBudgets::open(server, tokens.as_ref())?;
         let engine = Engine::open(config, options)?;
         // Users see the views that it makes. So it has no history but its own.
         let of_users = tokens.is_some();
@@ -127,6 +135,7 @@ impl Door {
             admission: Admission::new(queries_max, queued_max),
             results: Admission::new(results_max, results_max).with_user_max(results_max / 2),
             statements,
+            budgets,
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -176,12 +185,28 @@ impl Door {
     /// Returns the metrics of the server as text.
     pub(crate) fn metrics_text(&self) -> String {
         let (running, waiting) = self.admission.counts();
-        self.metrics.text(Moment { running, waiting, kept: self.statements.kept() })
+        let budgets = self.budgets.as_ref().map(KeptBudgets::states).unwrap_or_default();
+        self.metrics.text(Moment { running, waiting, kept: self.statements.kept(), budgets })
     }
 
     /// Returns the prices by which the cost of a running statement is told.
     pub(crate) async fn tariff(&self) -> Result<Tariff, PriceError> {
         self.base.tariff().await
+    }
+
+    /// Returns the budgets that a user shares; None without any.
+    pub(crate) fn budgets_of(&self, principal: &Principal) -> Option<SharedBudgets> {
+        let (budgets, tokens) = (self.budgets.as_ref()?, self.tokens()?);
+        budgets.of(principal.user.as_deref()?, &tokens)
+    }
+
+    /// Keeps what is spent of the budgets in their file, until the server stops.
+    pub(crate) async fn keep_budgets(self: Arc<Self>) {
+        let Some(budgets) = &self.budgets else { return };
+        tokio::select! {
+            () = budgets.keep() => {}
+            () = self.stopping.cancelled() => {}
+        }
     }
 
     /// Opens a session of a user for one request. Its history has the user's own statements.
@@ -193,10 +218,16 @@ impl Door {
             labels,
             cap: [cap, self.cap].into_iter().flatten().min(),
             timeout: timeout.map(|timeout| timeout.min(self.timeout)),
+            budgets: self.budgets_of(principal),
             ..SessionOptions::default()
         };
         let session = self.engine.session(options)?;
         session.show_tables_of(&self.base).await?;
+        if let Some(unknown) = catalog.as_deref().filter(|name| !session.config().catalogs.contains_key(*name)) {
+            let refused = QueryError::sql(format!("there is no catalog `{unknown}` in the configuration"))
+                .with_sqlstate(NO_CATALOG);
+            return Err(refused.with_hint("SHOW CATALOGS lists what there is"));
+        }
         self.look_up_in(&session, catalog.as_deref()).await?;
         if let Some(schema) = schema {
             session.use_schema(catalog.as_deref().or(self.catalog.as_deref()).unwrap_or(OWN_CATALOG), &schema);
@@ -235,6 +266,9 @@ impl Door {
         self.tasks.close();
         if tokio::time::timeout(STOPPING_MAX, self.tasks.wait()).await.is_err() {
             tracing::warn!("some queries did not end in time");
+        }
+        if let Some(budgets) = &self.budgets {
+            budgets.save().await;
         }
         self.engine.close().await;
     }

@@ -14,6 +14,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod admission;
+mod budgets;
 mod chunks;
 mod connections;
 mod door;

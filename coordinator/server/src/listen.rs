@@ -100,6 +100,7 @@ impl Server {
         let (drain, connections_max) = (config.server.drain, config.server.connections_max as usize);
         let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
         tokio::spawn(Arc::clone(&door).tidy());
+        tokio::spawn(Arc::clone(&door).keep_budgets());
         let handle = Handle::new();
         let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
         let routes = routes(Arc::clone(&door), hosts).into_make_service();

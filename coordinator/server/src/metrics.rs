@@ -1,10 +1,12 @@
 //! Metrics for Prometheus, folded from the reports of statements, as the history is: they cannot disagree.
 //!
-//! No label has an id or a user, so that the number of series is bounded.
+//! No label has an id or a text of a client's, so that the number of series is bounded. Budgets have the names of the configuration.
 
 use std::sync::atomic::AtomicU64;
 
+use gust_engine::cap::BudgetState;
 use gust_engine::history::StatementEnd;
+use gust_engine::money::Money;
 use gust_engine::report::Report;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::prometheus_text::encode;
@@ -21,6 +23,9 @@ pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const SECONDS: [f64; 12] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
 type Dollars = Counter<f64, AtomicU64>;
+
+/// Dollars of each budget.
+type BudgetDollars = Family<BudgetLabel, Gauge<f64, AtomicU64>>;
 
 /// All metrics of a server.
 #[derive(Debug)]
@@ -42,6 +47,18 @@ pub(crate) struct Metrics {
     running: Gauge,
     waiting: Gauge,
     kept: Gauge,
+    budget: BudgetDollars,
+    budget_spent: BudgetDollars,
+    budget_held: BudgetDollars,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabel {
+    /// `user` or `group`.
+    of: &'static str,
+    name: String,
+    /// `day` or `month`.
+    period: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,11 +80,12 @@ struct SideLabel {
 }
 
 /// Figures of the moment.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Moment {
     pub(crate) running: usize,
     pub(crate) waiting: usize,
     pub(crate) kept: usize,
+    pub(crate) budgets: Vec<BudgetState>,
 }
 
 impl Default for Metrics {
@@ -90,6 +108,9 @@ impl Default for Metrics {
             running: Gauge::default(),
             waiting: Gauge::default(),
             kept: Gauge::default(),
+            budget: Family::default(),
+            budget_spent: Family::default(),
+            budget_held: Family::default(),
             registry: Registry::default(),
         };
         let dollars = Unit::Other("dollars".to_owned());
@@ -98,7 +119,12 @@ impl Default for Metrics {
         registry.register("statements_unpriced", "Statements whose cost is not known", metrics.unpriced.clone());
         registry.register_with_unit("statement", "Time of statements", Unit::Seconds, metrics.seconds.clone());
         registry.register_with_unit("cost", "Known cost of statements", dollars.clone(), metrics.dollars.clone());
-        registry.register_with_unit("waste", "Cost that brought no row", dollars, metrics.dollars_wasted.clone());
+        registry.register_with_unit(
+            "waste",
+            "Cost that brought no row",
+            dollars.clone(),
+            metrics.dollars_wasted.clone(),
+        );
         registry.register("rows", "Rows of results", metrics.rows.clone());
         registry.register("fragments", "Fragments that statements were cut into", metrics.fragments.clone());
         registry.register("attempts", "Attempts of functions", metrics.attempts.clone());
@@ -109,6 +135,13 @@ impl Default for Metrics {
         registry.register("queries_running", "Queries that run", metrics.running.clone());
         registry.register("queries_waiting", "Queries that wait for their turn", metrics.waiting.clone());
         registry.register("statements_kept", "Submitted statements under way or kept", metrics.kept.clone());
+        for (name, help, family) in [
+            ("budget", "Dollars of a budget", &metrics.budget),
+            ("budget_spent", "Dollars that were spent of a budget in its day or month", &metrics.budget_spent),
+            ("budget_held", "Dollars of a budget that statements under way hold", &metrics.budget_held),
+        ] {
+            registry.register_with_unit(name, help, dollars.clone(), family.clone());
+        }
         Self { registry, ..metrics }
     }
 }
@@ -143,11 +176,19 @@ impl Metrics {
     }
 
     /// Writes all metrics in Prometheus' format of text.
-    pub(crate) fn text(&self, Moment { running, waiting, kept }: Moment) -> String {
+    pub(crate) fn text(&self, Moment { running, waiting, kept, budgets }: Moment) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.running.set(number(running));
         self.waiting.set(number(waiting));
         self.kept.set(number(kept));
+        for BudgetState { config, spent, held, .. } in budgets {
+            let (of, name, period) = (config.holder.kind(), config.holder.name().to_owned(), config.period.name());
+            let label = BudgetLabel { of, name, period };
+            let dollars = |money: Money| money.nano_dollars() as f64 / 1e9;
+            self.budget.get_or_create(&label).set(dollars(config.limit));
+            self.budget_spent.get_or_create(&label).set(dollars(spent));
+            self.budget_held.get_or_create(&label).set(dollars(held));
+        }
         let mut text = String::new();
         // A text takes whatever is written to it.
         if let Err(error) = encode(&mut text, &self.registry) {

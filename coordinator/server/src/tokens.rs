@@ -2,6 +2,7 @@
 //!
 //! A secret has 256 random bits, so that one round of SHA-256 is enough: nobody can try them all.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Display, Formatter};
 use std::fs::File;
 use std::io::Read;
@@ -116,6 +117,22 @@ impl Tokens {
             return Err(failed(format!("the user of token {} has no name, or one with control characters", at + 1)));
         }
         Ok(tokens)
+    }
+
+    /// Returns the users of all tokens.
+    pub(crate) fn users(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().map(|token| token.user.as_str())
+    }
+
+    /// Returns the groups of all tokens.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &str> {
+        self.tokens.iter().flat_map(|token| &token.groups).map(String::as_str)
+    }
+
+    /// Returns the groups of a user: those of all tokens.
+    pub(crate) fn groups_of(&self, user: &str) -> BTreeSet<&str> {
+        let of_user = self.tokens.iter().filter(|token| token.user == user);
+        of_user.flat_map(|token| &token.groups).map(String::as_str).collect()
     }
 
     /// Returns true if a token of the user holds.

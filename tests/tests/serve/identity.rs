@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{Served, pause};
+use super::{Answer, Served, pause};
 use crate::bad_input::{Place, check, fails, wait_until};
 
 /// Makes a token. Returns its secret and its lines.
@@ -20,6 +20,26 @@ pub(super) fn token(place: &Place, flags: &[&str]) -> (String, String) {
 pub(super) fn write_private(path: &Path, text: &str) {
     std::fs::write(path, text).expect("written");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+}
+
+/// A folder with users, and their secrets.
+pub(super) fn with_users<const N: usize>(configuration: &str, users: [&[&str]; N]) -> (Place, [String; N]) {
+    let place = Place::new(configuration);
+    let tokens = users.map(|flags| token(&place, flags));
+    let lines: Vec<&str> = tokens.iter().map(|(_, lines)| lines.as_str()).collect();
+    write_private(&place.path("tokens.toml"), &lines.join("\n"));
+    (place, tokens.map(|(secret, _)| secret))
+}
+
+impl Served<'_> {
+    pub(super) fn ask(&self, secret: &str, path: &str, more: &[&str]) -> Answer {
+        let bearer = format!("Authorization: Bearer {secret}");
+        self.curl(path, &[&["-H", bearer.as_str()][..], more].concat())
+    }
+
+    pub(super) fn sql_of(&self, secret: &str, sql: &str) -> Answer {
+        self.ask(secret, "/v1/query", &["-H", "Content-Type: application/sql", "--data-binary", sql])
+    }
 }
 
 fn bearer(secret: &str) -> String {

@@ -10,11 +10,14 @@ use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 mod bad_requests;
 mod bounds;
+mod budgets;
 mod flight;
 mod identity;
 mod metrics;
+mod openapi;
 mod postgres;
 mod statements;
+mod tables;
 
 /// Waits, as curl does: these tests block their threads.
 pub(crate) fn pause(time: Duration) {

@@ -21,7 +21,7 @@ impl Served<'_> {
     }
 
     /// Returns psql, which prints bare values and ends at the first error.
-    fn psql(&self, arguments: &[&str]) -> Command {
+    pub(super) fn psql(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("psql");
         let always = ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-h", "127.0.0.1"];
         command.args(always).args(["-p", &self.postgres_port().to_string(), "-U", "ada", "-d", "gust"]);
@@ -45,7 +45,7 @@ impl Served<'_> {
 }
 
 /// Tells if psql is there. In CI it has to be.
-fn has_psql() -> bool {
+pub(super) fn has_psql() -> bool {
     let has = Command::new("psql").arg("--version").output().is_ok_and(|output| output.status.success());
     assert!(has || std::env::var("CI").is_err(), "CI does not skip: psql is missing");
     if !has {
@@ -55,7 +55,7 @@ fn has_psql() -> bool {
 }
 
 #[track_caller]
-fn failed(output: &Output, words: &[&str]) {
+pub(super) fn failed(output: &Output, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "it succeeded: {output:?}");
     for part in words {

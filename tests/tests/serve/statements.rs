@@ -80,6 +80,7 @@ async fn rows_are_fetched_as_a_whole_or_in_pages() {
 fn a_statement_is_followed_and_cancelled() {
     let place = Place::new("on = 'local'\n[server]\nqueries_max = 1\n");
     let server = Served::start(&place, &[]);
+    server.is_well();
     let started = Instant::now();
     let (status, running) = submit(&server, &json!({ "sql": ENDLESS, "wait_seconds": 1 }), &[]);
     assert!(status == 202 && running["state"] == "RUNNING", "{status} {running}");
@@ -93,6 +94,8 @@ fn a_statement_is_followed_and_cancelled() {
     // Another one waits for it.
     let (status, queued) = submit(&server, &json!({ "sql": "SELECT 1", "wait_seconds": 0 }), &[]);
     assert_eq!((status, &queued["state"], &queued["position"]), (202, &json!("QUEUED"), &json!(0)), "{queued}");
+    let expected = queued["expected_wait_seconds"].as_f64();
+    assert!(expected.is_some_and(|seconds| seconds > 0.0 && seconds < 30.0), "as long as the first one took: {queued}");
     let events = server.curl(&format!("{}/events", href(&running)), &[]).json();
     assert_eq!((&events["events"][0]["event"], &events["state"]), (&json!("planned"), &json!("RUNNING")), "{events}");
     let seen = events["next"].as_u64().expect("a number");

@@ -20,6 +20,8 @@
 //! An attempt that does not fit waits until another has ended, in the order of arrival. If no other runs, it gets the
 //! time that the money affords, or the query ends.
 //!
+//! Where the user shares budgets with others, the same money has to be free in each of them ([`Purse`]).
+//!
 //! The coordinator's own spending cannot be asked for beforehand. It is checked while the query runs ([`Cap::passed`]).
 //!
 //! Not counted: quantities without a price, and results while they lie in the exchange (2 cents for a GB and a month).
@@ -32,10 +34,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+mod budget;
 mod refusal;
 mod reservation;
 mod worst_case;
 
+pub use budget::{BudgetState, Budgets, OverBudget, Purse, SavedBudget, SharedBudgets};
 pub use refusal::{OverCap, Stopped};
 pub(crate) use reservation::Reservation;
 pub use worst_case::{AttemptWork, lower_bound};
@@ -59,6 +63,9 @@ const TIME_FACTOR_LAST: f64 = 1.5;
 /// over the cap, even if each attempt costs all that is reserved.
 const EXCESS_DIVISOR: u64 = 25;
 
+/// Divisor of what a budget has left for the part that one query's attempts may share.
+const BUDGET_DIVISOR: u64 = 2;
+
 /// Interval at which the coordinator's own spending is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -79,9 +86,25 @@ pub(crate) struct AttemptRequest {
 /// Money that the coordinator itself has spent on a query until now. The argument is the bytes of results to leave out.
 type CoordinatorSpending = Box<dyn Fn(u64) -> Money + Send + Sync>;
 
+/// Limits of a query's money.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Cap of the query itself; the greatest amount for none.
+    pub own: Money,
+    /// Purse of the budgets that it shares.
+    pub purse: Option<Arc<Purse>>,
+}
+
+impl From<Money> for Limits {
+    fn from(own: Money) -> Self {
+        Self { own, purse: None }
+    }
+}
+
 /// Money of one query.
 pub struct Cap {
     limit: Money,
+    purse: Option<Arc<Purse>>,
     tariff: Tariff,
     /// Fragments of all stages.
     fragments: u64,
@@ -140,7 +163,7 @@ impl Cap {
     /// Makes the cap of a query of `fragments` fragments. `spending` returns the money that the coordinator
     /// itself has spent, planning included. Its argument is the bytes of results to leave out.
     pub fn new(
-        limit: Money,
+        limits: impl Into<Limits>,
         tariff: Tariff,
         fragments: u64,
         spending: impl Fn(u64) -> Money + Send + Sync + 'static,
@@ -151,8 +174,10 @@ impl Cap {
             end.add(Item::CoordinatorWrites, Basis::Bounded, CLEANING_LISTS);
         }
         let set_aside = end.cost(&tariff);
+        let Limits { own: limit, purse } = limits.into();
         Arc::new(Self {
             limit,
+            purse,
             tariff,
             fragments,
             set_aside,
@@ -164,10 +189,14 @@ impl Cap {
     /// Checks the cap before the query runs.
     ///
     /// # Errors
-    /// [`OverCap::BeforeRun`] if the money spent so far and `at_least` are together above the cap.
+    /// [`OverCap::BeforeRun`] if the money spent so far and `at_least` are together above the cap, and [`OverCap::Budget`] if a
+    /// budget has less left.
     pub fn allow(&self, at_least: Money) -> Result<(), OverCap> {
         let at_least = (self.coordinator_spending)(0) + at_least;
-        if at_least > self.limit { Err(OverCap::BeforeRun { limit: self.limit, at_least }) } else { Ok(()) }
+        if at_least > self.limit {
+            return Err(OverCap::BeforeRun { limit: self.limit, at_least });
+        }
+        self.purse.as_ref().map_or(Ok(()), |purse| purse.hold_at_least(at_least)).map_err(OverCap::from)
     }
 
     /// Returns when the query has to end for want of money.
@@ -185,7 +214,14 @@ impl Cap {
         let state = self.lock();
         let spent = self.spent(&state);
         let is_over = spent > self.limit || spent + state.reserved > self.limit + self.limit.part_of(EXCESS_DIVISOR);
-        state.refused.clone().or_else(|| is_over.then(|| self.stopped(&state, None)))
+        let over = state.refused.clone().or_else(|| is_over.then(|| self.stopped(&state, None)));
+        over.or_else(|| self.note(&state).map(OverCap::from))
+    }
+
+    /// Tells the budgets what is spent and held. Returns the refusal of one that is over.
+    fn note(&self, state: &State) -> Option<OverBudget> {
+        let (purse, spent) = (self.purse.as_ref()?, self.spent(state));
+        purse.note(spent, self.bound(state))
     }
 
     /// Counts a fragment that has its result.
@@ -215,7 +251,7 @@ impl Cap {
             return None;
         }
         let time = self.time(request, &state).filter(|time| *time >= self.fair_time(request, &state))?;
-        Some(self.reserve_now(&mut state, self.attempt_terms(time, request)))
+        self.reserve_now(&mut state, self.attempt_terms(time, request)).ok()
     }
 
     /// Waits until a result's transfer to a coordinator outside of AWS can be paid for, and pays it.
@@ -263,14 +299,21 @@ impl Cap {
             state.queue.pop_front();
         }
         let request = state.queue.front()?.request;
-        let answer = match (state.refused.clone(), self.terms(request, &state)) {
-            (Some(over), _) => Err(over),
-            (None, Some(terms)) => Ok(self.reserve_now(&mut state, terms)),
-            (None, None) if state.open > 0 => return None,
-            (None, None) => {
-                let over = self.stopped(&state, Some(self.least_quantities(request).cost(&self.tariff)));
-                state.refused = Some(over.clone());
-                Err(over)
+        let answer = loop {
+            match (state.refused.clone(), self.terms(request, &state)) {
+                (Some(over), _) => break Err(over),
+                (None, Some(terms)) => {
+                    if let Ok(reservation) = self.reserve_now(&mut state, terms) {
+                        break Ok(reservation);
+                    }
+                    // A neighbour took the money in between. There is less of it now.
+                }
+                (None, None) if state.open > 0 => return None,
+                (None, None) => {
+                    let over = self.refusal(&state, self.least_quantities(request).cost(&self.tariff));
+                    state.refused = Some(over.clone());
+                    break Err(over);
+                }
             }
         };
         state.queue.pop_front().map(|waiter| (waiter, answer))
@@ -321,7 +364,7 @@ impl Cap {
     /// more. The multiple leaves room for mishaps.
     fn fair_time(&self, request: &AttemptRequest, state: &State) -> Duration {
         let unfinished = self.fragments.saturating_sub(state.done).max(1);
-        let share = self.affordable(self.left(state).part_of(unfinished), &request.work).unwrap_or_default();
+        let share = self.affordable(self.fair_left(state).part_of(unfinished), &request.work).unwrap_or_default();
         let least =
             TIME_MIN.max(request.expected.saturating_mul(TIME_FACTOR)).saturating_mul(1 << request.timed_out.min(16));
         share.max(least).min(request.time_max)
@@ -335,8 +378,30 @@ impl Cap {
         (self.coordinator_spending)(state.result_bytes) + state.spent.cost(&self.tariff)
     }
 
+    fn bound(&self, state: &State) -> Money {
+        self.spent(state) + state.reserved + self.set_aside
+    }
+
     fn left(&self, state: &State) -> Money {
-        self.limit.saturating_sub(self.spent(state) + state.reserved + self.set_aside)
+        let room = self.purse.as_ref().map_or(self.limit, |purse| purse.room().min(self.limit));
+        room.saturating_sub(self.bound(state))
+    }
+
+    /// Returns the money that the query's attempts share. Of a budget it is a part, for others need some, too.
+    fn fair_left(&self, state: &State) -> Money {
+        let bound = self.bound(state);
+        let of_budget = self.purse.as_ref().map_or(Money::MAX, |purse| purse.room().saturating_sub(bound));
+        self.limit.saturating_sub(bound).min(of_budget.part_of(BUDGET_DIVISOR))
+    }
+
+    /// Makes the refusal of a request for so much, by the cap or by the budget that does not suffice.
+    fn refusal(&self, state: &State, wants: Money) -> OverCap {
+        let bound = self.bound(state);
+        let of_budget = match self.limit.saturating_sub(bound) >= wants {
+            true => self.purse.as_ref().and_then(|purse| purse.refusal(bound + wants)),
+            false => None,
+        };
+        of_budget.map_or_else(|| self.stopped(state, Some(wants)), OverCap::from)
     }
 
     fn stopped(&self, state: &State, next: Option<Money>) -> OverCap {

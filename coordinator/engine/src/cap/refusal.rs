@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Formatter};
 
+use super::OverBudget;
 use crate::money::Money;
 
 /// Refusal to let a query spend more.
@@ -12,12 +13,24 @@ pub enum OverCap {
     BeforeRun { limit: Money, at_least: Money },
     #[error("{0}")]
     WhileRunning(Box<Stopped>),
+    /// A budget that the query shares with others does not suffice.
+    #[error("{0}")]
+    Budget(Box<OverBudget>),
+}
+
+impl From<OverBudget> for OverCap {
+    fn from(over: OverBudget) -> Self {
+        Self::Budget(Box::new(over))
+    }
 }
 
 impl OverCap {
     /// Returns the next step.
     pub fn hint(&self) -> &'static str {
-        "allow more with --max-cost, or read less"
+        match self {
+            Self::BeforeRun { .. } | Self::WhileRunning(_) => "allow more with --max-cost, or read less",
+            Self::Budget(_) => "wait until it begins anew, or ask for more under [[server.budget]]",
+        }
     }
 }
 

@@ -5,18 +5,25 @@ use std::time::Duration;
 
 use gust_protocol::FragmentResult;
 
-use super::{AttemptWork, Cap, State, Terms};
+use super::{AttemptWork, Cap, OverBudget, State, Terms};
 use crate::attempt::Invocation;
 use crate::cost::Quantities;
 use crate::money::Money;
 
 impl Cap {
-    pub(super) fn reserve_now(self: &Arc<Self>, state: &mut State, terms: Terms) -> Reservation {
+    /// Reserves the money of an attempt. The cap has it.
+    ///
+    /// # Errors
+    /// [`OverBudget`] of a budget that has it no more.
+    pub(super) fn reserve_now(self: &Arc<Self>, state: &mut State, terms: Terms) -> Result<Reservation, OverBudget> {
         let Terms { time, worst_case, work } = terms;
         let amount = worst_case.cost(&self.tariff);
+        if let Some(purse) = &self.purse {
+            purse.hold(self.spent(state), self.bound(state) + amount)?;
+        }
         state.reserved += amount;
         state.open += 1;
-        Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked: Quantities::default() }
+        Ok(Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked: Quantities::default() })
     }
 }
 
@@ -72,6 +79,8 @@ impl Drop for Reservation {
             state.reserved = state.reserved.saturating_sub(self.amount);
             state.open -= 1;
             state.spent.add_all(&self.booked);
+            // A budget that is over is seen by the query's own look.
+            drop(self.cap.note(&state));
         }
         self.cap.grant_waiting();
     }

@@ -37,7 +37,7 @@ pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
-pub use server::{ServerConfig, TlsConfig};
+pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, ServerConfig, TlsConfig};
 pub use units::{CORES_MAX, FUNCTIONS_MAX, QUERIES_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.
@@ -409,6 +409,8 @@ impl Config {
         config.history.check(&tree)?;
         config.history.fill_from_environment(&environment);
         config.time_model = config.time_model.or_else(|| Some(state_folder(&environment)?.join("time-model.toml")));
+        let budgets_file = &mut config.server.budgets_file;
+        *budgets_file = budgets_file.take().or_else(|| Some(state_folder(&environment)?.join("budgets.json")));
         config.file = file.map(|file| file.path.clone());
         config.apply(overrides);
         Ok(config)

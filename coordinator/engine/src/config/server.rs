@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::units;
+use crate::money::Money;
 
 /// The server: the places that its queries read, and how many of them run.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,6 +45,91 @@ pub struct ServerConfig {
     /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
+    /// Dollars that the statements of a user, or of all users of a group, may cost together in a day or a month of UTC. Each
+    /// `[[server.budget]]` has `user` or `group`, and `dollars_per_day` or `dollars_per_month`.
+    #[serde(rename = "budget")]
+    pub budgets: Vec<BudgetConfig>,
+    /// File in which the server keeps what was spent of the budgets. None is `gust/budgets.json` beside the history. Servers do not share it.
+    #[serde(deserialize_with = "units::optional_path")]
+    pub budgets_file: Option<PathBuf>,
+}
+
+/// Dollars that many statements share.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BudgetFields")]
+pub struct BudgetConfig {
+    pub holder: BudgetHolder,
+    pub period: BudgetPeriod,
+    pub limit: Money,
+}
+
+/// Holder of a budget, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BudgetHolder {
+    User(String),
+    /// All users of a group, together.
+    Group(String),
+}
+
+/// Time after which a budget begins anew, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetPeriod {
+    Day,
+    Month,
+}
+
+/// Keys of a budget, as they are written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BudgetFields {
+    user: Option<String>,
+    group: Option<String>,
+    dollars_per_day: Option<Money>,
+    dollars_per_month: Option<Money>,
+}
+
+impl TryFrom<BudgetFields> for BudgetConfig {
+    type Error = &'static str;
+
+    fn try_from(fields: BudgetFields) -> Result<Self, Self::Error> {
+        let holder = match (fields.user, fields.group) {
+            (Some(user), None) => BudgetHolder::User(user),
+            (None, Some(group)) => BudgetHolder::Group(group),
+            _ => return Err("either `user` or `group`"),
+        };
+        let (period, limit) = match (fields.dollars_per_day, fields.dollars_per_month) {
+            (Some(limit), None) => (BudgetPeriod::Day, limit),
+            (None, Some(limit)) => (BudgetPeriod::Month, limit),
+            _ => return Err("either `dollars_per_day` or `dollars_per_month`"),
+        };
+        Ok(Self { holder, period, limit })
+    }
+}
+
+impl BudgetHolder {
+    /// Returns `user` or `group`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Group(_) => "group",
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(name) | Self::Group(name) => name,
+        }
+    }
+}
+
+impl BudgetPeriod {
+    /// Returns `day` or `month`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
 }
 
 /// Files of the server's TLS.
@@ -72,6 +158,8 @@ impl Default for ServerConfig {
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,
             drain: Duration::from_secs(30),
+            budgets: Vec::new(),
+            budgets_file: None,
         }
     }
 }

@@ -90,6 +90,13 @@ fn a_file_sets_everything() {
         results_bytes_max = "1GiB"
         tokens = "tokens.toml"
         tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
+        budgets_file = "budgets.json"
+        [[server.budget]]
+        user = "ada"
+        dollars_per_day = 0.5
+        [[server.budget]]
+        group = "analysts"
+        dollars_per_month = "100"
     "#;
     let lake = CatalogConfig::sqlite("/data/catalog.db", "lake/warehouse");
     let expect = Config {
@@ -158,6 +165,19 @@ fn a_file_sets_everything() {
             statements_max: 20,
             keep: Duration::from_secs(60),
             results_bytes_max: 1 << 30,
+            budgets: vec![
+                BudgetConfig {
+                    holder: BudgetHolder::User("ada".to_owned()),
+                    period: BudgetPeriod::Day,
+                    limit: Money::from_nano_dollars(500_000_000),
+                },
+                BudgetConfig {
+                    holder: BudgetHolder::Group("analysts".to_owned()),
+                    period: BudgetPeriod::Month,
+                    limit: Money::from_nano_dollars(100_000_000_000),
+                },
+            ],
+            budgets_file: Some("lake/budgets.json".into()),
         },
         time_model: Some("lake/model.toml".into()),
         file: Some("lake/gust.toml".into()),
@@ -254,6 +274,25 @@ fn an_error_in_a_file_names_key_value_and_line() {
     check(
         "[history.labels]\nteam = ''",
         "invalid value \"\" for `history.labels.team` in lake/gust.toml line 2: expected a value of 1 to 256 characters, none of them a control character",
+    );
+    check(
+        "[[server.budget]]\nuser = 'ada'\ndollars_per_week = 1",
+        "unknown key `server.budget.dollars_per_week` in lake/gust.toml line 3\nhint: did you mean `server.budget.dollars_per_day`?",
+    );
+    for (file, expected) in [
+        ("dollars_per_day = 1", "either `user` or `group`"),
+        ("user = 'ada'\ngroup = 'a'\ndollars_per_day = 1", "either `user` or `group`"),
+        ("user = 'ada'", "either `dollars_per_day` or `dollars_per_month`"),
+        ("user = 'ada'\ndollars_per_day = 1\ndollars_per_month = 2", "either `dollars_per_day` or `dollars_per_month`"),
+    ] {
+        check(
+            &format!("\n[[server.budget]]\n{file}"),
+            &format!("invalid value [table] for `server.budget` in lake/gust.toml line 2: expected {expected}"),
+        );
+    }
+    check(
+        "[[server.budget]]\nuser = 'ada'\ndollars_per_day = -1",
+        "invalid value -1 for `server.budget.dollars_per_day` in lake/gust.toml line 3: expected dollars that are not negative, such as \"0.05\"",
     );
     let many: String = (0..17).map(|n| format!("k{n} = 'v'\n")).collect();
     check(

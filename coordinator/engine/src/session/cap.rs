@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gust_protocol::Usage;
 
 use super::Session;
-use crate::cap::{Cap, lower_bound};
+use crate::cap::{Cap, Limits, Purse, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::QueryError;
 use crate::events::EventLog;
@@ -15,6 +15,12 @@ use crate::planner::PlannedQuery;
 use crate::planner::certain_work::certain_work;
 
 impl Session {
+    /// Returns the limits of a statement's money; None where it has none.
+    pub(super) fn limits(&self, purse: Option<&Arc<Purse>>) -> Option<Limits> {
+        let (own, purse) = (self.cap(), purse.cloned());
+        (own.is_some() || purse.is_some()).then(|| Limits { own: own.unwrap_or(Money::MAX), purse })
+    }
+
     /// Returns the prices by which a cap is kept.
     ///
     /// # Errors
@@ -29,11 +35,11 @@ impl Session {
     /// Opens the cap of a query that is planned.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::CapReached`] if the query is sure to cost more than `limit`, and
+    /// [`crate::error::ErrorKind::CapReached`] if the query is sure to cost more than its limits allow, and
     /// [`crate::error::ErrorKind::Setup`] if there are no prices.
     pub(super) async fn open_cap(
         &self,
-        limit: Money,
+        limits: impl Into<Limits>,
         planned: &PlannedQuery,
         events: EventLog,
     ) -> Result<Arc<Cap>, QueryError> {
@@ -44,7 +50,7 @@ impl Session {
         let fragments = planned.stages().iter().map(|stage| stage.fragments.len() as u64).sum();
         let certain = certain_work(planned);
         let at_least = lower_bound(certain.fragments, certain.files, &tariff);
-        let cap = self.cap_with(limit, tariff, fragments, events);
+        let cap = self.cap_with(limits, tariff, fragments, events);
         cap.allow(at_least).map_err(QueryError::over_cap)?;
         Ok(cap)
     }
@@ -53,13 +59,13 @@ impl Session {
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Setup`] if there are no prices.
-    pub(super) async fn cap_of_own(&self, limit: Money, events: EventLog) -> Result<Arc<Cap>, QueryError> {
-        Ok(self.cap_with(limit, self.tariff_for_cap().await?, 0, events))
+    pub(super) async fn cap_of_own(&self, limits: Limits, events: EventLog) -> Result<Arc<Cap>, QueryError> {
+        Ok(self.cap_with(limits, self.tariff_for_cap().await?, 0, events))
     }
 
-    fn cap_with(&self, limit: Money, tariff: Tariff, fragments: u64, events: EventLog) -> Arc<Cap> {
+    fn cap_with(&self, limits: impl Into<Limits>, tariff: Tariff, fragments: u64, events: EventLog) -> Arc<Cap> {
         let (stores, prices) = (self.stores.clone(), tariff.clone());
-        Cap::new(limit, tariff, fragments, move |result_bytes| {
+        Cap::new(limits, tariff, fragments, move |result_bytes| {
             let Usage { requests, bytes_read, .. } = stores.billed_usage();
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
         })

@@ -14,7 +14,6 @@ use datafusion::sql::sqlparser::ast::{
 use futures::{StreamExt, stream};
 
 use super::Session;
-use super::engine::history_schema;
 use super::statement::OWN_CATALOG;
 use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::history;
@@ -52,11 +51,11 @@ impl Session {
     }
 
     fn look_up_in(&self, name: &str, schema: &str) -> Result<(), QueryError> {
-        let of_history = history_schema(&self.config, self.history_of.as_deref()).map_err(|error| {
+        let system = self.engine.system_schema(&self.config, self.history_of.as_deref()).map_err(|error| {
             QueryError::setup(format!("catalog `{name}`: {}", with_causes(&error))).with_source(error)
         })?;
-        if let (Some(history), true) = (of_history, self.engine.catalogs.has(name)) {
-            let catalog = IcebergCatalog::new(&self.engine.catalogs, name).with_schema(history::SCHEMA, history);
+        if self.engine.catalogs.has(name) {
+            let catalog = IcebergCatalog::new(&self.engine.catalogs, name).with_schema(history::SCHEMA, system);
             self.catalogs.register_catalog(name.to_owned(), Arc::new(catalog));
         }
         self.use_schema(name, schema);

@@ -20,6 +20,8 @@ use gust_protocol::functions as sql_functions;
 
 use super::folder::EngineFolder;
 use super::options::{Options, SettingsPolicy};
+use super::running::Running;
+use super::system::{self, Shown};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
 use crate::config::{CatalogConfig, Config};
@@ -105,6 +107,8 @@ pub struct Engine {
     /// Threads on which queries are planned and run.
     pub(super) workers: Workers,
     pub(super) catalogs: Catalogs,
+    /// Statements on their way.
+    pub(super) running: Arc<Running>,
     /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
     unsettled: Arc<Mutex<Vec<String>>>,
     /// Folder of spilled batches and of the private exchange. It is removed with the engine.
@@ -163,6 +167,7 @@ impl Engine {
             schedulers: Arc::default(),
             workers: workers.clone(),
             catalogs,
+            running: Arc::default(),
             unsettled: Arc::default(),
             folder: Arc::new(folder),
         })
@@ -174,7 +179,7 @@ impl Engine {
     /// [`crate::error::ErrorKind::Setup`] if the history cannot be shown, or there are too many labels.
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
-        let own_history = options.own_history;
+        let (own_history, budgets) = (options.own_history, options.budgets.clone());
         let config = options.over(&self.config)?;
         // A user without a name has no statements of his own.
         let history_of = own_history.then(|| config.history.user.clone().unwrap_or_default());
@@ -191,6 +196,7 @@ impl Engine {
             tables,
             prepared: Arc::default(),
             history_of,
+            budgets,
         })
     }
 
@@ -263,6 +269,16 @@ impl Engine {
         self.unsettled.lock().expect("no holder panics").retain(|unsettled| unsettled != query);
     }
 
+    /// Returns the schema `gust`, of one user's statements or of all. It is looked up in the default catalog, whichever that is.
+    pub(super) fn system_schema(
+        &self,
+        config: &Config,
+        of_user: Option<&str>,
+    ) -> EngineResult<Arc<dyn SchemaProvider>> {
+        let (running, fleet, settings) = (&self.running, &self.fleet, &self.settings);
+        system::schema(Shown { config, of_user, running, fleet, settings })
+    }
+
     /// Returns a session's context, and its catalogs without paths. Its pool is that of the session's tables.
     fn context(
         &self,
@@ -295,8 +311,8 @@ impl Engine {
         let context =
             with_paths(SessionStateBuilder::new_from_existing(state), Arc::clone(&catalogs), self.stores.reach());
         let default = context.state().config_options().catalog.default_catalog.clone();
-        if let (Some(history), Some(catalog)) = (history_schema(config, history_of)?, context.catalog(&default)) {
-            catalog.register_schema(history::SCHEMA, history)?;
+        if let Some(catalog) = context.catalog(&default) {
+            catalog.register_schema(history::SCHEMA, self.system_schema(config, history_of)?)?;
         }
         Ok((context, catalogs))
     }
@@ -310,7 +326,8 @@ fn private_places(config: &Config, folder: &Path) -> Vec<String> {
     // SQLite writes pages into files beside its own.
     let beside = databases.flat_map(|path| ["", "-journal", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}")));
     let keys = config.server.tls.iter().map(|tls| &tls.key);
-    let secrets = config.server.tokens.iter().chain(keys).chain(config.file.iter());
+    let server = &config.server;
+    let secrets = server.tokens.iter().chain(&server.budgets_file).chain(keys).chain(config.file.iter());
     let secrets = secrets.filter_map(|path| path.to_str().map(str::to_owned));
     own.chain(beside).chain(secrets).collect()
 }
@@ -347,13 +364,4 @@ fn formats() -> HashMap<String, Arc<dyn TableProviderFactory>> {
     let mut formats: HashMap<_, _> = FolderFactory::formats().map(|name| (name, Arc::clone(&folder))).collect();
     formats.insert("ICEBERG".to_owned(), Arc::new(IcebergFactory));
     formats
-}
-
-/// Returns the tables of the history, of one user's statements or of all; None if the settings have no place for one. They are
-/// looked up in the default catalog, whichever it is.
-pub(super) fn history_schema(
-    config: &Config,
-    history_of: Option<&str>,
-) -> EngineResult<Option<Arc<dyn SchemaProvider>>> {
-    history::Store::of(&config.history).map(|store| history::schema(&store, history_of)).transpose()
 }

@@ -29,8 +29,10 @@ mod pieces;
 mod prepared;
 mod recorder;
 mod run;
+mod running;
 mod setup;
 mod statement;
+mod system;
 mod versions;
 mod workers;
 
@@ -46,6 +48,7 @@ pub use recorder::{Recorder, Refused, Script};
 pub use run::RunningStatement;
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 
+use crate::cap::SharedBudgets;
 use crate::config::{Config, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::exchange::Exchange;
@@ -76,6 +79,8 @@ pub struct Session {
     prepared: Arc<Mutex<Prepared>>,
     /// User whose statements the history shows; None for everyone's.
     history_of: Option<String>,
+    /// Budgets that the user shares with others.
+    budgets: Option<SharedBudgets>,
 }
 
 impl std::fmt::Debug for Session {

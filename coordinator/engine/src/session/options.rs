@@ -11,6 +11,7 @@ use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions}
 use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::Session;
+use crate::cap::SharedBudgets;
 use crate::config::{Config, Label, Prefer, labels};
 use crate::error::QueryError;
 use crate::money::{Money, MoneyError};
@@ -32,6 +33,8 @@ pub struct SessionOptions {
     pub prefer: Option<Prefer>,
     /// Time within which a statement should be done. Nothing is stopped at it.
     pub deadline: Option<Duration>,
+    /// Budgets that the session's statements share with others.
+    pub budgets: Option<SharedBudgets>,
 }
 
 impl SessionOptions {
@@ -84,6 +87,11 @@ impl SettingsPolicy {
                 .with_hint("take the rows of the query, and write them on your side")
                 .with_sqlstate("42501")),
         }
+    }
+
+    /// Returns true if a session may change a setting.
+    pub(super) fn may_change(&self, name: &str) -> bool {
+        NAMES.contains(&name) || self.check(name, None).is_ok()
     }
 
     /// Checks if a session may set `name` to `value`; None resets it.

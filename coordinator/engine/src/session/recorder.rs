@@ -1,13 +1,16 @@
 //! Runs statements and records their outcomes in the history. A failure to record is told in the report. It fails no
 //! statement.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec;
 
 use chrono::Utc;
 
 use super::run::NewStatement;
+use super::running::Listed;
 use super::{RunningStatement, Session, Statement, text_of};
+use crate::cap::Purse;
+use crate::config::StatementKept;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::{self, Outcome, RecordInput, StatementEnd, StatementMeta};
@@ -26,6 +29,9 @@ struct OpenRecord {
     events: EventLog,
     /// Stores that count the statement's reads, even if it never runs or is never finished.
     stores: Stores,
+    /// Purse that pays the statement's bill.
+    purse: Option<Arc<Purse>>,
+    _listed: Listed,
 }
 
 /// Statement that did not begin to run.
@@ -123,7 +129,10 @@ impl Recorder {
             statement: text_of(statement),
             tables: self.session.tables_of(statement),
         };
-        *self.open() = Some(OpenRecord { meta, events: new.events.clone(), stores: new.stores().clone() });
+        let (events, stores, purse) = (new.events.clone(), new.stores().clone(), new.purse.clone());
+        let shows_text = history.statement == StatementKept::Text;
+        let listed = self.session.engine.running.list(meta.clone(), shows_text, events.clone());
+        *self.open() = Some(OpenRecord { meta, events, stores, purse, _listed: listed });
         new
     }
 
@@ -154,10 +163,13 @@ impl Recorder {
 
     async fn end(&self, ended: &StatementEnd) -> Report {
         let open = self.open().take();
-        let Some(OpenRecord { meta, events, .. }) = open else { return Report::default() };
+        let Some(OpenRecord { meta, events, purse, .. }) = open else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
         let priced = Report::priced(&events, tariff.as_ref());
+        if let Some(purse) = purse {
+            purse.pay(priced.cost.as_ref().map(|cost| cost.at_most));
+        }
         let process_memory_peak_bytes = machine::process_peak_bytes();
         let mut report = Report { id: Some(meta.id.clone()), process_memory_peak_bytes, ..priced };
         let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };

@@ -23,7 +23,7 @@ use tracing::Instrument;
 use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::copy::CopyTarget;
-use crate::cap::Cap;
+use crate::cap::{Cap, Purse};
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
@@ -75,6 +75,8 @@ pub struct RunningStatement {
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
     computing: TaskTracker,
+    /// Purse of the budgets that its user shares.
+    purse: Option<Arc<Purse>>,
 }
 
 impl RunningStatement {
@@ -194,14 +196,14 @@ impl RunningStatement {
 
     /// Plans a query and starts it at the place that the planner chose.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
-        let limit = self.session.cap();
-        if limit.is_some() {
+        let limits = self.session.limits(self.purse.as_ref());
+        if limits.is_some() {
             self.session.tariff_for_cap().await?;
         }
         let planned = self.session.planner().plan(self.session.context.state(), &logical).await;
         let planned = planned.map_err(QueryError::from_engine)?;
-        if let Some(limit) = limit {
-            self.cap = Some(self.session.open_cap(limit, &planned, self.events.clone()).await?);
+        if let Some(limits) = limits {
+            self.cap = Some(self.session.open_cap(limits, &planned, self.events.clone()).await?);
         }
         self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
         let remote = planned.functions.is_some();

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use fragment_fn::stack::on_big_stack;
 
-use super::Session;
+use super::{Session, system};
 use crate::dialect::mark_merged_keys;
 use crate::error::{ErrorKind, QueryError};
 use crate::history;
@@ -368,7 +368,7 @@ impl Session {
         let reference = &named;
         let name = reference.table();
         let known = match reference.schema() {
-            Some(history::SCHEMA) if self.config.history.path.is_some() => history::table_names(),
+            Some(history::SCHEMA) => system::table_names(&self.config),
             _ => self.table_names(),
         };
         let known: Vec<&str> = known.iter().map(String::as_str).collect();

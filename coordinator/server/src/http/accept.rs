@@ -22,6 +22,12 @@ pub(crate) fn offered() -> String {
     MEDIA_TYPES.map(|(name, _)| name).join(", ")
 }
 
+/// Lists the media types of responses, without parameters.
+pub(crate) fn media_types() -> impl Iterator<Item = &'static str> {
+    // Others are names of one format.
+    MEDIA_TYPES.iter().filter(|(name, format)| media_type(*format).starts_with(name)).map(|(name, _)| *name)
+}
+
 /// Returns the media type of a response.
 pub(crate) fn media_type(format: OutputFormat) -> &'static str {
     match format {

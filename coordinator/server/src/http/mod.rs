@@ -9,14 +9,17 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::door::Door;
 
 mod accept;
 mod auth;
+mod budgets;
 mod events;
 mod guard;
+mod openapi;
 mod problem;
 mod query;
 mod request;
@@ -27,14 +30,19 @@ pub(crate) use events::{decimals, dollars};
 pub(crate) use guard::Hosts;
 use problem::Problem;
 
-/// Path that everybody may ask.
+/// Path that says if the server is up.
 const HEALTH: &str = "/v1/health";
+
+/// Paths that everybody may ask, also without a token.
+const OPEN: [&str; 2] = [HEALTH, openapi::PATH];
 
 /// Makes the routes of the server.
 pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
     let api = Router::new()
         .route(HEALTH, get(health))
+        .route(openapi::PATH, get(openapi::document))
         .route("/metrics", get(metrics))
+        .route("/v1/budgets", get(budgets::list))
         .route("/v1/query", post(query::query))
         .route("/v1/statements", post(statements::submit).get(statements::list))
         .route("/v1/statements/{id}", get(statements::status).delete(statements::cancel))
@@ -49,10 +57,31 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
         .layer(middleware::from_fn(crate::flight::as_status))
 }
 
-async fn health() -> Response {
-    axum::Json(json!({ "status": "ok" })).into_response()
+/// Health of the server.
+#[derive(Debug, Serialize, ToSchema)]
+struct Health {
+    status: &'static str,
 }
 
+/// Says that the server is up.
+///
+/// Everybody may ask, also without a token.
+#[utoipa::path(
+    get,
+    path = "/v1/health",
+    security(()),
+    responses((status = 200, description = "The server is up", body = Health)),
+)]
+async fn health() -> Response {
+    axum::Json(Health { status: "ok" }).into_response()
+}
+
+/// Returns metrics for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "Text of Prometheus", content_type = "text/plain", body = String)),
+)]
 async fn metrics(State(door): State<Arc<Door>>) -> Response {
     ([(CONTENT_TYPE, crate::metrics::MEDIA_TYPE)], door.metrics_text()).into_response()
 }

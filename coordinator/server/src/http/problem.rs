@@ -3,10 +3,12 @@
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use gust_engine::cap::OverCap;
 use gust_engine::error::{ErrorKind, Position, QueryError};
 use serde::Serialize;
-use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::budgets::BudgetBody;
 use super::query::cost;
 use crate::admission::Full;
 use crate::run::Failure;
@@ -34,27 +36,37 @@ pub(crate) struct Problem {
     query_id: Option<Box<str>>,
     /// Headers of what the statement has cost.
     cost: Option<Box<HeaderMap>>,
+    /// Budget that did not suffice.
+    budget: Option<Box<BudgetBody>>,
 }
 
-/// The members of RFC 9457, and our own.
-#[derive(Serialize)]
-struct Body<'a> {
+/// A problem: the members of RFC 9457, and our own.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body {
     r#type: String,
-    title: &'a str,
+    title: &'static str,
     status: u16,
-    detail: &'a str,
-    kind: &'a str,
+    detail: String,
+    /// Kind in one word.
+    kind: &'static str,
+    /// SQLSTATE, for errors of statements.
     #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'a str>,
+    code: Option<&'static str>,
+    /// Next step.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<&'a str>,
+    hint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Place>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    query_id: Option<&'a str>,
+    query_id: Option<String>,
+    /// Budget that did not suffice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<BudgetBody>,
 }
 
-#[derive(Serialize)]
+/// Place in the statement's text, counted from 1.
+#[derive(Debug, Serialize, ToSchema)]
 struct Place {
     line: u64,
     column: u64,
@@ -63,7 +75,8 @@ struct Place {
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
         let detail = detail.into().into_boxed_str();
-        Self { status, kind, detail, hint: None, code: None, position: None, query_id: None, cost: None }
+        let (hint, code, position, query_id, cost, budget) = (None, None, None, None, None, None);
+        Self { status, kind, detail, hint, code, position, query_id, cost, budget }
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<Box<str>>) -> Self {
@@ -101,6 +114,15 @@ fn status(error: &QueryError) -> StatusCode {
     }
 }
 
+/// Returns the budget that did not suffice for a statement.
+fn budget(error: &QueryError) -> Option<BudgetBody> {
+    let source = std::error::Error::source(error)?;
+    match source.downcast_ref::<OverCap>()? {
+        OverCap::Budget(over) => Some(BudgetBody::from(&over.state)),
+        OverCap::BeforeRun { .. } | OverCap::WhileRunning(_) => None,
+    }
+}
+
 impl From<Failure> for Problem {
     fn from(Failure { id, error, report }: Failure) -> Self {
         Self {
@@ -109,6 +131,7 @@ impl From<Failure> for Problem {
             position: error.position(),
             query_id: id.map(String::into_boxed_str),
             cost: report.map(|report| Box::new(cost(&report))),
+            budget: budget(&error).map(Box::new),
             ..Self::new(status(&error), error.kind().name(), error.message())
         }
     }
@@ -121,27 +144,26 @@ impl From<Full> for Problem {
 }
 
 impl Problem {
-    /// Returns the problem as JSON. It has texts and numbers alone.
-    pub(crate) fn body(&self) -> Value {
-        let body = Body {
+    /// Returns the problem's members. They are texts and numbers alone.
+    pub(super) fn body(&self) -> Body {
+        Body {
             r#type: format!("urn:gust:error:{}", self.kind),
             title: self.status.canonical_reason().unwrap_or("error"),
             status: self.status.as_u16(),
-            detail: &self.detail,
+            detail: self.detail.to_string(),
             kind: self.kind,
             code: self.code,
-            hint: self.hint.as_deref(),
+            hint: self.hint.as_deref().map(str::to_owned),
             position: self.position.map(|Position { line, column }| Place { line, column }),
-            query_id: self.query_id.as_deref(),
-        };
-        serde_json::to_value(&body).unwrap_or_default()
+            query_id: self.query_id.as_deref().map(str::to_owned),
+            budget: self.budget.as_deref().cloned(),
+        }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = self.body().to_string();
-        let mut response = (self.status, body).into_response();
+        let mut response = (self.status, axum::Json(self.body())).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::TOO_MANY_REQUESTS {

@@ -35,7 +35,22 @@ const COST: HeaderName = HeaderName::from_static("gust-cost-dollars");
 /// The same with the bounded amounts at their bounds.
 const COST_AT_MOST: HeaderName = HeaderName::from_static("gust-cost-dollars-at-most");
 
-/// Runs the statements of a body, and returns the rows of the last one.
+/// Runs statements, and returns the rows of the last one.
+///
+/// The rows are streamed. A body that is cut is no success. A client that closes its connection cancels its query.
+#[utoipa::path(
+    post,
+    path = "/v1/query",
+    request_body(content((String = "application/sql"), (ref("#/components/schemas/OneShotRequest") = "application/json"))),
+    responses(
+        (status = 200, description = "Rows", headers(
+            ("gust-query-id" = String, description = "Id of the last statement"),
+            ("gust-cost-dollars" = String, description = "Dollars that are known; a trailer after the first 64 KiB"),
+            ("gust-cost-dollars-at-most" = String, description = "The same with bounded amounts at their bounds"),
+        )),
+        (status = 204, description = "The last statement has no rows"),
+    ),
+)]
 pub(super) async fn query(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,

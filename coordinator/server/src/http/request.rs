@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use gust_engine::config::is_timeout;
 use gust_engine::money::Money;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::door::SessionWishes;
@@ -20,29 +21,37 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A request for a statement's rows.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QueryRequest {
+    /// Statements. Only the last one may have rows.
     pub(crate) sql: String,
+    /// Catalog in which bare names are looked up.
     catalog: Option<String>,
+    /// Schema in which bare names are looked up.
     schema: Option<String>,
     /// Dollars that each statement may cost, below the server's own cap.
+    #[schema(schema_with = super::openapi::dollars)]
     max_cost: Option<Money>,
     /// Seconds after which each statement is stopped, below the server's own.
+    #[schema(exclusive_minimum = 0.0, maximum = 86_400.0)]
     timeout_seconds: Option<f64>,
+    /// Labels of the statements in the history.
     #[serde(default)]
+    #[schema(schema_with = super::openapi::labels)]
     labels: BTreeMap<String, String>,
     /// True if the cost is wanted, and not the rows.
     #[serde(default)]
     pub(crate) dry_run: bool,
     /// Seconds for which a submission waits for its end.
+    #[schema(maximum = 50)]
     pub(crate) wait_seconds: Option<u64>,
     /// Fate of the statement after that wait.
     on_wait: Option<OnWait>,
 }
 
 /// Fate of a submitted statement that has not ended after the wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 enum OnWait {
     Continue,

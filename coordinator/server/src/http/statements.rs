@@ -14,15 +14,16 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
 use gust_engine::report::Report;
 use gust_output::{OutputFormat, RowWriter};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use utoipa::{IntoParams, ToSchema};
 
 use super::events::{dollars, event, progress, so_far};
-use super::problem::Problem;
+use super::problem::{Body as ProblemBody, Problem};
 use super::query::{negotiated, place_for_result, stream_of};
-use super::request::read;
+use super::request::{QueryRequest, read};
 use crate::admission::Permit;
 use crate::chunks::Chunks;
 use crate::door::Door;
@@ -55,9 +56,12 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Header with the number of the page after this one.
 const NEXT_PAGE: HeaderName = HeaderName::from_static("gust-next-page");
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wait {
+    /// Seconds for which the answer waits for the statement's end.
+    #[param(maximum = 50)]
     wait_seconds: Option<u64>,
 }
 
@@ -70,24 +74,110 @@ impl Wait {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Forget {
+    /// True if a statement that has ended is forgotten, with its rows.
     #[serde(default)]
     forget: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Since {
+    /// Number of the first event.
     #[serde(default)]
-    since: usize,
+    #[param(maximum = 4_294_967_295.0)]
+    since: u32,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PageOf {
-    page: Option<usize>,
+    /// Number of a page, from 0 on. Without it the answer has all rows.
+    #[param(maximum = 4_294_967_295.0)]
+    page: Option<u32>,
+}
+
+/// Submitted statement.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Statement)]
+struct StatementBody {
+    id: String,
+    /// QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED.
+    state: &'static str,
+    submitted: String,
+    href: String,
+    /// Number of statements before it, while it is queued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    /// Seconds until its turn, if statements take as long as the last ones did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_wait_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    progress: Option<Value>,
+    /// Dollars that are booked, or of the bill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    cost: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    report: Option<Value>,
+    /// Place of the rows of one that has succeeded, if it has rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<ResultBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ProblemBody>,
+}
+
+/// Rows of a statement: their columns, their number, their place.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = StatementResult)]
+struct ResultBody {
+    columns: Vec<ColumnBody>,
+    rows: u64,
+    pages: usize,
+    href: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Column)]
+struct ColumnBody {
+    name: String,
+    r#type: String,
+}
+
+/// Statements of a user, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Statements)]
+struct ListBody {
+    statements: Vec<ListedBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ListedStatement)]
+struct ListedBody {
+    id: String,
+    state: &'static str,
+    submitted: String,
+    href: String,
+}
+
+/// Events of a statement.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Events)]
+struct EventsBody {
+    #[schema(value_type = Vec<Object>)]
+    events: Vec<Value>,
+    /// Number of the next event.
+    next: usize,
+    state: &'static str,
 }
 
 fn of_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
@@ -104,7 +194,20 @@ impl From<NotTaken> for Problem {
     }
 }
 
-/// Takes a statement, and waits for its end for a while.
+/// Takes statements, and waits for their end for a while.
+///
+/// They go on without their client. With the same `Idempotency-Key` the first submission is found.
+#[utoipa::path(
+    post,
+    path = "/v1/statements",
+    params(Wait, ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$",
+        description = "Key of the submission")),
+    request_body(content((String = "application/sql"), (QueryRequest = "application/json"))),
+    responses(
+        (status = 200, description = "It has ended", body = StatementBody),
+        (status = 202, description = "It is on its way", body = StatementBody),
+    ),
+)]
 pub(super) async fn submit(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
@@ -140,7 +243,8 @@ pub(super) async fn submit(
 
 fn key(headers: &HeaderMap, fingerprint: String) -> Result<Option<Key>, Problem> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
+    let is_key = |key: &&str| (1..=KEY_BYTES_MAX).contains(&key.len()) && !key.contains(char::is_control);
+    let key = key.to_str().ok().filter(is_key);
     let key =
         key.ok_or_else(|| Problem::malformed(format!("idempotency-key: expected 1 to {KEY_BYTES_MAX} characters")))?;
     Ok(Some(Key { key: key.to_owned(), hash: Sha256::digest(fingerprint.as_bytes()).into() }))
@@ -156,15 +260,29 @@ fn find(door: &Door, principal: &Principal, id: &str) -> Result<Arc<Entry>, Prob
 }
 
 /// Lists the user's statements.
+#[utoipa::path(
+    get,
+    path = "/v1/statements",
+    responses((status = 200, description = "Statements, the newest first", body = ListBody)),
+)]
 pub(super) async fn list(State(door): State<Arc<Door>>, Extension(principal): Extension<Principal>) -> Response {
     let entries = door.statements.list(&principal);
-    let listed = entries.iter().map(|entry| {
-        json!({ "id": entry.id, "state": entry.state().name(), "submitted": entry.submitted.to_rfc3339(), "href": href(entry) })
+    let listed = entries.iter().map(|entry| ListedBody {
+        id: entry.id.clone(),
+        state: entry.state().name(),
+        submitted: entry.submitted.to_rfc3339(),
+        href: href(entry),
     });
-    axum::Json(json!({ "statements": listed.collect::<Vec<_>>() })).into_response()
+    axum::Json(ListBody { statements: listed.collect() }).into_response()
 }
 
 /// Describes a statement, after a wait for its end.
+#[utoipa::path(
+    get,
+    path = "/v1/statements/{id}",
+    params(("id" = String, Path, description = "Id of a statement"), Wait),
+    responses((status = 200, description = "The statement", body = StatementBody)),
+)]
 pub(super) async fn status(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
@@ -177,7 +295,18 @@ pub(super) async fn status(
     Ok(axum::Json(described(&door, &entry, &state).await).into_response())
 }
 
-/// Cancels a statement, however often it is called. Who has seen its end may have it forgotten, with its rows.
+/// Cancels a statement, however often it is called.
+///
+/// A client that has seen its end may have it forgotten, with its rows.
+#[utoipa::path(
+    delete,
+    path = "/v1/statements/{id}",
+    params(("id" = String, Path, description = "Id of a statement"), Forget),
+    responses(
+        (status = 200, description = "The statement", body = StatementBody),
+        (status = 204, description = "It is forgotten"),
+    ),
+)]
 pub(super) async fn cancel(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
@@ -196,54 +325,69 @@ pub(super) async fn cancel(
 }
 
 /// Describes a statement: its state, its progress, its dollars, and at its end its report and the place of its rows.
-async fn described(door: &Door, entry: &Entry, state: &Progress) -> Value {
-    let mut told = json!({
-        "id": entry.id,
-        "state": state.name(),
-        "submitted": entry.submitted.to_rfc3339(),
-        "href": href(entry),
-    });
+async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBody {
+    let mut told = StatementBody {
+        id: entry.id.clone(),
+        state: state.name(),
+        submitted: entry.submitted.to_rfc3339(),
+        href: href(entry),
+        position: None,
+        expected_wait_seconds: None,
+        query_id: state.query_id().map(str::to_owned),
+        progress: None,
+        cost: None,
+        report: None,
+        result: None,
+        error: None,
+    };
     if matches!(state, Progress::Queued)
-        && let Some(position) = door.admission.position(entry.ticket)
+        && let Some(place) = door.admission.place(entry.ticket)
     {
-        told["position"] = position.into();
-    }
-    if let Some(id) = state.query_id() {
-        told["query_id"] = id.into();
+        told.position = Some(place.position);
+        told.expected_wait_seconds = place.expected_wait.map(|wait| wait.as_secs_f64());
     }
     if let Some(log) = state.log() {
         let events = log.snapshot();
-        told["progress"] = progress(&events);
+        told.progress = Some(progress(&events));
         let tariff = door.tariff().await;
-        told["cost"] = so_far(&Report::priced(&events, tariff.as_ref()));
+        told.cost = Some(so_far(&Report::priced(&events, tariff.as_ref())));
     }
     let Progress::Ended(ended) = state else { return told };
     match &ended.result {
         Ok((done, spool)) => {
-            told["query_id"] = done.id.as_str().into();
-            told["cost"] = dollars(&done.report);
-            told["report"] = serde_json::to_value(&done.report).unwrap_or_default();
-            told["result"] = spool.as_ref().map_or(Value::Null, |spool| result(entry, spool));
+            told.query_id = Some(done.id.clone());
+            told.cost = Some(dollars(&done.report));
+            told.report = serde_json::to_value(&done.report).ok();
+            told.result = spool.as_ref().map(|spool| result(entry, spool));
         }
         Err(failure) => {
             if let Some(report) = &failure.report {
-                told["cost"] = dollars(report);
-                told["report"] = serde_json::to_value(report).unwrap_or_default();
+                told.cost = Some(dollars(report));
+                told.report = serde_json::to_value(report).ok();
             }
-            told["error"] = Problem::from(failure.clone()).body();
+            told.error = Some(Problem::from(failure.clone()).body());
         }
     }
     told
 }
 
-fn result(entry: &Entry, spool: &Spool) -> Value {
+fn result(entry: &Entry, spool: &Spool) -> ResultBody {
     let columns = spool.schema().fields().iter();
-    let columns: Vec<Value> =
-        columns.map(|field| json!({ "name": field.name(), "type": field.data_type().to_string() })).collect();
-    json!({ "columns": columns, "rows": spool.rows(), "pages": spool.pages(), "href": format!("{}/result", href(entry)) })
+    let columns = columns.map(|field| ColumnBody { name: field.name().clone(), r#type: field.data_type().to_string() });
+    let href = format!("{}/result", href(entry));
+    ResultBody { columns: columns.collect(), rows: spool.rows(), pages: spool.pages(), href }
 }
 
 /// Returns all rows, or one page of them, in the format that the client accepts.
+#[utoipa::path(
+    get,
+    path = "/v1/statements/{id}/result",
+    params(("id" = String, Path, description = "Id of a statement"), PageOf),
+    responses(
+        (status = 200, description = "Rows", headers(("gust-next-page" = u64, description = "Number of the page after this one"))),
+        (status = 204, description = "The statement has no rows"),
+    ),
+)]
 pub(super) async fn rows(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
@@ -268,7 +412,7 @@ pub(super) async fn rows(
     let Some(spool) = spool else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     let place = place_for_result(&door, &principal)?;
     match page {
-        Some(page) => one_page(&entry, spool, page, format, place).await,
+        Some(page) => one_page(&entry, spool, page as usize, format, place).await,
         None => {
             let (chunks, parts) = Chunks::new(format, place);
             spawn(&door, chunks.write_all(spool.clone(), done.clone()));
@@ -328,6 +472,19 @@ struct PageBody {
 }
 
 /// Returns the events from a position on, or all as they come where the client accepts a stream of events.
+#[utoipa::path(
+    get,
+    path = "/v1/statements/{id}/events",
+    params(
+        ("id" = String, Path, description = "Id of a statement"),
+        Since,
+        ("Last-Event-ID" = Option<String>, Header, description = "Number of the last event that was seen"),
+    ),
+    responses(
+        (status = 200, description = "Events", content((EventsBody = "application/json"), (String = "text/event-stream"))),
+        (status = 204, description = "There are no more events, for a stream that is asked for anew"),
+    ),
+)]
 pub(super) async fn events(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
@@ -336,6 +493,7 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Since { since } = of_query(since)?;
+    let since = since as usize;
     let entry = find(&door, &principal, &id)?;
     let last = headers.get(LAST_EVENT_ID).and_then(|last| last.to_str().ok()?.parse::<usize>().ok());
     let since = last.map_or(since, |last| last.saturating_add(1));
@@ -353,7 +511,7 @@ pub(super) async fn events(
     let events: Vec<Value> =
         state.events(since, EVENTS_MAX).iter().zip(since..).map(|(stamped, id)| event(id, stamped)).collect();
     let next = since + events.len();
-    Ok(axum::Json(json!({ "events": events, "next": next, "state": state.name() })).into_response())
+    Ok(axum::Json(EventsBody { events, next, state: state.name() }).into_response())
 }
 
 fn accepts_stream(headers: &HeaderMap) -> bool {

@@ -14,7 +14,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{RunningStatement, stream};
-use crate::cap::Cap;
+use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
@@ -35,6 +35,8 @@ pub(in crate::session) struct NewStatement {
     /// Session as the statement sees it, with stores and memory of its own.
     query: Session,
     session: Session,
+    /// Purse of the budgets that its user shares.
+    pub purse: Option<Arc<Purse>>,
 }
 
 impl NewStatement {
@@ -44,6 +46,9 @@ impl NewStatement {
     }
 
     pub async fn run(self, statement: Statement) -> Result<RunningStatement, QueryError> {
+        if let Some(purse) = &self.purse {
+            purse.check().map_err(|over| QueryError::over_cap(over.into()))?;
+        }
         let session = self.session.clone();
         let deadline = Instant::now() + session.timeout();
         let (span, timeout) = (self.events.span().clone(), session.timeout());
@@ -73,7 +78,13 @@ impl Session {
     pub(in crate::session) fn new_statement(&self) -> NewStatement {
         let id = Uuid::now_v7().simple().to_string();
         let span = tracing::info_span!("query", id);
-        NewStatement { id, events: span.in_scope(EventLog::start), query: self.for_query(), session: self.clone() }
+        NewStatement {
+            id,
+            events: span.in_scope(EventLog::start),
+            query: self.for_query(),
+            session: self.clone(),
+            purse: self.budgets.as_ref().map(|budgets| Arc::new(budgets.purse())),
+        }
     }
 
     async fn start(
@@ -82,7 +93,7 @@ impl Session {
         new: NewStatement,
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
-        let NewStatement { id, events, query, .. } = new;
+        let NewStatement { id, events, query, purse, .. } = new;
         let (mode, place) = (statement.mode, used(&statement.sql).cloned());
         if statement.is_copy() {
             self.engine.settings.check_copy()?;
@@ -114,6 +125,7 @@ impl Session {
             copying,
             ahead: Arc::default(),
             computing: TaskTracker::new(),
+            purse,
         };
         if let Some(place) = place {
             mode.is_cost_of(&logical)?;
@@ -158,10 +170,10 @@ impl Session {
                     _ => None,
                 };
                 let done = tables_only(context.execute_logical_plan(logical));
-                let done = match (query.cap(), made) {
+                let done = match (query.limits(running.purse.as_ref()), made) {
                     // The footers of a table's files are read now, and are paid for.
-                    (Some(limit), Some(name)) => {
-                        let cap = query.cap_of_own(limit, running.events.clone()).await?;
+                    (Some(limits), Some(name)) => {
+                        let cap = query.cap_of_own(limits, running.events.clone()).await?;
                         let done = tokio::select! {
                             biased;
                             over = cap.passed() => return Err(QueryError::over_cap(over)),

@@ -1,0 +1,386 @@
+//! Budgets: dollars that the statements of a user, or of all users of a group, share in a day or a month.
+//!
+//! ```text
+//!  bills of statements that have ended in the window            ┐
+//!  + what each one under way has spent, and what its open       ├─ at most the budget whenever an attempt may begin
+//!    attempts may cost at their worst                           ┘
+//! ```
+//!
+//! A statement holds money for its attempts before they begin, pays its bill at its end, and gives the rest back. Its bill counts in
+//! the window in which it ends. All budgets have one lock, so that a statement takes from several of them at once or from none.
+//!
+//! A window is a day or a month of UTC. Only a later window gives money anew: a clock that goes back gives none twice.
+//!
+//! Non-goals: it writes no file. Its owner saves [`Budgets::saved`], and makes the budgets with it when the process starts anew.
+
+use std::fmt::{Debug, Display, Formatter};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::EXCESS_DIVISOR;
+use crate::config::{BudgetConfig, BudgetHolder, BudgetPeriod};
+use crate::money::Money;
+
+/// Source of the time, UTC's.
+type Clock = Box<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// All budgets of a server.
+pub struct Budgets {
+    budgets: Mutex<Vec<Budget>>,
+    clock: Clock,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Budget {
+    config: BudgetConfig,
+    /// First day of its window.
+    begins: NaiveDate,
+    /// Bills of statements that ended in the window.
+    paid: Money,
+    /// Spending of statements under way.
+    spending: Money,
+    /// Money that they hold, their spending included.
+    held: Money,
+}
+
+/// State of a budget at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BudgetState {
+    pub config: BudgetConfig,
+    pub begins: DateTime<Utc>,
+    /// End of the window: the budget begins anew.
+    pub ends: DateTime<Utc>,
+    /// Bills of ended statements, and spending of those under way.
+    pub spent: Money,
+    /// Money that statements under way hold beside.
+    pub held: Money,
+}
+
+impl BudgetState {
+    /// Returns the money that is neither spent nor held.
+    pub fn left(&self) -> Money {
+        self.config.limit.saturating_sub(self.spent + self.held)
+    }
+}
+
+/// Part of a budget that outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedBudget {
+    /// `user` or `group`.
+    pub of: String,
+    pub name: String,
+    pub period: String,
+    /// First day of its window.
+    pub begins: NaiveDate,
+    /// Money that is spent or held. What was held when a process died counts as spent.
+    pub nano_dollars: u64,
+}
+
+impl SavedBudget {
+    fn is_of(&self, config: &BudgetConfig) -> bool {
+        let BudgetConfig { holder, period, .. } = config;
+        (self.of.as_str(), self.name.as_str(), self.period.as_str()) == (holder.kind(), holder.name(), period.name())
+    }
+}
+
+/// Refusal to let a statement spend more of a budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverBudget {
+    pub state: BudgetState,
+    /// Money that the statement would need next, if that is known.
+    pub wants: Option<Money>,
+}
+
+impl Display for OverBudget {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { state, wants } = self;
+        let BudgetConfig { holder, period, limit } = &state.config;
+        let (kind, name, period, left) = (holder.kind(), holder.name(), period.name(), state.left());
+        write!(f, "the budget of {kind} `{name}` does not suffice: {left} of {limit} a {period} is left")?;
+        if state.held > Money::ZERO {
+            write!(f, ", and statements under way hold {}", state.held)?;
+        }
+        if let Some(wants) = wants {
+            write!(f, "; this one would need {wants}")?;
+        }
+        write!(f, "; it begins anew at {}", state.ends.to_rfc3339_opts(SecondsFormat::Secs, true))
+    }
+}
+
+impl std::error::Error for OverBudget {}
+
+/// Returns the first day of the window that a moment is in.
+fn window(period: BudgetPeriod, now: DateTime<Utc>) -> NaiveDate {
+    let day = now.date_naive();
+    match period {
+        BudgetPeriod::Day => day,
+        BudgetPeriod::Month => day.with_day(1).unwrap_or(day),
+    }
+}
+
+fn midnight(day: NaiveDate) -> DateTime<Utc> {
+    day.and_time(NaiveTime::MIN).and_utc()
+}
+
+impl Budget {
+    fn new(config: BudgetConfig, saved: &[SavedBudget], now: DateTime<Utc>) -> Self {
+        let today = window(config.period, now);
+        // One that was saved for a later window holds until the clock is there again.
+        let saved = saved.iter().find(|saved| saved.is_of(&config) && saved.begins >= today);
+        let (begins, paid) = saved.map_or((today, 0), |saved| (saved.begins, saved.nano_dollars));
+        let paid = Money::from_nano_dollars(paid);
+        Self { config, begins, paid, spending: Money::ZERO, held: Money::ZERO }
+    }
+
+    fn turn(&mut self, now: DateTime<Utc>) {
+        let today = window(self.config.period, now);
+        if today > self.begins {
+            (self.begins, self.paid) = (today, Money::ZERO);
+        }
+    }
+
+    fn state(&self) -> BudgetState {
+        let ends = match self.config.period {
+            BudgetPeriod::Day => self.begins.checked_add_signed(TimeDelta::days(1)),
+            BudgetPeriod::Month => self.begins.checked_add_months(Months::new(1)),
+        };
+        BudgetState {
+            config: self.config.clone(),
+            begins: midnight(self.begins),
+            ends: midnight(ends.unwrap_or(NaiveDate::MAX)),
+            spent: self.paid + self.spending,
+            held: self.held.saturating_sub(self.spending),
+        }
+    }
+
+    /// Returns true if statements under way have to end. What is held may pass the budget a little, as a query's may pass its cap.
+    fn is_over(&self) -> bool {
+        let limit = self.config.limit;
+        self.paid + self.spending > limit || self.paid + self.held > limit + limit.part_of(EXCESS_DIVISOR)
+    }
+
+    fn refusal(&self, wants: Option<Money>) -> OverBudget {
+        OverBudget { state: self.state(), wants }
+    }
+}
+
+impl Debug for Budgets {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budgets").field("budgets", &self.budgets).finish_non_exhaustive()
+    }
+}
+
+impl Budgets {
+    /// Makes budgets with what was saved of them.
+    pub fn new(
+        configs: Vec<BudgetConfig>,
+        saved: &[SavedBudget],
+        clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let now = clock();
+        let budgets = configs.into_iter().map(|config| Budget::new(config, saved, now)).collect();
+        Arc::new(Self { budgets: Mutex::new(budgets), clock: Box::new(clock), changed: Notify::new() })
+    }
+
+    /// Returns the budgets, each in its window of now.
+    fn lock(&self) -> MutexGuard<'_, Vec<Budget>> {
+        let mut budgets = self.budgets.lock().expect("no holder panics");
+        let now = (self.clock)();
+        budgets.iter_mut().for_each(|budget| budget.turn(now));
+        budgets
+    }
+
+    /// Returns the budgets that a user shares; None if there are none.
+    pub fn of(self: &Arc<Self>, user: &str, groups: &[String]) -> Option<SharedBudgets> {
+        let is_his = |holder: &BudgetHolder| match holder {
+            BudgetHolder::User(name) => name == user,
+            BudgetHolder::Group(name) => groups.contains(name),
+        };
+        let budgets = self.lock();
+        let of: Arc<[usize]> =
+            (0..).zip(&*budgets).filter(|(_, b)| is_his(&b.config.holder)).map(|(at, _)| at).collect();
+        (!of.is_empty()).then(|| SharedBudgets { budgets: Arc::clone(self), of })
+    }
+
+    /// Returns the states of all budgets.
+    pub fn states(&self) -> Vec<BudgetState> {
+        self.lock().iter().map(Budget::state).collect()
+    }
+
+    /// Returns the part that outlives the process.
+    pub fn saved(&self) -> Vec<SavedBudget> {
+        let saved = |Budget { config, begins, paid, held, .. }: &Budget| SavedBudget {
+            of: config.holder.kind().to_owned(),
+            name: config.holder.name().to_owned(),
+            period: config.period.name().to_owned(),
+            begins: *begins,
+            nano_dollars: (*paid + *held).nano_dollars(),
+        };
+        self.lock().iter().map(saved).collect()
+    }
+
+    /// Waits for a change since the last one that was waited for.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// Budgets that a user shares with others. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct SharedBudgets {
+    budgets: Arc<Budgets>,
+    /// Positions of the user's own.
+    of: Arc<[usize]>,
+}
+
+impl SharedBudgets {
+    /// Returns their states.
+    pub fn states(&self) -> Vec<BudgetState> {
+        let budgets = self.budgets.lock();
+        self.of.iter().map(|at| budgets[*at].state()).collect()
+    }
+
+    /// Opens the purse of one statement.
+    pub fn purse(&self) -> Purse {
+        Purse { shared: self.clone(), mine: Mutex::default() }
+    }
+}
+
+/// Money that one statement takes from its user's budgets. Dropped without a bill it pays all that it holds.
+#[derive(Debug)]
+pub struct Purse {
+    shared: SharedBudgets,
+    mine: Mutex<Mine>,
+}
+
+#[derive(Debug, Default)]
+struct Mine {
+    spending: Money,
+    held: Money,
+    /// Money that it holds in any case.
+    least: Money,
+    is_closed: bool,
+}
+
+impl Purse {
+    fn mine(&self) -> MutexGuard<'_, Mine> {
+        self.mine.lock().expect("no holder panics")
+    }
+
+    /// Refuses a statement whose budgets have nothing left.
+    ///
+    /// # Errors
+    /// [`OverBudget`] of the first of them.
+    pub fn check(&self) -> Result<(), OverBudget> {
+        let budgets = self.shared.budgets.lock();
+        let mut of_user = self.shared.of.iter().map(|at| &budgets[*at]);
+        let empty = of_user.find(|budget| budget.state().left() == Money::ZERO);
+        empty.map_or(Ok(()), |budget| Err(budget.refusal(None)))
+    }
+
+    /// Returns the most that the statement may hold now, with what it holds already.
+    pub(crate) fn room(&self) -> Money {
+        let mine = self.mine();
+        let budgets = self.shared.budgets.lock();
+        let room = |budget: &Budget| {
+            let of_others = budget.held.saturating_sub(mine.held);
+            budget.config.limit.saturating_sub(budget.paid + of_others)
+        };
+        self.shared.of.iter().map(|at| room(&budgets[*at])).min().unwrap_or_default()
+    }
+
+    /// Holds so much in any case, until the statement has ended.
+    ///
+    /// # Errors
+    /// [`OverBudget`] of a budget that has less left. Then nothing is held.
+    pub(crate) fn hold_at_least(&self, least: Money) -> Result<(), OverBudget> {
+        let spending = self.mine().spending;
+        self.hold(spending, least)?;
+        self.mine().least = least;
+        Ok(())
+    }
+
+    /// Holds so much from now on, of which `spending` is spent.
+    ///
+    /// # Errors
+    /// [`OverBudget`] of a budget that has less left. Then nothing changes.
+    pub(crate) fn hold(&self, spending: Money, held: Money) -> Result<(), OverBudget> {
+        let mut mine = self.mine();
+        let mut budgets = self.shared.budgets.lock();
+        let held = held.max(mine.least);
+        if let Some(short) = self.short(&mine, &budgets, held) {
+            return Err(short);
+        }
+        self.change(&mut mine, &mut budgets, spending, held);
+        Ok(())
+    }
+
+    /// Returns the refusal of a budget that has less than so much for the statement, if it wants more than it holds.
+    pub(crate) fn refusal(&self, held: Money) -> Option<OverBudget> {
+        self.short(&self.mine(), &self.shared.budgets.lock(), held)
+    }
+
+    fn short(&self, mine: &Mine, budgets: &[Budget], held: Money) -> Option<OverBudget> {
+        let needs = |budget: &Budget| budget.paid + budget.held.saturating_sub(mine.held) + held;
+        let is_short = |budget: &&Budget| held > mine.held && needs(budget) > budget.config.limit;
+        let short = self.shared.of.iter().map(|at| &budgets[*at]).find(is_short)?;
+        Some(short.refusal(Some(held.saturating_sub(mine.held))))
+    }
+
+    /// Tells what is spent and held, wanted or not. Returns the refusal of a budget that is over.
+    pub(crate) fn note(&self, spending: Money, held: Money) -> Option<OverBudget> {
+        let mut mine = self.mine();
+        let mut budgets = self.shared.budgets.lock();
+        let held = held.max(mine.least);
+        self.change(&mut mine, &mut budgets, spending, held);
+        let mut of_user = self.shared.of.iter().map(|at| &budgets[*at]);
+        of_user.find(|budget| budget.is_over()).map(|budget| budget.refusal(None))
+    }
+
+    fn change(&self, mine: &mut Mine, budgets: &mut [Budget], spending: Money, held: Money) {
+        if mine.is_closed || (mine.spending, mine.held) == (spending, held) {
+            return;
+        }
+        for at in &*self.shared.of {
+            let budget = &mut budgets[*at];
+            budget.spending = budget.spending.saturating_sub(mine.spending) + spending;
+            budget.held = budget.held.saturating_sub(mine.held) + held;
+        }
+        (mine.spending, mine.held) = (spending, held);
+        self.shared.budgets.changed.notify_one();
+    }
+
+    /// Pays the bill of a statement that has ended, and gives the rest back. Later calls change nothing. A bill that is not known
+    /// is all that is held.
+    pub fn pay(&self, bill: Option<Money>) {
+        let mut mine = self.mine();
+        if mine.is_closed {
+            return;
+        }
+        let bill = bill.unwrap_or(mine.held);
+        let mut budgets = self.shared.budgets.lock();
+        self.change(&mut mine, &mut budgets, Money::ZERO, Money::ZERO);
+        mine.is_closed = true;
+        if bill > Money::ZERO {
+            for at in &*self.shared.of {
+                budgets[*at].paid += bill;
+            }
+            self.shared.budgets.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Purse {
+    fn drop(&mut self) {
+        self.pay(None);
+    }
+}
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod tests;
