@@ -122,6 +122,12 @@ fn resolved(edges: &str, of: &[&str]) -> BTreeSet<String> {
     lines.lines().map(|line| line.trim_end_matches(" (*)").trim_end().to_owned()).collect()
 }
 
+/// Variant of a package for the compiler that the workspace has, too. `cargo tree` shows a package's subtree at its first place only, which in the
+/// workspace is another one.
+fn is_hidden_in_workspace(package: &str) -> bool {
+    package.starts_with("either ") && package.ends_with(" std,use_std")
+}
+
 /// With other features, testing a single crate would build DataFusion once more.
 #[test]
 fn each_crate_alone_has_the_features_of_the_workspace() {
@@ -131,7 +137,7 @@ fn each_crate_alone_has_the_features_of_the_workspace() {
             let manifest = table(&localstack::root().join(folder).join("Cargo.toml"));
             let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
             let own = resolved(edges, &["--package", &name]);
-            let other: Vec<_> = own.difference(&all).collect();
+            let other: Vec<_> = own.difference(&all).filter(|package| !is_hidden_in_workspace(package)).collect();
             assert!(other.is_empty(), "{name}: name with all features in tests/features/Cargo.toml: {other:#?}");
         }
     }
