@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::DataType;
@@ -10,7 +11,7 @@ use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::cloud;
-use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
+use gust_tests::iceberg::{Committed, DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
 use gust_tests::query::{assert_remote, run};
 use gust_tests::s3::identity::{COORDINATOR, access_key};
 use gust_tests::s3::{Operation, Request, S3Server};
@@ -203,6 +204,107 @@ async fn positions_that_many_fragments_need_are_read_once() {
         server.take_requests().into_iter().filter(of_positions).map(|request| request.identity).collect();
     assert_eq!(readers, BTreeSet::from([access_key(COORDINATOR)]));
     session.close().await;
+}
+
+/// Many fragments would read many small files of keys, as a writer of streams leaves them. The coordinator reads each once, and a
+/// fragment reads one object.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_many_fragments_need_are_read_once() {
+    const FILES: i64 = 6;
+    const COMMITS: i64 = 12;
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let committed = |number| Committed { sequence_number: Some(number), ..Committed::default() };
+    let (mut files, mut deletes) = (Vec::new(), Vec::new());
+    for file in 0..FILES {
+        let written = places.data(&server.url(&format!("t/data/{file}.parquet")), 100 * file).await;
+        files.push(DataFile { committed: committed(file), ..written });
+    }
+    // Commit `n` deletes row `n - 1` of all files, and leaves those of files that are as new.
+    for number in 1..=COMMITS {
+        let ids: Vec<i64> = (0..FILES).map(|file| 100 * file + number - 1).collect();
+        let written = places.keys(&server.url(&format!("t/deletes/k{number}.parquet")), &ids).await;
+        deletes.push(DeleteFile { committed: committed(number), ..written });
+    }
+    let metadata = places.table(&server.url("t"), files, deletes).await;
+    let left = |id: &i64| id % 100 < ROWS && !(id / 100..COMMITS).contains(&(id % 100));
+    let expect: Vec<String> = (0..100 * FILES).filter(left).map(|id| id.to_string()).collect();
+    for target in [Target::Local, Target::Processes] {
+        let exchange = Some(server.url("exchange"));
+        let config = Config { on: target, functions_max: FILES as u32, exchange, ..Config::default() };
+        let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
+        let session = cloud::session(&server, config, bootstrap.as_ref()).expect("a session");
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'");
+        run(&session, &create).await.expect("a table");
+        server.take_requests();
+        let (rows, report) = run(&session, "SELECT id FROM t ORDER BY id").await.expect("rows");
+        assert_eq!(lines(&rows, ""), expect, "{target:?}");
+        let requests = server.take_requests();
+        let of = |name: &str, operation| {
+            let is_of = |request: &&Request| request.key.ends_with(name) && request.operation == operation;
+            requests.iter().filter(is_of).map(|request| request.identity.as_str()).collect::<Vec<_>>()
+        };
+        for number in 1..=COMMITS {
+            assert_eq!(of(&format!("/k{number}.parquet"), Operation::Get), [access_key(COORDINATOR)], "{target:?}");
+        }
+        if target == Target::Processes {
+            assert_remote(&report, "keys");
+            assert_eq!((report.deletes_in_exchange, report.fragments), (1, FILES as usize), "{report:?}");
+            assert_eq!(of("/0/deletes", Operation::Put), [access_key(COORDINATOR)]);
+            let readers = of("/0/deletes", Operation::Get);
+            assert_eq!(readers.len(), FILES as usize, "{readers:?}");
+            assert!(!readers.contains(&access_key(COORDINATOR).as_str()), "{readers:?}");
+            // It is removed at the query's end.
+            assert!(requests.iter().any(|request| request.operation == Operation::DeleteMany), "{requests:?}");
+            let statement = session.parse("SELECT id FROM t").expect("SQL").remove(0);
+            let explained = session.explain(statement).await.expect("a plan");
+            assert!(explained.contains("the coordinator reads 12 delete files once, "), "{explained}");
+        }
+        session.close().await;
+    }
+}
+
+/// Times the planning of 10,000 data files, to all of which 2,000 equality deletes apply. There is no data.
+///
+/// `cargo inner -p gust-tests planning_with_many_deletes -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures time"]
+async fn planning_with_many_deletes_takes_seconds() {
+    let folder = TempDir::new().expect("a folder");
+    let location = folder.path().display().to_string();
+    let data = |number| DataFile::new(format!("{location}/data/{number}.parquet"), 8 << 20, 100_000);
+    let keys =
+        |number| DeleteFile::new(format!("{location}/deletes/{number}.parquet"), 900, 10, Deletes::Keys(vec![1]));
+    let table = IcebergTable {
+        location: location.clone(),
+        fields: json!([{"id": 1, "name": "id", "required": false, "type": "long"}]),
+        data: (0..10_000).map(data).collect(),
+        deletes: (0..2_000).map(keys).collect(),
+        ..IcebergTable::default()
+    };
+    std::fs::create_dir_all(folder.path().join("metadata")).expect("made");
+    for (path, bytes) in table.metadata() {
+        std::fs::write(path, bytes).expect("written");
+    }
+    for on in [Target::Local, Target::Processes, Target::Auto] {
+        let mut config = Config { on, functions_max: 100, ..Config::default() };
+        config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+        let session = Session::new(config).expect("a session");
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{}'", table.metadata_path());
+        run(&session, &create).await.expect("a table");
+        for round in 0..3 {
+            let statement = session.parse("SELECT sum(id) FROM t").expect("SQL").remove(0);
+            let begun = Instant::now();
+            let explained = session.explain(statement).await.expect("a plan");
+            eprintln!("{on:?}, round {round}: {:.2} s", begun.elapsed().as_secs_f64());
+            let digested = explained.contains("the coordinator reads 2000 delete files once");
+            assert!(
+                explained.contains("2000 equality delete files") && digested == (on == Target::Processes),
+                "{on:?}"
+            );
+        }
+        session.close().await;
+    }
 }
 
 /// Rows of files with vectors alone are counted without reading one.

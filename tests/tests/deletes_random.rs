@@ -2,7 +2,8 @@
 //! delete files that were damaged.
 //!
 //! A table has columns of several types, a struct among them, columns that were dropped or renamed, up to two specs, and commits of
-//! data files, vectors, files of positions and files of keys. It is read here and by functions in this process.
+//! data files, vectors, files of positions and files of keys. It is read here, and by functions in this process that read the
+//! delete files or the coordinator's digest of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field};
 use gust_engine::config::{Config, Target};
-use gust_engine::session::Session;
+use gust_engine::planner::DigestBounds;
+use gust_engine::session::{Engine, EngineOptions, Session, SessionOptions};
 use gust_tests::asks::lines;
 use gust_tests::iceberg::{Committed, DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
 use gust_tests::query::{assert_remote, run};
@@ -369,15 +371,32 @@ fn is_in_scope(file: &TestFile, committed: Committed) -> bool {
     file.committed.spec == committed.spec && file.committed.partition == committed.partition
 }
 
-fn sessions() -> Vec<(Target, Session)> {
-    let open = |on| Session::new(Config { on, functions_max: 3, ..Config::default() }).expect("a session");
-    [Target::Local, Target::InProcess].map(|on| (on, open(on))).into()
+/// Way on which deletes reach their readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Here,
+    Functions,
+    /// Functions, for which the coordinator reads all that can be digested.
+    Digests,
+}
+
+fn sessions() -> Vec<(Way, Session)> {
+    let open = |on, digest| {
+        let options = EngineOptions { digest, ..EngineOptions::default() };
+        let engine = Engine::open(Config { on, functions_max: 3, ..Config::default() }, options).expect("an engine");
+        engine.session(SessionOptions::default()).expect("a session")
+    };
+    vec![
+        (Way::Here, open(Target::Local, DigestBounds::default())),
+        (Way::Functions, open(Target::InProcess, DigestBounds::default())),
+        (Way::Digests, open(Target::InProcess, DigestBounds::NONE)),
+    ]
 }
 
 async fn check(seeds: std::ops::Range<u64>) {
     let started = Instant::now();
     let sessions = sessions();
-    let (mut deleted, mut remote) = (0, 0);
+    let (mut deleted, mut remote, mut digests) = (0, 0, 0);
     for seed in seeds.clone() {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = TempDir::new().expect("a folder");
@@ -386,47 +405,52 @@ async fn check(seeds: std::ops::Range<u64>) {
         let left = table.left();
         deleted += table.files.iter().map(|file| file.rows.len()).sum::<usize>() - left.len();
         let below = random.random_range(0..100_usize);
-        for (target, session) in &sessions {
+        for (way, session) in &sessions {
             let create = format!("CREATE EXTERNAL TABLE t{seed} STORED AS ICEBERG LOCATION '{metadata}'");
             run(session, &create).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let sql = table.sql(&format!("t{seed}"));
             let ask = async |sql: String| {
                 let asked = run(session, &sql).await;
-                asked.unwrap_or_else(|error| panic!("seed {seed}, {target:?}, {sql}: {error}"))
+                asked.unwrap_or_else(|error| panic!("seed {seed}, {way:?}, {sql}: {error}"))
             };
             let (rows, report) = ask(format!("{sql} ORDER BY c1")).await;
-            assert_eq!(lines(&rows, "NULL"), left.values().cloned().collect::<Vec<_>>(), "seed {seed}, {target:?}");
-            if *target != Target::Local && report.fragments > 0 {
+            assert_eq!(lines(&rows, "NULL"), left.values().cloned().collect::<Vec<_>>(), "seed {seed}, {way:?}");
+            if *way != Way::Here && report.fragments > 0 {
                 assert_remote(&report, "random deletes");
                 remote += 1;
             }
+            match way {
+                Way::Digests => digests += report.deletes_in_exchange,
+                _ => assert_eq!(report.deletes_in_exchange, 0, "seed {seed}, {way:?}"),
+            }
             let (rows, _) = ask(format!("{sql} WHERE c1 < {below} ORDER BY c1")).await;
             let expect: Vec<String> = left.range(..below).map(|(_, row)| row.clone()).collect();
-            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {target:?}, below {below}");
+            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {way:?}, below {below}");
             let (rows, _) = ask(format!("SELECT count(*), min(c1), max(c1), count(c1) FROM t{seed}")).await;
             let end = |row: Option<(&usize, &String)>| row.map_or("NULL".to_owned(), |(row, _)| row.to_string());
             let (count, first, last) = (left.len(), end(left.first_key_value()), end(left.last_key_value()));
-            assert_eq!(lines(&rows, "NULL"), [format!("{count}|{first}|{last}|{count}")], "seed {seed}, {target:?}");
+            assert_eq!(lines(&rows, "NULL"), [format!("{count}|{first}|{last}|{count}")], "seed {seed}, {way:?}");
             // A join tells the scan its keys, and a sorted limit its last row.
             let keys: BTreeSet<usize> = (0..5).map(|_| random.random_range(0..120)).collect();
             let values: Vec<String> = keys.iter().map(|key| format!("({key})")).collect();
             let joined = format!("JOIN (VALUES {}) AS v(x) ON v.x = c1", values.join(", "));
             let (rows, _) = ask(format!("{sql} {joined} ORDER BY c1")).await;
             let expect: Vec<String> = keys.iter().filter_map(|key| left.get(key).cloned()).collect();
-            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {target:?}, {keys:?}");
+            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {way:?}, {keys:?}");
             let (rows, _) = ask(format!("{sql} ORDER BY c1 DESC LIMIT 7")).await;
             let expect: Vec<String> = left.values().rev().take(7).cloned().collect();
-            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {target:?}, the last");
+            assert_eq!(lines(&rows, "NULL"), expect, "seed {seed}, {way:?}, the last");
             let (rows, _) = ask(format!("SELECT c1 FROM t{seed} LIMIT {below}")).await;
             let shown = lines(&rows, "NULL");
             let is_left = |row: &String| row.parse().is_ok_and(|row: usize| left.contains_key(&row));
-            assert!(shown.iter().all(is_left), "seed {seed}, {target:?}: {shown:?}");
-            assert_eq!(shown.len(), below.min(left.len()), "seed {seed}, {target:?}");
+            assert!(shown.iter().all(is_left), "seed {seed}, {way:?}: {shown:?}");
+            assert_eq!(shown.len(), below.min(left.len()), "seed {seed}, {way:?}");
             run(session, &format!("DROP TABLE t{seed}")).await.expect("dropped");
         }
     }
     let count = (seeds.end - seeds.start) as usize;
-    assert!(deleted > 10 * count && remote > count / 2, "{deleted} rows, {remote} by functions");
+    assert!(deleted > 10 * count && remote > count, "{deleted} rows, {remote} by functions");
+    assert!(digests > count / 2, "{digests} digests");
     eprintln!("{count} tables, {deleted} deleted rows: {:.1} s", started.elapsed().as_secs_f64());
     for (_, session) in sessions {
         session.close().await;
@@ -477,14 +501,14 @@ async fn a_damaged_delete_file_is_an_error_or_deletes_the_same() {
                 }
             }
             std::fs::write(path, &bytes).expect("written");
-            for (target, session) in &sessions {
+            for (way, session) in &sessions {
                 let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'");
                 run(session, &create).await.expect("a table");
                 match run(session, &format!("{} ORDER BY c1", table.sql("t"))).await {
                     Ok((rows, _)) => {
                         let rows = lines(&rows, "NULL");
                         if is_vector || turn < 2 {
-                            assert_eq!(rows, left, "seed {seed}, turn {turn}, {target:?}");
+                            assert_eq!(rows, left, "seed {seed}, turn {turn}, {way:?}");
                         }
                         assert!(rows.iter().all(|row| all.contains(row)), "seed {seed}, turn {turn}: {rows:?}");
                         same += 1;

@@ -14,9 +14,9 @@ use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, EnvironmentSettings, PinnedFile, handler, read_footer};
 use gust_engine::exchange::EXCHANGE_ACCESS;
 use gust_engine::exec::RemoteFragmentExec;
-use gust_engine::planner::FunctionAccess;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
+use gust_engine::planner::{DigestBounds, FunctionAccess};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, AheadBounds, AheadUsage, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
@@ -85,6 +85,7 @@ async fn requested(
         functions_max: 1,
         functions: Some(1),
         lanes_max: 2,
+        digest: DigestBounds::default(),
     };
     let reach = |_: &str| Ok(FunctionAccess::Through(access.clone()));
     let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf);

@@ -108,7 +108,8 @@ impl Door {
         let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
         let warehouses = config.catalogs.values().filter_map(CatalogConfig::tables_in);
         let reach = Reach::of(warehouses.chain(server.reach.iter().map(String::as_str)))?;
-        let options = EngineOptions { queries_max, settings: SettingsPolicy::Listed(SETTINGS), reach };
+        let settings = SettingsPolicy::Listed(SETTINGS);
+        let options = EngineOptions { queries_max, settings, reach, ..EngineOptions::default() };
         let (cap, timeout) = (config.cost.max, config.timeout);
         let tokens_path = server.tokens.clone();
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);

@@ -58,7 +58,7 @@ pub fn result_path(prefix: &str, id: &FragmentId, attempt: u32) -> Path {
 pub enum StageObject {
     /// Plan that does not travel inline.
     Plan,
-    /// Deletion vectors in place of files of positions.
+    /// Deletion vectors in place of files of positions, and keys in place of files of keys.
     Deletes,
 }
 

@@ -151,7 +151,7 @@ pub struct DeleteSet {
     pub scopes: Vec<u32>,
 }
 
-/// File of an Iceberg table that deletes rows of data files.
+/// File of an Iceberg table that deletes rows of data files, or a part of an object that the coordinator has made of several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteFile {
     pub file: ObjectRef,
@@ -169,6 +169,9 @@ pub enum DeleteContent {
     /// Parquet rows of keys. Rows with such a key in the fields `ids` are deleted where the unit's set has `scope` and the unit
     /// a smaller number.
     Equality { ids: Vec<i32>, scope: u32, sequence_number: i64 },
+    /// Keys of all [`Self::Equality`] files of a scope and of the fields `ids`, each once, with its largest sequence number; `newest` is
+    /// the largest of all. The coordinator has written them: bytes `[offset, offset + bytes)`, an Arrow stream with this checksum.
+    Keys { ids: Vec<i32>, scope: u32, newest: i64, offset: u64, bytes: u64, crc32: u32 },
 }
 
 /// One data file, or a run of its row groups.

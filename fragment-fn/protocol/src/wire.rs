@@ -198,6 +198,7 @@ mod tests {
             DeleteContent::Positions,
             DeleteContent::Vector { offset: 4, bytes: 56, cardinality: 7 },
             DeleteContent::Equality { ids: vec![1, 3], scope: 2, sequence_number: 6 },
+            DeleteContent::Keys { ids: vec![1, 3], scope: 0, newest: 8, offset: 60, bytes: 30, crc32: 0xdead_beef },
         ];
         let file = |name: &str| ObjectRef {
             access: 0,
@@ -206,7 +207,7 @@ mod tests {
             etag: None,
             footer_bytes: None,
         };
-        let names = ["p.parquet", "v.puffin", "e.parquet"];
+        let names = ["p.parquet", "v.puffin", "e.parquet", "deletes"];
         names.into_iter().zip(contents).map(|(name, content)| DeleteFile { file: file(name), content }).collect()
     }
 
@@ -292,8 +293,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":5,"fingerprint":"other engine"}"#, "protocol 5 with other engine");
-        check(r#"{"version":5}"#, "missing field `fingerprint`");
+        check(r#"{"version":6,"fingerprint":"other engine"}"#, "protocol 6 with other engine");
+        check(r#"{"version":6}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

@@ -21,6 +21,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 
+use super::key_stream::{BATCH_KEYS, KeyBatch, KeyStream, KeyWriter};
 use super::positions::leaf_of;
 use crate::columns::{FieldIdMatching, field_id};
 use crate::struct_nulls::HandingDown;
@@ -36,7 +37,7 @@ pub(super) struct KeyColumn {
     top: FieldRef,
     /// Names of the fields below, from the outside in.
     names: Vec<String>,
-    data_type: DataType,
+    pub(super) data_type: DataType,
 }
 
 impl KeyColumn {
@@ -99,6 +100,33 @@ struct NewestOfKeys {
     memory: MemoryReservation,
 }
 
+impl Keys {
+    /// Encodes the keys as [`KeyReader::add`] takes them, in their order. None where they would take more than `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub(super) fn encode(&self, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        let NewestOfKeys { newest, memory } = &self.found;
+        let held = memory.new_empty();
+        held.try_grow(newest.len() * size_of::<(&[u8], i64)>())?;
+        let mut keys: Vec<(&[u8], i64)> = newest.iter().map(|(key, newest)| (key.as_ref(), *newest)).collect();
+        keys.sort_unstable();
+        let (parser, mut writer) = (self.converter.parser(), KeyWriter::new(&self.columns)?);
+        for keys in keys.chunks(BATCH_KEYS) {
+            let columns = self.converter.convert_rows(keys.iter().map(|(key, _)| parser.parse(key)))?;
+            let newest = keys.iter().map(|(_, newest)| *newest).collect();
+            let before = writer.bytes();
+            writer.write(KeyBatch { columns, newest })?;
+            if writer.bytes() > bytes_max {
+                return Ok(None);
+            }
+            held.try_grow(writer.bytes() - before)?;
+        }
+        let encoded = writer.finish()?;
+        Ok((encoded.len() <= bytes_max).then_some(encoded))
+    }
+}
+
 /// Reader of keys: of several files side by side, each key once.
 pub(super) struct KeyReader {
     columns: Vec<KeyColumn>,
@@ -135,7 +163,20 @@ impl KeyReader {
             let evaluated = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(batch.num_rows());
             let columns: Vec<ArrayRef> = exprs.iter().map(evaluated).collect::<Result<_>>()?;
             let rows = self.converter.convert_columns(&columns)?;
-            self.found.lock().expect("no holder panics").add(&rows, sequence_number)?;
+            self.found.lock().expect("no holder panics").add(&rows, std::iter::repeat(sequence_number))?;
+        }
+        Ok(())
+    }
+
+    /// Adds keys that the coordinator has read.
+    ///
+    /// # Errors
+    /// A [`super::DamagedDeletes`] where they are not as they were written, and the pool's.
+    pub(super) fn add(&self, keys: KeyStream) -> Result<()> {
+        for batch in keys.batches(&self.columns)? {
+            let KeyBatch { columns, newest } = batch?;
+            let rows = self.converter.convert_columns(&columns)?;
+            self.found.lock().expect("no holder panics").add(&rows, newest.values().iter().copied())?;
         }
         Ok(())
     }
@@ -147,12 +188,12 @@ impl KeyReader {
 }
 
 impl NewestOfKeys {
-    /// Adds keys. Their memory is reserved before they are kept.
-    fn add(&mut self, rows: &Rows, sequence_number: i64) -> Result<()> {
+    /// Adds keys with their sequence numbers. Their memory is reserved before they are kept.
+    fn add(&mut self, rows: &Rows, numbers: impl IntoIterator<Item = i64>) -> Result<()> {
         let bytes = |row: Row<'_>| row.data().len() + KEY_BYTES;
         self.memory.try_grow(rows.iter().map(bytes).sum())?;
         let mut known = 0;
-        for row in rows {
+        for (row, sequence_number) in rows.iter().zip(numbers) {
             if let Some(newest) = self.newest.get_mut(row.data()) {
                 *newest = sequence_number.max(*newest);
                 known += bytes(row);

@@ -13,20 +13,24 @@
 //! - Keys are compared with each row that is decoded. The key columns are read, too, and dropped again.
 //! - Each delete file is read once a scan. What it says is kept, and counted in the memory pool, until the last of the data files
 //!   that need it has had it. Plans, requests and readers name a set of delete files once, however many data files share it.
+//! - A coordinator may read delete files once for all functions. These then read a part of its digest: vectors of data files in place
+//!   of files of positions, and one list of keys in place of files of keys.
 //! - A delete that makes no sense fails the query. So does a file whose deletes were not applied ([`DeletesApplied`]): no fault
 //!   brings rows back.
 //!
 //! [`planned`] names delete files and their sets, [`source`] wraps a scan's file source, [`behind`] reads what rows are dropped by,
-//! [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]), and [`selection`] makes the selection of rows. Reading
-//! ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
+//! [`reader`] reads delete files ([`vector`], [`positions`], [`equality`]) and what a coordinator has made of them ([`runs`] of
+//! vectors, [`key_stream`]), and [`selection`] makes the selection of rows. Reading ahead asks for the pages of deleted rows, too, and for no file of which most rows are deleted.
 //!
 //! Non-goals: which delete files apply to a data file (the catalog's planning), and deletes in Avro or ORC.
 
 mod behind;
 mod equality;
+mod key_stream;
 mod planned;
 mod positions;
 mod reader;
+mod runs;
 mod selection;
 mod shared;
 mod source;
@@ -37,11 +41,11 @@ mod vector;
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
-use datafusion::common::{DataFusionError, Result, plan_err};
+use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use gust_protocol::{DeleteContent, UnitDeletes};
 
-pub use planned::DeletePlan;
+pub use planned::{DeletePlan, KeyGroup};
 pub use reader::DeleteReader;
 
 pub(crate) use behind::with_ordinals;
@@ -49,6 +53,27 @@ pub(crate) use source::{ScanDeletes, projection_with_keys};
 
 use equality::Keys;
 use positions::Deleted;
+
+/// Most files of keys that a coordinator reads at a time for all functions.
+pub const DIGEST_READS_MAX: usize = 32;
+
+/// Keys of many files, encoded.
+#[derive(Debug)]
+pub struct KeyDigest {
+    pub encoded: Vec<u8>,
+    ids: Vec<i32>,
+    scope: u32,
+    newest: i64,
+}
+
+impl KeyDigest {
+    /// Describes the keys for a request, where they begin `offset` bytes behind the begin of an object.
+    pub fn content(&self, offset: u64) -> DeleteContent {
+        let Self { encoded, ids, scope, newest } = self;
+        let (bytes, crc32) = (encoded.len() as u64, crc32fast::hash(encoded));
+        DeleteContent::Keys { ids: ids.clone(), scope: *scope, newest: *newest, offset, bytes, crc32 }
+    }
+}
 
 /// Deleted rows of a data file, as an extension of its `PartitionedFile`.
 #[derive(Clone)]
@@ -103,6 +128,21 @@ impl FileDeletes {
             DataFusionError::ResourcesExhausted(format!("deleted rows of `{}`: {reason}", self.unit.path))
         })?;
         Ok(Some((encoded, deleted.rows.len())))
+    }
+
+    /// Reads the keys of one of the plan's groups, and encodes them. None where they would take more than `bytes_max` bytes. So a
+    /// coordinator reads files of keys once that many functions would read.
+    ///
+    /// # Errors
+    /// Errors of reading the delete files, whose messages name the file.
+    pub async fn digest_keys(&self, group: usize, bytes_max: usize) -> Result<Option<KeyDigest>> {
+        let Some(group) = self.plan().groups().get(group) else {
+            return internal_err!("there is no group {group} of files of keys");
+        };
+        let keys = self.reader.read_keys(group, &self.unit, DIGEST_READS_MAX).await?;
+        let digest =
+            |encoded| KeyDigest { encoded, ids: group.ids.clone(), scope: group.scope, newest: group.newest() };
+        Ok(keys.encode(bytes_max)?.map(digest))
     }
 
     /// Returns true where the deletes are, also, positions in the file.

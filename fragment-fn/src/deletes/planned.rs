@@ -1,6 +1,7 @@
 //! Delete files of one scan as a plan names them: each once, and each set of them that data files share. Pure.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use gust_protocol::{DeleteContent, DeleteFile, DeleteSet, UnitDeletes};
 
@@ -11,28 +12,66 @@ pub struct DeletePlan {
     table: String,
     files: Vec<DeleteFile>,
     sets: Vec<DeleteSet>,
-    /// Files of keys by their scopes, the oldest first.
-    scopes: BTreeMap<u32, Vec<KeyFile>>,
+    /// Groups of files of keys, by their scopes and then by their fields.
+    groups: Vec<KeyGroup>,
     none: DeleteSet,
+}
+
+/// Files of keys with the same fields and the same scope.
+#[derive(Debug)]
+pub struct KeyGroup {
+    pub scope: u32,
+    /// Field ids, ascending.
+    pub ids: Vec<i32>,
+    /// Files, the oldest first.
+    files: Vec<KeyFile>,
 }
 
 /// File of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct KeyFile {
-    sequence_number: i64,
+    /// Largest sequence number of its keys.
+    newest: i64,
     number: u32,
+}
+
+impl KeyGroup {
+    /// Lists its files by their numbers, the oldest first.
+    pub fn files(&self) -> impl Iterator<Item = u32> {
+        self.files.iter().map(|file| file.number)
+    }
+
+    /// Returns the largest sequence number of its keys.
+    pub fn newest(&self) -> i64 {
+        self.files.last().map_or(i64::MIN, |file| file.newest)
+    }
+
+    /// Lists the files with keys that delete rows of a data file with the sequence number `number`.
+    pub fn newer(&self, number: i64) -> impl Iterator<Item = u32> {
+        let older = self.files.partition_point(|file| file.newest <= number);
+        self.files.get(older..).unwrap_or_default().iter().map(|file| file.number)
+    }
 }
 
 impl DeletePlan {
     pub fn new(table: String, files: Vec<DeleteFile>, sets: Vec<DeleteSet>) -> Self {
-        let mut scopes: BTreeMap<u32, Vec<KeyFile>> = BTreeMap::new();
+        let mut groups: BTreeMap<(u32, Vec<i32>), Vec<KeyFile>> = BTreeMap::new();
         for (file, number) in files.iter().zip(0..) {
-            if let DeleteContent::Equality { scope, sequence_number, .. } = file.content {
-                scopes.entry(scope).or_default().push(KeyFile { sequence_number, number });
-            }
+            let (ids, scope, newest) = match &file.content {
+                DeleteContent::Equality { ids, scope, sequence_number } => (ids, *scope, *sequence_number),
+                DeleteContent::Keys { ids, scope, newest, .. } => (ids, *scope, *newest),
+                DeleteContent::Positions | DeleteContent::Vector { .. } => continue,
+            };
+            let mut ids = ids.clone();
+            ids.sort_unstable();
+            ids.dedup();
+            groups.entry((scope, ids)).or_default().push(KeyFile { newest, number });
         }
-        scopes.values_mut().for_each(|files| files.sort_unstable());
-        Self { table, files, sets, scopes, none: DeleteSet::default() }
+        let group = |((scope, ids), mut files): ((u32, Vec<i32>), Vec<KeyFile>)| {
+            files.sort_unstable();
+            KeyGroup { scope, ids, files }
+        };
+        Self { table, files, sets, groups: groups.into_iter().map(group).collect(), none: DeleteSet::default() }
     }
 
     pub fn table(&self) -> &str {
@@ -56,10 +95,13 @@ impl DeletePlan {
         unit.set.and_then(|set| self.sets.get(set as usize)).unwrap_or(&self.none)
     }
 
-    /// Lists the files of keys of a scope, by their numbers, whose sequence number is larger than `number`.
-    pub fn newer(&self, scope: u32, number: i64) -> impl Iterator<Item = u32> {
-        let files = self.scopes.get(&scope).map(Vec::as_slice).unwrap_or_default();
-        let older = files.partition_point(|file| file.sequence_number <= number);
-        files.get(older..).unwrap_or_default().iter().map(|file| file.number)
+    pub fn groups(&self) -> &[KeyGroup] {
+        &self.groups
+    }
+
+    /// Returns the positions of a scope's groups in [`Self::groups`].
+    pub fn groups_of(&self, scope: u32) -> Range<usize> {
+        let first = self.groups.partition_point(|group| group.scope < scope);
+        first..self.groups.partition_point(|group| group.scope <= scope)
     }
 }

@@ -1,12 +1,14 @@
 //! Reading of a scan's delete files, each once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::{Debug, Formatter};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use chrono::DateTime;
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::datasource::listing::PartitionedFile;
@@ -22,8 +24,10 @@ use parquet::errors::ParquetError;
 use tokio::sync::Mutex;
 
 use super::equality::{KeyReader, Keys};
-use super::planned::DeletePlan;
+use super::key_stream::{KEYS_BYTES_MAX, KeyStream};
+use super::planned::{DeletePlan, KeyGroup};
 use super::positions::{self, Deleted, Positions};
+use super::runs::{HeldBytes, VectorRuns};
 use super::shared::{Shared, Users};
 use super::{DamagedDeletes, vector};
 use crate::classify::{classify, find};
@@ -43,13 +47,14 @@ pub struct DeleteReader {
     plan: DeletePlan,
     /// Store of what the coordinator has written for this query.
     exchange: Option<AccessId>,
+    /// Vectors that are read together.
+    runs: VectorRuns,
     /// Data files with a vector or files of positions, by their paths.
     data: HashMap<Arc<str>, PositionedFile>,
     /// Positions of each delete file that has any, where it is read.
     positions: Vec<Mutex<Option<Positions>>>,
-    groups: Vec<KeyGroup>,
-    /// Positions of the groups of each scope.
-    groups_of: HashMap<u32, Vec<usize>>,
+    /// Keys of each of the plan's groups.
+    keys: Vec<Shared<Keys>>,
     /// Columns of the table, of which keys are some.
     table: SchemaRef,
     /// Keeps nothing: each footer is read once.
@@ -66,16 +71,6 @@ struct PositionedFile {
     users: Users,
     /// Sets of its units, mostly one.
     sets: Vec<u32>,
-}
-
-/// Files of keys with the same fields and the same scope.
-pub(super) struct KeyGroup {
-    pub(super) ids: Vec<i32>,
-    /// Files by their positions.
-    files: Vec<u32>,
-    /// Largest sequence number of them.
-    newest: i64,
-    keys: Shared<Keys>,
 }
 
 impl DeleteReader {
@@ -99,29 +94,14 @@ impl DeleteReader {
                 file.sets.push(set);
             }
         }
-        let mut groups: BTreeMap<(u32, Vec<i32>), KeyGroup> = BTreeMap::new();
-        for (position, file) in (0..).zip(plan.files()) {
-            let DeleteContent::Equality { ids, scope, sequence_number } = &file.content else { continue };
-            let mut ids = ids.clone();
-            ids.sort_unstable();
-            ids.dedup();
-            let new = || KeyGroup { ids: ids.clone(), files: Vec::new(), newest: i64::MIN, keys: Shared::default() };
-            let group = groups.entry((*scope, ids.clone())).or_insert_with(new);
-            group.files.push(position);
-            group.newest = group.newest.max(*sequence_number);
-        }
-        let mut groups_of: HashMap<u32, Vec<usize>> = HashMap::new();
-        for (number, (scope, _)) in groups.keys().enumerate() {
-            groups_of.entry(*scope).or_default().push(number);
-        }
         Self {
             stores,
             exchange: None,
+            runs: VectorRuns::default(),
             data,
             positions: plan.files().iter().map(|_| Mutex::default()).collect(),
+            keys: plan.groups().iter().map(|_| Shared::default()).collect(),
             plan,
-            groups: groups.into_values().collect(),
-            groups_of,
             table,
             footers: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0)),
             rows_held: MemoryConsumer::new("deleted rows").register(pool),
@@ -132,7 +112,8 @@ impl DeleteReader {
     /// Tells the store whose files the coordinator has written for this query: what is wrong with them is no damage of the table.
     #[must_use]
     pub(crate) fn with_exchange(self, exchange: AccessId) -> Self {
-        Self { exchange: Some(exchange), ..self }
+        let runs = VectorRuns::of(self.plan.files(), exchange);
+        Self { exchange: Some(exchange), runs, ..self }
     }
 
     pub(super) fn plan(&self) -> &DeletePlan {
@@ -141,9 +122,14 @@ impl DeleteReader {
 
     /// Lists the groups of keys that may delete rows of a data file.
     pub(super) fn groups(&self, unit: &UnitDeletes) -> impl Iterator<Item = &KeyGroup> {
-        let of_scope = |scope| self.groups_of.get(scope).map(Vec::as_slice).unwrap_or_default();
-        let groups = self.plan.set(unit).scopes.iter().flat_map(of_scope).filter_map(|group| self.groups.get(*group));
-        groups.filter(|group| group.newest > unit.sequence_number)
+        self.keys_of(unit).map(|(group, _)| group)
+    }
+
+    /// Lists these groups with the places of their keys.
+    fn keys_of(&self, unit: &UnitDeletes) -> impl Iterator<Item = (&KeyGroup, &Shared<Keys>)> {
+        let numbers = self.plan.set(unit).scopes.iter().flat_map(|scope| self.plan.groups_of(*scope));
+        let groups = numbers.filter_map(|number| Some((self.plan.groups().get(number)?, self.keys.get(number)?)));
+        groups.filter(|(group, _)| group.newest() > unit.sequence_number)
     }
 
     /// Announces that a unit will ask for its deletes once.
@@ -151,7 +137,7 @@ impl DeleteReader {
         if let Some(file) = self.data.get(unit.path.as_str()) {
             file.users.announce();
         }
-        self.groups(unit).for_each(|group| group.keys.announce());
+        self.keys_of(unit).for_each(|(_, keys)| keys.announce());
     }
 
     /// Lets go of all that was read, and of all units that were announced.
@@ -160,8 +146,8 @@ impl DeleteReader {
         for place in &self.positions {
             *place.lock().await = None;
         }
-        for group in &self.groups {
-            group.keys.forget().await;
+        for keys in &self.keys {
+            keys.forget().await;
         }
     }
 
@@ -226,7 +212,7 @@ impl DeleteReader {
                 positions::read(self.open(own)?, &wanted.collect(), &self.rows_held).await
             }
             Some(DeleteContent::Vector { offset, bytes, cardinality }) => {
-                let (read, memory) = self.vector(own, *offset, *bytes).await?;
+                let (read, memory) = self.vector(number, *offset, *bytes).await?;
                 let rows = vector::decode(&read, unit.rows, *cardinality)
                     .map_err(|reason| DamagedDeletes(format!("the deletion vector at byte {offset}: {reason}")))?;
                 Ok(Positions::from([(Arc::clone(path), Some(Arc::new(Deleted::new(rows, memory))))]))
@@ -236,15 +222,26 @@ impl DeleteReader {
     }
 
     /// Reads the bytes of a vector. The memory is for both its bytes and its positions.
-    async fn vector(&self, file: &ObjectRef, offset: u64, bytes: u64) -> Result<(bytes::Bytes, MemoryReservation)> {
-        let end = offset.checked_add(bytes).filter(|end| *end <= file.size_bytes && bytes <= vector::VECTOR_BYTES_MAX);
-        let Some(end) = end else {
-            let reason = format!("the deletion vector at byte {offset}: it has {bytes} bytes of {}", file.size_bytes);
-            return Err(DamagedDeletes(reason).into());
-        };
+    async fn vector(&self, number: u32, offset: u64, bytes: u64) -> Result<(Bytes, MemoryReservation)> {
+        let file = self.file(number)?;
+        let range = part(file, offset, bytes, vector::VECTOR_BYTES_MAX)
+            .map_err(|reason| DamagedDeletes(format!("the deletion vector at byte {offset}: {reason}")))?;
         let memory = self.reserve(usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2))?;
+        let read = match self.runs.run(number) {
+            Some(run) => run.part(range, |whole| self.held(file, whole)).await?,
+            None => self.range(file, range).await?,
+        };
+        Ok((read, memory))
+    }
+
+    async fn held(&self, file: &ObjectRef, range: Range<u64>) -> Result<HeldBytes> {
+        let memory = self.reserve(usize::try_from(range.end - range.start).unwrap_or(usize::MAX))?;
+        Ok(HeldBytes::new(self.range(file, range).await?, memory))
+    }
+
+    async fn range(&self, file: &ObjectRef, range: Range<u64>) -> Result<Bytes> {
         let pinned = PinnedFile::new(Arc::clone(self.store(file)?), object(file)?);
-        Ok((pinned.range(offset..end).await?, memory))
+        Ok(pinned.range(range).await?)
     }
 
     /// Returns the keys by which rows of a data file are deleted.
@@ -252,25 +249,39 @@ impl DeleteReader {
     /// # Errors
     /// Those of [`Self::deleted`], and keys that the table's columns do not have.
     pub(super) async fn keys(&self, unit: &UnitDeletes) -> Result<Vec<Arc<Keys>>> {
-        try_join_all(self.groups(unit).map(|group| group.keys.get(self.keys_of(group, unit)))).await
+        try_join_all(self.keys_of(unit).map(|(group, keys)| keys.get(self.read_keys(group, unit, READS_MAX)))).await
     }
 
-    /// Reads the keys of a group's files. A key that many files have is held once.
-    async fn keys_of(&self, group: &KeyGroup, unit: &UnitDeletes) -> Result<Keys> {
+    /// Reads the keys of a group's files, `at_once` files at a time. A key that many files have is held once. `unit` is a data file
+    /// that needs them, for messages.
+    ///
+    /// # Errors
+    /// Those of [`Self::keys`].
+    pub(super) async fn read_keys(&self, group: &KeyGroup, unit: &UnitDeletes, at_once: usize) -> Result<Keys> {
         let keys = KeyReader::new(&self.table, &group.ids, self.keys_held.new_empty())?;
-        let reading = group.files.iter().map(|file| self.keys_in(*file, &keys, unit)).collect::<Vec<_>>();
-        stream::iter(reading).buffer_unordered(READS_MAX).try_collect::<()>().await?;
+        let reading = group.files().map(|file| self.keys_in(file, &keys, unit)).collect::<Vec<_>>();
+        stream::iter(reading).buffer_unordered(at_once).try_collect::<()>().await?;
         Ok(keys.finish())
     }
 
     /// Reads the keys of one file.
     async fn keys_in(&self, number: u32, keys: &KeyReader, unit: &UnitDeletes) -> Result<()> {
         let own = self.file(number)?;
-        let Some(DeleteContent::Equality { sequence_number, .. }) = self.plan.file(number).map(|file| &file.content)
-        else {
-            return internal_err!("delete file {number} has no keys");
+        let read = async {
+            match self.plan.file(number).map(|file| &file.content) {
+                Some(DeleteContent::Equality { sequence_number, .. }) => {
+                    keys.read(self.open(own)?, *sequence_number).await
+                }
+                Some(DeleteContent::Keys { offset, bytes, crc32, .. }) => {
+                    let range = part(own, *offset, *bytes, KEYS_BYTES_MAX)
+                        .map_err(|reason| DamagedDeletes(format!("the keys at byte {offset}: {reason}")))?;
+                    let held = self.keys_held.new_empty();
+                    held.try_grow(usize::try_from(*bytes).unwrap_or(usize::MAX))?;
+                    keys.add(KeyStream { bytes: self.range(own, range).await?, crc32: *crc32 })
+                }
+                _ => internal_err!("delete file {number} has no keys"),
+            }
         };
-        let read = async { keys.read(self.open(own)?, *sequence_number).await };
         caught(read).await.map_err(|error| self.named(own, &unit.path, error))
     }
 
@@ -337,6 +348,15 @@ impl DeleteReader {
         held.try_grow(bytes)?;
         Ok(held)
     }
+}
+
+/// Returns the range of a part of a file.
+///
+/// # Errors
+/// A phrase about a part that the file does not have, or that is too long.
+fn part(file: &ObjectRef, offset: u64, bytes: u64, bytes_max: u64) -> Result<Range<u64>, String> {
+    let end = offset.checked_add(bytes).filter(|end| *end <= file.size_bytes && bytes <= bytes_max);
+    end.map(|end| offset..end).ok_or_else(|| format!("it has {bytes} bytes of {}", file.size_bytes))
 }
 
 fn object(file: &ObjectRef) -> Result<ObjectMeta> {

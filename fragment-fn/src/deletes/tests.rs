@@ -198,6 +198,29 @@ impl Table {
             .expect("columns of the table")
     }
 
+    /// Makes the deletes of one data file, without a scan.
+    fn deletes_of(&self, unit: &Unit) -> FileDeletes {
+        let (sets, units) = shared(std::slice::from_ref(unit));
+        let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&self.store) as Arc<dyn ObjectStore>]);
+        let planned = DeletePlan::new("t".to_owned(), self.deletes.clone(), sets);
+        let reader = DeleteReader::new(stores, planned, &units, Arc::clone(&self.schema), &self.pool);
+        FileDeletes::new(Arc::new(reader.with_exchange(0)), units[0].clone()).expect("known files")
+    }
+
+    /// Puts one object with the keys of each group in the place of the files of keys.
+    async fn digest_keys(&mut self) {
+        let deletes = self.deletes_of(&unit("a.parquet"));
+        let (mut bytes, mut contents) = (b"before".to_vec(), Vec::new());
+        for group in 0..deletes.plan().groups().len() {
+            let keys = deletes.digest_keys(group, 1 << 20).await.expect("read").expect("few keys");
+            contents.push(keys.content(bytes.len() as u64));
+            bytes.extend(keys.encoded);
+        }
+        let file = self.put("exchange/deletes", bytes).await;
+        self.deletes.retain(|file| !matches!(file.content, DeleteContent::Equality { .. }));
+        self.deletes.extend(contents.into_iter().map(|content| DeleteFile { file: file.clone(), content }));
+    }
+
     fn reader(&self) -> ScanReader {
         let counted = Arc::new(CountingStore::new(Arc::clone(&self.store) as _, Arc::clone(&self.counters)));
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0));
@@ -555,6 +578,147 @@ async fn a_digest_deletes_what_its_files_delete() {
         .expect_err("unknown")
         .to_string();
     assert!(error.contains("nobody has said that `s3://lake/other.parquet` needs positions"), "{error}");
+}
+
+/// Keys of several fields, scopes and numbers, with NULLs, of a column that was dropped, of a struct's field, and of promoted types.
+#[tokio::test]
+async fn a_digest_of_keys_deletes_what_its_files_delete() {
+    let mut table = Table::new();
+    let inner = |fields: Vec<Field>| DataType::Struct(fields.into());
+    let structs = |data_type: &DataType, column: ArrayRef| -> ArrayRef {
+        let DataType::Struct(fields) = data_type else { panic!("{data_type}") };
+        Arc::new(arrow::array::StructArray::new(fields.clone(), vec![column], None))
+    };
+    let written = inner(vec![field(7, "y", DataType::Int32)]);
+    let wanted = inner(vec![field(7, "renamed", DataType::Int64)]);
+    table.schema = Arc::new(Schema::new(vec![
+        field(1, "id", DataType::Int64),
+        field(2, "name", DataType::Utf8View),
+        field(3, "\0key 3", DataType::Int32),
+        field(5, "s", wanted.clone()),
+    ]));
+    let ids = || 0..ROWS as i64;
+    let names: StringArray = ids().map(|id| (id % 4 != 3).then(|| format!("n{}", id % 4))).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids())),
+        Arc::new(names),
+        Arc::new(Int32Array::from_iter_values(ids().map(|id| (id % 5) as i32))),
+        structs(&written, Arc::new(Int32Array::from_iter_values(ids().map(|id| 100 + id as i32)))),
+    ];
+    let fields = vec![
+        field(1, "id", DataType::Int64),
+        field(2, "name", DataType::Utf8),
+        field(3, "gone", DataType::Int32),
+        field(5, "s", written),
+    ];
+    let file = table.put("a.parquet", parquet(fields, columns)).await;
+    let file = PartitionedFile::new("a.parquet", file.size_bytes);
+    let names = |names: Vec<Option<&str>>| {
+        vec![(field(2, "name", DataType::Utf8), Arc::new(StringArray::from(names)) as ArrayRef)]
+    };
+    let gone = |values: Vec<i32>| (field(3, "gone", DataType::Int32), Arc::new(Int32Array::from(values)) as ArrayRef);
+    let id = |values: Vec<i32>| (field(1, "id", DataType::Int32), Arc::new(Int32Array::from(values)) as ArrayRef);
+    // The numbers of keys of one group differ, and `n2` has two.
+    table.keys("e0", names(vec![Some("n2"), None]), 0, 2).await;
+    table.keys("e1", names(vec![Some("n2"), Some("nobody's")]), 0, 4).await;
+    table.keys("e2", names(vec![Some("n0")]), 1, 3).await;
+    table.keys("e3", vec![gone(vec![0, 1]), id(vec![5, 11])], 0, 5).await;
+    let key = inner(vec![field(7, "renamed", DataType::Int64)]);
+    let values = structs(&key, Arc::new(Int64Array::from(vec![Some(101), Some(113), None])));
+    let content = DeleteContent::Equality { ids: vec![7], scope: 0, sequence_number: 3 };
+    table.delete_file("e4", parquet(vec![field(5, "s", key)], vec![values]), content).await;
+    // No key at all.
+    table.keys("e5", names(Vec::new()), 2, 9).await;
+    let deleted = |id: i64, number: i64, scopes: &[u32]| {
+        let zero = scopes.contains(&0);
+        zero && number < 4 && id % 4 == 2
+            || zero && number < 2 && id % 4 == 3
+            || scopes.contains(&1) && number < 3 && id % 4 == 0
+            || zero && number < 5 && matches!(id, 5 | 11)
+            || zero && number < 3 && matches!(id, 1 | 13)
+    };
+    let mut gets = Vec::new();
+    for is_digested in [false, true] {
+        if is_digested {
+            table.digest_keys().await;
+            assert!(table.deletes.iter().all(|file| file.file.path == "exchange/deletes"));
+        }
+        let before = table.counters.requests().get;
+        for scopes in [&[0][..], &[1], &[0, 1, 2], &[2]] {
+            for number in 1..6 {
+                let own = Unit { scopes: scopes.to_vec(), sequence_number: number, ..unit("a.parquet") };
+                let expect: Vec<i64> = ids().filter(|id| !deleted(*id, number, scopes)).collect();
+                let found = table.ids(&[(file.clone(), Some(own))]).await.expect("rows");
+                assert_eq!(found, expect, "{scopes:?}, {number}, digested: {is_digested}");
+            }
+        }
+        gets.push(table.counters.requests().get - before);
+    }
+    assert!(gets[1] < gets[0], "{gets:?}");
+}
+
+/// A fragment reads the vectors of its data files with one request.
+#[tokio::test]
+async fn vectors_of_a_digest_are_read_together() {
+    let mut table = Table::new();
+    table.pool = Arc::new(GreedyMemoryPool::new(1 << 20));
+    let (mut bytes, mut contents) = (Vec::new(), Vec::new());
+    for row in 0..4 {
+        let vector = vector::encode(&RoaringTreemap::from_iter([row, 20 + row])).expect("short");
+        let (offset, length) = (bytes.len() as u64, vector.len() as u64);
+        contents.push(DeleteContent::Vector { offset, bytes: length, cardinality: 2 });
+        bytes.extend(vector);
+    }
+    let object = table.put("exchange/deletes", bytes).await;
+    table.deletes = contents.into_iter().map(|content| DeleteFile { file: object.clone(), content }).collect();
+    let units: Vec<Unit> =
+        (0..4).map(|number| Unit { vector: Some(number), ..unit(&format!("{number}.parquet")) }).collect();
+    let (sets, units) = shared(&units);
+    let counted: Arc<dyn ObjectStore> =
+        Arc::new(CountingStore::new(Arc::clone(&table.store) as _, Arc::clone(&table.counters)));
+    let planned = DeletePlan::new("t".to_owned(), table.deletes.clone(), sets);
+    let reader = DeleteReader::new(Arc::from([counted]), planned, &units, Arc::clone(&table.schema), &table.pool);
+    let reader = Arc::new(reader.with_exchange(0));
+    let deletes = |unit: &UnitDeletes| FileDeletes::new(Arc::clone(&reader), unit.clone()).expect("known files");
+    let deletes: Vec<_> = units.iter().map(deletes).collect();
+    // A plan that runs twice.
+    for gets in 1..=2 {
+        deletes.iter().for_each(FileDeletes::announce);
+        for (deletes, row) in deletes.iter().zip(0..) {
+            let found = deletes.deleted().await.expect("read").expect("deleted rows");
+            assert_eq!(found.rows.iter().collect::<Vec<_>>(), [row, 20 + row]);
+        }
+        assert_eq!((table.counters.requests().get, table.pool.reserved()), (gets, 0));
+        deletes[0].forget().await;
+    }
+}
+
+#[tokio::test]
+async fn a_digest_of_keys_has_bounds() {
+    let mut table = Table::new();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
+    let schema = Arc::new(Schema::new(vec![field(1, "id", DataType::Int64)]));
+    let rows = RecordBatch::try_new(schema, vec![ids]).expect("a batch");
+    for sequence_number in [2, 3] {
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).expect("a writer");
+        writer.write(&rows).expect("written");
+        let content = DeleteContent::Equality { ids: vec![1], scope: 0, sequence_number };
+        table.delete_file(&format!("e{sequence_number}"), writer.into_inner().expect("a file"), content).await;
+    }
+    let digest = async |table: &Table, bytes_max: usize| {
+        let made = table.deletes_of(&unit("a.parquet")).digest_keys(0, bytes_max).await;
+        assert_eq!(table.pool.reserved(), 0);
+        made
+    };
+    let whole = digest(&table, 1 << 20).await.expect("read").expect("each key once").encoded.len();
+    assert!((100_000..800_000).contains(&whole), "{whole} bytes");
+    assert!(digest(&table, whole).await.expect("read").is_some());
+    assert!(digest(&table, whole - 1).await.expect("read").is_none(), "a byte too many");
+    for pool in [1 << 20, 9 << 20] {
+        table.pool = Arc::new(GreedyMemoryPool::new(pool));
+        let error = digest(&table, 1 << 20).await.expect_err("too little memory");
+        assert_eq!(classify(&error).kind, FragmentErrorKind::OutOfMemory, "{error}");
+    }
 }
 
 /// Reading ahead knows key columns, and leaves a file of which most is deleted to its readers.
@@ -962,25 +1126,93 @@ async fn few_and_many_deleted_rows_of_a_large_file() {
     }
 }
 
-/// A vector that the coordinator has written is no file of the table's: it is asked for again.
+/// An object that the coordinator has written is no file of the table's: it is asked for again.
 #[tokio::test]
 async fn damage_in_the_exchange_is_no_damage_of_the_table() {
-    for turn in 0..2 {
+    use futures::FutureExt;
+    let cases: [(&str, Damage); 7] = [
+        ("the deletion vector at byte 4: its checksum is wrong", |table, unit| {
+            async move {
+                unit.vector = Some(table.vector("exchange/deletes", [1, 2]).await);
+                change(table, "exchange/deletes", |bytes| bytes[20] ^= 1).await;
+            }
+            .boxed()
+        }),
+        ("Object at location exchange/deletes not found", |table, unit| {
+            async move {
+                unit.vector = Some(table.vector("exchange/deletes", [1, 2]).await);
+                table.store.delete(&Path::from("exchange/deletes")).await.expect("deleted");
+            }
+            .boxed()
+        }),
+        ("the checksum of its keys is wrong", |table, unit| {
+            async move {
+                table.id_digest(unit).await;
+                change(table, "exchange/deletes", |bytes| bytes[200] ^= 1).await;
+            }
+            .boxed()
+        }),
+        ("it has ", |table, unit| {
+            async move {
+                table.id_digest(unit).await;
+                change(table, "exchange/deletes", |bytes| bytes.truncate(100)).await;
+            }
+            .boxed()
+        }),
+        ("the keys at byte 6: it has 1000000 bytes of ", |table, unit| {
+            async move {
+                table.id_digest(unit).await;
+                change_keys(table, |bytes, _, _| *bytes = 1_000_000);
+            }
+            .boxed()
+        }),
+        ("its keys cannot be decoded: ", |table, unit| {
+            async move {
+                table.id_digest(unit).await;
+                // The sum is right, and the bytes are not.
+                change(table, "exchange/deletes", |bytes| bytes[6..].fill(7)).await;
+                let sum = crc32fast::hash(&vec![7; table.deletes[0].file.size_bytes as usize - 6]);
+                change_keys(table, |_, crc32, _| *crc32 = sum);
+            }
+            .boxed()
+        }),
+        ("it has keys of other fields", |table, unit| {
+            async move {
+                table.id_digest(unit).await;
+                change_keys(table, |_, _, ids| *ids = vec![2]);
+            }
+            .boxed()
+        }),
+    ];
+    for (expect, damage) in cases {
         let mut table = Table::new();
-        let vector = table.vector("exchange/v", [1, 2]).await;
-        match turn {
-            0 => change(&table, "exchange/v", |bytes| bytes[20] ^= 1).await,
-            _ => table.store.delete(&Path::from("exchange/v")).await.expect("deleted"),
-        }
-        let (sets, units) = shared(&[Unit { vector: Some(vector), ..unit("a.parquet") }]);
-        let stores: Arc<[Arc<dyn ObjectStore>]> = Arc::from([Arc::clone(&table.store) as Arc<dyn ObjectStore>]);
-        let planned = DeletePlan::new("t".to_owned(), table.deletes.clone(), sets);
-        let reader = DeleteReader::new(stores, planned, &units, Arc::clone(&table.schema), &table.pool);
-        let deletes = FileDeletes::new(Arc::new(reader.with_exchange(0)), units[0].clone()).expect("known files");
-        let told = classify(&deletes.digest().await.expect_err("damaged"));
+        table.data("a.parquet", 0).await;
+        let mut own = unit("a.parquet");
+        damage(&mut table, &mut own).await;
+        let deletes = table.deletes_of(&own);
+        let read = async { futures::try_join!(deletes.deleted(), deletes.keys()) };
+        let told = classify(&read.await.map(|_| ()).expect_err(expect));
         assert_eq!(told.kind, FragmentErrorKind::Storage, "{told:?}");
         assert!(told.kind.is_retryable() && told.hint.is_none(), "{told:?}");
-        assert!(told.message.starts_with("object `exchange/v` of the exchange: "), "{told:?}");
+        let place = "object `exchange/deletes` of the exchange: ";
+        assert!(told.message.starts_with(place) && told.message.contains(expect), "{expect}: {told:?}");
+    }
+}
+
+impl Table {
+    /// Makes a digest of keys of ids, which a unit needs.
+    async fn id_digest(&mut self, unit: &mut Unit) {
+        let ids = vec![(field(1, "id", DataType::Int64), Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)];
+        self.keys("e", ids, 0, 2).await;
+        self.digest_keys().await;
+        unit.scopes = vec![0];
+    }
+}
+
+/// Changes length, checksum and fields of the keys in a request.
+fn change_keys(table: &mut Table, change: impl FnOnce(&mut u64, &mut u32, &mut Vec<i32>)) {
+    if let DeleteContent::Keys { bytes, crc32, ids, .. } = &mut table.deletes[0].content {
+        change(bytes, crc32, ids);
     }
 }
 

@@ -14,6 +14,7 @@ use gust_engine::attempt::InvokeErrorKind;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use gust_engine::model::TimeModel;
+use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::SchedulerSettings;
 use rand::rngs::SmallRng;
@@ -146,6 +147,7 @@ pub(super) fn query(random: &mut SmallRng) -> SimulatedQuery {
             functions_max: files,
             functions: Some(files),
             lanes_max: 1,
+            digest: DigestBounds::default(),
         },
         cap: None,
     }

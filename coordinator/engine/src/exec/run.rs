@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    Fragment, FragmentId, FragmentResult, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, exchange,
+    Fragment, FragmentId, FragmentResult, Input, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, exchange,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use super::result_memory::{ResultMemory, ResultReservation};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
-use crate::planner::Stage;
+use crate::planner::{Stage, read_bytes};
 use crate::scheduler::{
     AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
     StageAttempts,
@@ -142,6 +142,8 @@ impl StageFragments {
         let deletes = deletes.published(query, &id).await?;
         let inputs = stage.inputs(index, footers.as_ref(), deletes);
         let inputs = inputs.map_err(|error| failed(FragmentFailure::unplannable(id.clone(), error)))?;
+        let named = inputs.iter().flat_map(|(_, Input::Scan(scan))| &scan.deletes);
+        let (delete_files, delete_bytes) = (named.clone().count(), named.map(read_bytes).sum::<u64>());
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
         let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
         let plan_bytes = match &plan.plan {
@@ -167,8 +169,8 @@ impl StageFragments {
             access,
             stage: StagePlan::clone(&plan),
         };
-        let reads = stage.fragments[index].units().count() + stage.delete_files(index);
-        let work = AttemptWork::of_fragment(reads, stage.fragment_weight_bytes(index), bytes);
+        let reads = stage.fragments[index].units().count() + delete_files;
+        let work = AttemptWork::of_fragment(reads, stage.data_weight_bytes(index) + delete_bytes, bytes);
         let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
         let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
         let adopted = attempts.result().await.map_err(failed)?;

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use fragment_fn::DIGEST_READS_MAX;
 use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
 use gust_protocol::exchange::writes_of;
 
@@ -126,6 +127,16 @@ pub(super) struct ResultTraffic {
     pub(super) object_bytes: u64,
 }
 
+/// Work of the coordinator on delete files, before the fragments that share them begin.
+#[derive(Debug, Default)]
+pub(super) struct DigestTraffic {
+    seconds: f64,
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
+    /// Objects in the exchange, one a stage.
+    pub(super) objects: u64,
+}
+
 /// Position of an attempt among those of its function.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Turn {
@@ -149,6 +160,7 @@ pub(super) struct RemoteRun {
     pub(super) longer: f64,
     pub(super) seconds: f64,
     pub(super) results: ResultTraffic,
+    pub(super) digests: DigestTraffic,
 }
 
 impl RemoteRun {
@@ -162,6 +174,7 @@ impl RemoteRun {
         let warm = if assume.all_cold && !on.shares_machine { 0 } else { on.warm };
         let cold = at_once.saturating_sub(warm).min(count);
         let results = results(stages, assume);
+        let digests = digests(stages, on.model, assume);
 
         // The sum of many deviates less than each by itself.
         let all = || attempts.iter().chain(&attempts[..repeated]);
@@ -176,8 +189,9 @@ impl RemoteRun {
             + assume.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
             + if cold > 0 { start.as_secs_f64() } else { 0.0 }
             + on.model.fragment_overhead.as_secs_f64() * count as f64
-            + results.bytes as f64 / on.model.pipe_bytes_per_second;
-        Self { attempts, repeated, at_once, cold, start, longer, seconds, results }
+            + results.bytes as f64 / on.model.pipe_bytes_per_second
+            + digests.seconds;
+        Self { attempts, repeated, at_once, cold, start, longer, seconds, results, digests }
     }
 
     /// Lists every attempt, first and second.
@@ -424,6 +438,21 @@ fn results(stages: &[&StageLoad], assume: &Assumptions) -> ResultTraffic {
         }
     }
     sent
+}
+
+fn digests(stages: &[&StageLoad], model: &TimeModel, assume: &Assumptions) -> DigestTraffic {
+    // A stage's files are read side by side, by one task.
+    let model = TimeModel { reads_ahead: DIGEST_READS_MAX, cores: 1, ..*model };
+    let mut done = DigestTraffic::default();
+    for load in stages.iter().filter_map(|stage| stage.digest.as_ref()) {
+        let LocalRun { seconds, requests } = LocalRun::of(load, &model, assume);
+        // Stages do it at the same time.
+        done.seconds = done.seconds.max(seconds);
+        done.requests += requests;
+        done.bytes += load.reads.bytes;
+        done.objects += 1;
+    }
+    done
 }
 
 /// Turns seconds into a duration. A model of nonsense gives nonsense, but no panic.

@@ -120,7 +120,7 @@ impl Forecast {
 
 fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>, assume: &Assumptions) -> Spending {
     let run = RemoteRun::of(stages, on, assume);
-    let RemoteRun { cold, start, longer, seconds, ref results, .. } = run;
+    let RemoteRun { cold, start, longer, seconds, ref results, ref digests, .. } = run;
     let mut spent = Quantities::default();
     for (position, attempt) in run.attempts().enumerate() {
         let init = if position < cold { start } else { Duration::ZERO };
@@ -131,12 +131,14 @@ fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'
     spent.add(Item::TableReads, Basis::Metered, run.requests(plans, assume));
     spent.add(Item::ExchangeWrites, Basis::Metered, results.writes);
     spent.add(Item::ExchangeReads, Basis::Metered, results.objects);
-    // The coordinator's own writes: plans, and a listing to clean up where anything was written.
-    spent.add(Item::CoordinatorWrites, Basis::Metered, plans + u64::from(plans + results.objects > 0));
+    spent.add(Item::CoordinatorReads, Basis::Metered, digests.requests);
+    // The coordinator's own writes: plans, digests, and a listing to clean up where anything was written.
+    let own_writes = plans + digests.objects;
+    spent.add(Item::CoordinatorWrites, Basis::Metered, own_writes + u64::from(own_writes + results.objects > 0));
     spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.object_bytes) * duration(seconds).as_micros());
     spent.add(Item::Logs, Basis::Unknown, run.attempts().count() as u64);
-    add_own(&mut spent, prices, seconds, results.bytes);
-    let bytes = run.bytes() + results.object_bytes + prices.planning.bytes_read;
+    add_own(&mut spent, prices, seconds, results.bytes + digests.bytes);
+    let bytes = run.bytes() + results.object_bytes + digests.bytes + prices.planning.bytes_read;
     amounts(&spent, prices.tariff, seconds, bytes)
 }
 

@@ -60,6 +60,7 @@ fn stage(fragments: usize) -> StageLoad {
         results: Results { expected: Some(1_000_000), at_most: 50_000_000 },
         inline_bytes_max: 4_000_000,
         publishes_plan: false,
+        digest: None,
     }
 }
 
@@ -249,6 +250,22 @@ fn unknown_results_are_expected_to_fit_and_may_not() {
     // The plan is written once, read by each function, and removed at the end after a listing.
     assert_eq!((expected.requests, expected.bytes), (16 + 2 + 2 + 4, 240_001_000));
     assert_eq!(upper.requests, (26 + 2 + 1 + 2) + 2 + 10 + 2 + 4);
+}
+
+#[test]
+fn a_digest_of_delete_files_is_read_once_before_the_fragments() {
+    const FILES: u64 = 64;
+    let plain = forecast(&[stage(2)], |_, _, _| {});
+    let reads = Reads { footers: FILES, footers_max: FILES, bytes: 1_000_000, is_remote: true, ..Reads::default() };
+    let digested = StageLoad { digest: Some(LocalLoad { weight_bytes: 1_000_000, reads }), ..stage(2) };
+    let Forecast { expected, .. } = forecast(&[digested], |_, _, _| {});
+    // 32 of them at a time, of 10 ms each.
+    let more = expected.seconds - plain.expected.seconds;
+    assert!((0.01..0.05).contains(&more), "{more} s");
+    // The object is written, and removed after a listing.
+    assert_eq!(expected.requests - plain.expected.requests, FILES + 2);
+    assert_eq!(expected.bytes - plain.expected.bytes, 1_000_000);
+    assert_eq!(expected.gb_seconds, plain.expected.gb_seconds);
 }
 
 #[test]

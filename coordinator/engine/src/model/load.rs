@@ -24,6 +24,17 @@ impl FragmentLoad {
         let reads = Reads::of_bytes(weight_bytes);
         Self { weight_bytes, lanes, reads, reads_at_most: reads }
     }
+
+    /// Adds reads of other files, all of whose bytes are used.
+    #[must_use]
+    pub fn and_reads(self, reads: &Reads) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + reads.bytes,
+            reads: self.reads + *reads,
+            reads_at_most: self.reads_at_most + *reads,
+            ..self
+        }
+    }
 }
 
 /// One stage's work.
@@ -35,12 +46,15 @@ pub struct StageLoad {
     pub inline_bytes_max: u64,
     /// True if the plan is so long that it goes through the exchange.
     pub publishes_plan: bool,
+    /// Delete files that the coordinator reads for the fragments, before these begin. It leaves them one object in the exchange.
+    pub digest: Option<LocalLoad>,
 }
 
 impl StageLoad {
     /// Makes the load of a stage of which only its fragments are known. Results ride in their responses.
     pub fn of_fragments(fragments: Vec<FragmentLoad>) -> Self {
-        Self { fragments, results: Results::default(), inline_bytes_max: u64::MAX, publishes_plan: false }
+        let (results, inline_bytes_max) = (Results::default(), u64::MAX);
+        Self { fragments, results, inline_bytes_max, publishes_plan: false, digest: None }
     }
 }
 

@@ -273,6 +273,7 @@ mod tests {
     use super::*;
     use crate::cost::Billed;
     use crate::model::{PlatformTraits, WarmState};
+    use crate::planner::DigestBounds;
 
     #[test]
     fn an_answer_of_the_fleet_means_one_thing_for_each_target() {
@@ -301,6 +302,7 @@ mod tests {
                 deadline: None,
                 fragment_bytes_target: 1,
                 memory_bytes_max: 1,
+                digest: DigestBounds::default(),
             };
             let seen = match at_hand(asked, &settings) {
                 Ok(Placement::Functions(_)) => "functions".to_owned(),

@@ -46,6 +46,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
         let need = fragment_need(stage, &held_by(&stage.plan));
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
+        text += &digest(stage);
         text += &reading(&stage.plan, ahead);
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
@@ -199,6 +200,17 @@ fn packing(stage: &Stage) -> String {
         size(smallest),
         size(largest),
         if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
+    )
+}
+
+/// Writes the delete files that the coordinator reads for all fragments of a stage.
+fn digest(stage: &Stage) -> String {
+    let Some(work) = stage.deletes.digest() else { return String::new() };
+    format!(
+        "deletes      the coordinator reads {} delete files once, {}; fragments read about {} of them in the exchange\n",
+        work.files,
+        size(work.reads.bytes),
+        size(work.written_bytes),
     )
 }
 

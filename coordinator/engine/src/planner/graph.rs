@@ -18,7 +18,7 @@ use gust_protocol::{
 };
 use object_store::ObjectMeta;
 
-use super::deletes::{DigestedDeletes, FragmentDeletes, RequestDeletes, worth_digesting};
+use super::deletes::{DigestedDeletes, RequestDeletes, StageDeletes};
 use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
 use super::shipped;
@@ -74,6 +74,8 @@ pub struct Stage {
     pub units: Vec<Unit>,
     /// Fragments, of positions in `units`.
     pub fragments: Vec<PackedFragment>,
+    /// Reads of delete files, or of the coordinator's digest of them.
+    pub deletes: StageDeletes,
     /// Work of its fragments, by which it was estimated.
     pub load: StageLoad,
     /// Times that its fragments are expected to take from their invocations to their answers.
@@ -90,20 +92,19 @@ impl Stage {
         self.units.iter().map(|unit| unit.weight_bytes).sum()
     }
 
-    /// Sums up the compressed bytes of the projected columns of one fragment, and of its delete files.
+    /// Sums up the compressed bytes of the projected columns of one fragment.
+    pub fn data_weight_bytes(&self, fragment: usize) -> u64 {
+        self.fragments[fragment].units().map(|unit| self.units[unit].weight_bytes).sum()
+    }
+
+    /// Sums up the same bytes, and those that the fragment is expected to read of delete files.
     pub fn fragment_weight_bytes(&self, fragment: usize) -> u64 {
-        let units = || self.fragments[fragment].units().map(|unit| &self.units[unit]);
-        units().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(units()).bytes()
+        self.data_weight_bytes(fragment) + self.deletes.reads(fragment).bytes
     }
 
-    /// Counts the delete files that one fragment reads.
-    pub fn delete_files(&self, fragment: usize) -> usize {
-        FragmentDeletes::of(self.fragments[fragment].units().map(|unit| &self.units[unit])).files().count()
-    }
-
-    /// Lists the deletes whose positions the coordinator had better read once for all fragments.
-    pub fn worth_digesting(&self) -> Vec<&FileDeletes> {
-        worth_digesting(self.fragments.iter().map(|fragment| fragment.units().map(|unit| &self.units[unit]).collect()))
+    /// Returns the deletes of a unit's data file.
+    pub fn deletes_of(&self, unit: usize) -> Option<&FileDeletes> {
+        self.units.get(unit)?.file.extensions.get()
     }
 
     /// Returns the URL of the first store, by which the data's files are known. Their times tell other stores apart.
@@ -139,7 +140,7 @@ impl Stage {
         })
     }
 
-    /// Makes the inputs of one fragment. Footers among `footers` travel with it. Those `digested` come in place of files of positions.
+    /// Makes the inputs of one fragment. Footers among `footers` travel with it. What is `digested` comes in place of delete files.
     ///
     /// # Errors
     /// The engine's, where a partition value cannot be encoded.

@@ -42,7 +42,7 @@ mod quote;
 pub mod rules;
 mod shipped;
 
-pub use deletes::DigestedDeletes;
+pub use deletes::{DIGEST_BYTES_MAX, DigestBounds, DigestWork, DigestedDeletes, GroupWork, StageDeletes, read_bytes};
 pub use graph::{DistributedPlan, Placement, Stage};
 pub use passes::stages::{FunctionAccess, Leaf};
 
@@ -101,12 +101,15 @@ pub struct PlannerSettings {
     pub fragment_bytes_target: u64,
     /// Memory of the coordinator.
     pub memory_bytes_max: u64,
+    /// Bounds above which the coordinator reads delete files for functions.
+    pub digest: DigestBounds,
 }
 
 impl From<&Config> for PlannerSettings {
     fn from(config: &Config) -> Self {
         let Config { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, .. } = *config;
-        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max }
+        let digest = DigestBounds::default();
+        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest }
     }
 }
 
@@ -234,6 +237,7 @@ impl Planner {
             functions_max: size.functions_max,
             functions: fan_out,
             lanes_max: size.lanes,
+            digest: self.settings.digest,
         }
     }
 

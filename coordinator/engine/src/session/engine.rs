@@ -32,6 +32,7 @@ use crate::fleet::Fleet;
 use crate::history;
 use crate::memory::ProcessMemory;
 use crate::model::measured;
+use crate::planner::DigestBounds;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::scheduler::Schedulers;
@@ -62,12 +63,19 @@ pub struct EngineOptions {
     /// Places that queries may read. The exchange, the temporary folder, the history and the files of catalogs are never
     /// among them where this is a list.
     pub reach: Reach,
+    /// Bounds above which the coordinator reads delete files for functions.
+    pub digest: DigestBounds,
 }
 
 impl Default for EngineOptions {
     /// Expects one query at a time, of one user.
     fn default() -> Self {
-        Self { queries_max: 1, settings: SettingsPolicy::OwnSession, reach: Reach::default() }
+        Self {
+            queries_max: 1,
+            settings: SettingsPolicy::OwnSession,
+            reach: Reach::default(),
+            digest: DigestBounds::default(),
+        }
     }
 }
 
@@ -96,6 +104,7 @@ impl Default for EngineOptions {
 pub struct Engine {
     pub(super) config: Arc<Config>,
     pub(super) settings: SettingsPolicy,
+    pub(super) digest: DigestBounds,
     pub(super) stores: Stores,
     /// Runtime of DataFusion, with the temporary folder and the footers that were read.
     runtime: Arc<RuntimeEnv>,
@@ -159,6 +168,7 @@ impl Engine {
         Ok(Self {
             config,
             settings: options.settings,
+            digest: options.digest,
             stores,
             runtime,
             memory,

@@ -144,6 +144,7 @@ impl Session {
         Planner {
             settings: PlannerSettings {
                 memory_bytes_max: self.memory_bytes_max(),
+                digest: self.engine.digest,
                 ..PlannerSettings::from(&*self.config)
             },
             fleet: Arc::clone(&self.engine.fleet),

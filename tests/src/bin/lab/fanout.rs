@@ -23,9 +23,9 @@ use gust_engine::exchange::Exchange;
 use gust_engine::exec::{QueryContext, RemoteFragmentExec};
 use gust_engine::fleet::Invoker;
 use gust_engine::model::TimeModel;
-use gust_engine::planner::FunctionAccess;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::stages::plan_stages;
+use gust_engine::planner::{DigestBounds, FunctionAccess};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings, SpeculationPolicy};
 use gust_engine::storage::{StoreCredentials, Stores};
 use gust_protocol::exchange::{ResultTarget, ResultWriter};
@@ -57,6 +57,7 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
             functions_max: fragments,
             functions: Some(fragments),
             lanes_max: 1,
+            digest: DigestBounds::default(),
         };
         plan_stages(&scan(fragments)?, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?
     };
@@ -189,6 +190,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
         functions_max: 1,
         functions: None,
         lanes_max: 1,
+        digest: DigestBounds::default(),
     };
     let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?;
     let stage = &planned.stages[0];

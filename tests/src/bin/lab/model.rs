@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gust_engine::model::{EnvironmentRamp, Latency, Pipe, TimeModel};
+use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
 use gust_tests::fleet::{FaultPlan, Platform, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
@@ -150,6 +151,7 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> SimulatedQuery {
         functions_max: functions,
         functions: Some(functions),
         lanes_max: 1,
+        digest: DigestBounds::default(),
     };
     SimulatedQuery { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
 }
@@ -253,6 +255,7 @@ fn ours(
         functions_max: model.our_functions_max,
         functions: None,
         lanes_max: 1,
+        digest: DigestBounds::default(),
     };
     let scan = |file_bytes: &Vec<u64>| SimulatedQuery {
         begins: Duration::ZERO,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gust_engine::model::TimeModel;
+use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
 use gust_tests::fleet::{Fault, FaultPlan, Platform, SimulatedQuery, World, run_virtually};
@@ -166,6 +167,7 @@ fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
         functions_max: fragments,
         functions: Some(fragments),
         lanes_max: 1,
+        digest: DigestBounds::default(),
     };
     let query = SimulatedQuery {
         // Bursts are full again by then.

@@ -2,7 +2,7 @@
 //!
 //! It mirrors the reads of fragments (`fragment-fn/src/{scan,footer,pinned}.rs` and DataFusion's opener). A file's end comes once, with its
 //! footer, unless it was kept or travels with the fragment. Then come each row group's projected columns, neighbours with one request. Bytes that the file's end has brought
-//! along are not asked for again. Delete files come once a fragment: a vector with one request, others like small files. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
+//! along are not asked for again. Row groups and pages that their own statistics will rule out count as read: only the reader sees these
 //! statistics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,13 +12,11 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use fragment_fn::{BRIDGE_BYTES, WHOLE_FILE_BYTES_MAX, footer_guess};
-use gust_protocol::{DeleteContent, DeleteFile};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use crate::model::load::Reads;
-use crate::planner::deletes::{FragmentDeletes, read_bytes};
 use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
 use crate::planner::shipped::{group_bytes, staying, travels};
 use crate::tables::facts::{FileFacts, store_of};
@@ -51,7 +49,7 @@ impl<'a> ScannedFiles<'a> {
         Self { columns: ProjectedColumns::of(scan), is_remote, footers, by_place: HashMap::new() }
     }
 
-    /// Counts what one attempt, or the coordinator, asks for to read these units of the scan.
+    /// Counts what one attempt, or the coordinator, asks for to read these units of the scan, without their deletes.
     pub fn reads<'u>(&mut self, units: impl IntoIterator<Item = &'u Unit>, reader: Reader<'_>) -> Reads {
         let units: Vec<&Unit> = units.into_iter().collect();
         let mut by_file: BTreeMap<(u16, &str), Vec<&PartitionedFile>> = BTreeMap::new();
@@ -80,8 +78,7 @@ impl<'a> ScannedFiles<'a> {
             }
             [] => Reads::default(),
         };
-        let of_deletes: Reads = FragmentDeletes::of(units).files().map(deletes_read).sum();
-        let reads = by_file.values().map(of_file).sum::<Reads>() + of_deletes;
+        let reads = by_file.values().map(of_file).sum::<Reads>();
         Reads { is_remote: self.is_remote, ..reads }
     }
 
@@ -91,25 +88,6 @@ impl<'a> ScannedFiles<'a> {
             let known = footer(file, *footers);
             ScannedFile { is_footer_known: known.is_some(), layout: Layout::of(file, known.as_deref(), columns) }
         })
-    }
-}
-
-/// Counts the requests for one delete file. How its row groups lie is not known.
-fn deletes_read(file: &DeleteFile) -> Reads {
-    let bytes = read_bytes(file);
-    let rest = u64::from(bytes > WHOLE_FILE_BYTES_MAX);
-    match file.content {
-        DeleteContent::Vector { .. } => Reads { runs: 1, runs_max: 1, bytes, ..Reads::default() },
-        DeleteContent::Positions | DeleteContent::Equality { .. } => Reads {
-            footers: 1,
-            footers_max: 1 + rest,
-            row_groups: rest,
-            runs: rest,
-            // Each MiB may be a row group of its own.
-            runs_max: rest * bytes.div_ceil(1 << 20),
-            bytes,
-            ..Reads::default()
-        },
     }
 }
 
@@ -308,10 +286,8 @@ mod tests {
     use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
     use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
     use datafusion::execution::cache::default_cache::DefaultCache;
-    use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
     use datafusion::execution::object_store::ObjectStoreUrl;
-    use fragment_fn::{DeletePlan, DeleteReader, FileDeletes};
-    use gust_protocol::{ColumnMatching, DeleteSet, ObjectRef, UnitDeletes};
+    use gust_protocol::ColumnMatching;
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
     use crate::planner::shipped::{footers, needed_columns, tests as shipped};
@@ -391,38 +367,6 @@ mod tests {
         check(COLD, &[0], vec![first.clone(), rest], whole);
         let part = Reads { row_groups: 1, runs: 1, runs_max: 1, bytes: bytes - 8 * MIB, ..whole };
         check(COLD, &[0], vec![first], part);
-    }
-
-    #[test]
-    fn delete_files_are_read_once_however_many_units_need_them() {
-        let object =
-            |size_bytes| ObjectRef { access: 0, path: "d".to_owned(), size_bytes, etag: None, footer_bytes: None };
-        let content = DeleteContent::Vector { offset: 4, bytes: 50, cardinality: 3 };
-        let deletes = vec![
-            DeleteFile { file: object(9 * MIB), content },
-            DeleteFile { file: object(1000), content: DeleteContent::Positions },
-            DeleteFile { file: object(3 * MIB), content: DeleteContent::Positions },
-        ];
-        let set = |positions: &[u32]| DeleteSet { positions: positions.to_vec(), scopes: Vec::new() };
-        let deletes = DeletePlan::new(String::new(), deletes, vec![set(&[1, 2]), set(&[2])]);
-        let own = |vector, set| {
-            let path = "t/a.parquet".to_owned();
-            UnitDeletes { path, rows: 9, vector, set, sequence_number: 1 }
-        };
-        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-        let schema = Arc::new(Schema::empty());
-        let reader = Arc::new(DeleteReader::new(Arc::from([]), deletes, &[], schema, &pool));
-        let with = |unit: UnitDeletes| {
-            let mut file = file(1000, None);
-            file.extensions.insert(FileDeletes::new(Arc::clone(&reader), unit).expect("its files"));
-            file
-        };
-        let plain = Reads { footers: 1, footers_max: 1, bytes: 1000, guessed_files: 1, ..Reads::default() };
-        let vector = Reads { runs: 1, runs_max: 1, bytes: 1050, ..plain };
-        check(COLD, &[0], vec![with(own(Some(0), None)), with(own(Some(0), None))], vector);
-        let bytes = 2000 + 3 * MIB;
-        let positions = Reads { footers: 3, footers_max: 4, row_groups: 1, runs: 1, runs_max: 3, bytes, ..plain };
-        check(Reader::Coordinator, &[0], vec![with(own(None, Some(0))), with(own(None, Some(1)))], positions);
     }
 
     #[test]

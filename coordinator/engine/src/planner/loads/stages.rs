@@ -16,10 +16,10 @@ use super::reads::{Reader, ScannedFiles};
 use super::results::{PlanRows, results};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::attempts::expected_times;
-use crate::model::load::{FragmentLoad, LocalLoad, StageLoad, fragment_limits};
+use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
-use crate::planner::deletes::FragmentDeletes;
+use crate::planner::deletes::{FragmentDeletes, StageDeletes};
 use crate::planner::graph::is_parquet;
 use crate::planner::passes::pack::{PackedFragment, Packing};
 use crate::planner::passes::stages::{CutPlan, PackedUnits, Packer, packed};
@@ -57,14 +57,14 @@ pub fn local_reads(
         match file_scan(node) {
             Some(scan) if is_parquet(scan) => {
                 let units = units(scan, &whole_files(scan), footers, |_| unit_bytes_min);
-                let weight_bytes =
-                    units.iter().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(&units).bytes();
+                let deletes = FragmentDeletes::of(&units).reads();
+                let weight_bytes = units.iter().map(|unit| unit.weight_bytes).sum::<u64>() + deletes.bytes;
                 found.workload.scans += 1;
                 found.workload.units += units.len();
                 found.workload.bytes += weight_bytes;
                 found.load.weight_bytes += weight_bytes;
-                found.load.reads =
-                    found.load.reads + ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator);
+                let of_data = ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator);
+                found.load.reads = found.load.reads + of_data + deletes;
             }
             Some(_) => found.others += 1,
             None => {}
@@ -137,13 +137,17 @@ impl StageFiles<'_> {
         readers: FunctionReaders<'_>,
     ) -> StageLoad {
         let Self { files, rows, .. } = self;
-        let load = |fragment| fragment_load(files, stage.url(), &stage.units, fragment, at_once, readers);
-        let fragments: Vec<FragmentLoad> = stage.fragments.iter().map(load).collect();
+        let mut load = |(fragment, packed)| {
+            let load = fragment_load(files, stage.url(), &stage.units, packed, at_once, readers);
+            load.and_reads(&stage.deletes.reads(fragment))
+        };
+        let fragments: Vec<FragmentLoad> = stage.fragments.iter().enumerate().map(&mut load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
             results: results(stage, rows),
             inline_bytes_max: limits.inline_bytes_max,
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
+            digest: digest_load(&stage.deletes, &fragments),
             fragments,
         }
     }
@@ -186,14 +190,25 @@ impl<'a> LocalScans<'a> {
         let at_once = readers.size.at_once(all.iter().map(|packed| packed.fragments.len()).sum());
         let load = |(scan, PackedUnits { units, fragments }): (&mut LocalScan<'_>, &PackedUnits)| {
             let LocalScan { url, files, .. } = scan;
-            let fragment = |fragment| fragment_load(files, url, units, fragment, at_once, readers);
-            StageLoad::of_fragments(fragments.iter().map(fragment).collect())
+            let deletes = StageDeletes::of(units, fragments, &packing.digest);
+            let fragment = |(fragment, packed)| {
+                fragment_load(files, url, units, packed, at_once, readers).and_reads(&deletes.reads(fragment))
+            };
+            let fragments: Vec<FragmentLoad> = fragments.iter().enumerate().map(fragment).collect();
+            StageLoad { digest: digest_load(&deletes, &fragments), ..StageLoad::of_fragments(fragments) }
         };
         self.0.iter_mut().zip(&all).map(load).collect()
     }
 }
 
-/// Returns the work of one fragment of these units, on one of `at_once` environments.
+/// Returns the coordinator's work on delete files that fragments share. None where there is none.
+fn digest_load(deletes: &StageDeletes, fragments: &[FragmentLoad]) -> Option<LocalLoad> {
+    let reads = deletes.digest()?.reads;
+    let is_remote = fragments.iter().any(|fragment| fragment.reads.is_remote);
+    Some(LocalLoad { weight_bytes: reads.bytes, reads: Reads { is_remote, ..reads } })
+}
+
+/// Returns the work of one fragment of these units, without their deletes, on one of `at_once` environments.
 fn fragment_load(
     files: &mut ScannedFiles<'_>,
     url: &str,
@@ -215,7 +230,7 @@ fn fragment_load(
         is_likely_kept(file) == is_surely_kept(file)
     };
     FragmentLoad {
-        weight_bytes: own().map(|unit| unit.weight_bytes).sum::<u64>() + FragmentDeletes::of(own()).bytes(),
+        weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
         lanes: fragment.lanes.len(),
         reads,
         reads_at_most: match own().all(is_sure) {

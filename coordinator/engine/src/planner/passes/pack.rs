@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::model::TimeModel;
+use crate::planner::deletes::DigestBounds;
 
 /// Number and size of a stage's fragments.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +18,8 @@ pub struct Packing {
     pub functions: Option<usize>,
     /// Most lanes of a fragment, one a core of the function.
     pub lanes_max: usize,
+    /// Bounds above which the coordinator reads delete files for the fragments.
+    pub digest: DigestBounds,
 }
 
 /// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files.
@@ -85,8 +88,14 @@ mod tests {
     use super::*;
 
     fn check(weights: &[u64], functions: Option<usize>, lanes_max: usize, expect: &[&[&[usize]]]) {
-        let packing =
-            Packing { fragment_bytes_target: 10, model: TimeModel::laptop(1), functions_max: 3, functions, lanes_max };
+        let packing = Packing {
+            fragment_bytes_target: 10,
+            model: TimeModel::laptop(1),
+            functions_max: 3,
+            functions,
+            lanes_max,
+            digest: DigestBounds::default(),
+        };
         let packed = pack(weights, &packing);
         let lanes =
             |fragment: &PackedFragment| fragment.lanes.iter().map(|lane| lane.units.clone()).collect::<Vec<_>>();
@@ -113,6 +122,7 @@ mod tests {
             functions_max: 64,
             functions: None,
             lanes_max: 4,
+            digest: DigestBounds::default(),
         };
         let packed = pack(&weights, &packing);
         let mut seen: Vec<usize> = packed.iter().flat_map(PackedFragment::units).collect();

@@ -24,6 +24,7 @@ use super::unions::into_branches;
 use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
+use crate::planner::deletes::StageDeletes;
 use crate::planner::graph::{DistributedPlan, Placement, Stage};
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
@@ -238,6 +239,7 @@ impl StageTemplate {
         let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
         let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
         let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
+        let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
         let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
         Stage {
             index,
@@ -250,6 +252,7 @@ impl StageTemplate {
             accesses: self.accesses.clone(),
             units,
             fragments,
+            deletes,
             sorted: is_sorted(&self.plan),
             keeps_groups: keeps_groups(&self.scan),
         }
@@ -299,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::model::TimeModel;
+    use crate::planner::deletes::DigestBounds;
     use crate::planner::passes::samples::{Sample, hole, shape};
 
     fn through(url: &str) -> Result<FunctionAccess> {
@@ -312,6 +316,7 @@ mod tests {
             functions_max: functions,
             functions: Some(functions),
             lanes_max: 1,
+            digest: DigestBounds::default(),
         }
     }
 

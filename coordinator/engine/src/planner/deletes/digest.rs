@@ -1,0 +1,249 @@
+//! Delete files that the coordinator reads once for all fragments of a stage, and what fragments then read of deletes.
+//!
+//! A digest is worth its while where many fragments would ask for the same files again:
+//!
+//! - **Files of positions** become a vector for each data file. A fragment reads the vectors of its own data files, which lie side by
+//!   side, with one request.
+//! - **Files of keys** with the same fields and the same scope become one list of keys. A fragment reads all of it, so that a digest
+//!   saves requests rather than bytes: a writer of streams leaves thousands of small files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fragment_fn::{BRIDGE_BYTES, DeletePlan, FileDeletes, KeyGroup};
+
+use super::{FragmentDeletes, own, part, read_bytes, reads};
+use crate::model::load::Reads;
+use crate::planner::passes::pack::PackedFragment;
+use crate::planner::passes::units::Unit;
+
+/// Most bytes of a stage's digest. Where there would be more, functions read the files.
+pub const DIGEST_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of a Parquet file of keys around its values, at least: a footer and the headers of pages.
+const FRAME_BYTES: u64 = 400;
+
+/// Bounds above which the coordinator reads delete files for the fragments of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestBounds {
+    /// Fragments of which each reads a file by itself.
+    pub readers_max: usize,
+    /// Bytes of reads that a digest has to save. A request counts as much as [`BRIDGE_BYTES`].
+    pub saved_bytes_min: i64,
+}
+
+impl DigestBounds {
+    /// Bounds of tests: all that can be digested is.
+    pub const NONE: Self = Self { readers_max: 0, saved_bytes_min: i64::MIN };
+}
+
+impl Default for DigestBounds {
+    fn default() -> Self {
+        Self { readers_max: 4, saved_bytes_min: 32 << 20 }
+    }
+}
+
+/// Deletes of a stage: what each fragment reads of them, and what the coordinator reads for all.
+#[derive(Debug, Clone, Default)]
+pub struct StageDeletes {
+    fragments: Vec<Reads>,
+    digest: Option<DigestWork>,
+}
+
+/// Work of the coordinator on the deletes of a stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DigestWork {
+    /// Units for whose data files a vector is made of files of positions, each file once and those of a fragment together.
+    pub vectors: Vec<usize>,
+    /// Groups of files of keys of which one list is made.
+    pub keys: Vec<GroupWork>,
+    /// Number of the delete files that are read.
+    pub files: usize,
+    pub reads: Reads,
+    /// About the bytes that are written.
+    pub written_bytes: u64,
+}
+
+/// Work on one group of files of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupWork {
+    /// Position of the group in the plan.
+    pub group: usize,
+    /// Unit whose rows it may delete.
+    pub unit: usize,
+}
+
+impl StageDeletes {
+    pub(in crate::planner) fn of(units: &[Unit], fragments: &[PackedFragment], bounds: &DigestBounds) -> Self {
+        let Some(plan) = units.iter().find_map(own).map(FileDeletes::plan) else { return Self::default() };
+        let each: Vec<FragmentDeletes<'_>> =
+            fragments.iter().map(|fragment| FragmentDeletes::of(fragment.units().map(|unit| &units[unit]))).collect();
+        let vectors = Vectors::of(plan, units, fragments, &each, bounds);
+        let keys = digested_groups(plan, &each, bounds);
+        let reads_of = |(fragment, own): (&PackedFragment, &FragmentDeletes<'_>)| {
+            let of_plan = |number| plan.file(number).map(reads).unwrap_or_default();
+            let undigested = own.positions(|set| !vectors.sets.contains_key(&set));
+            let of_files: Reads = own.vectors.iter().copied().chain(undigested).map(of_plan).sum();
+            let of_group = |(group, (files, number)): (usize, (&KeyGroup, i64))| match keys.get(&group) {
+                Some(bytes) => part(*bytes),
+                None => files.newer(number).map(of_plan).sum(),
+            };
+            let of_keys: Reads = own.groups().into_iter().map(of_group).sum();
+            of_files + of_keys + vectors.reads(units, fragment)
+        };
+        let reads = fragments.iter().zip(&each).map(reads_of).collect();
+        Self { fragments: reads, digest: digest(plan, units, fragments, &vectors, &keys) }
+    }
+
+    /// Returns what a fragment reads of delete files, or of their digest.
+    pub fn reads(&self, fragment: usize) -> Reads {
+        self.fragments.get(fragment).copied().unwrap_or_default()
+    }
+
+    /// Returns the coordinator's work. None where functions read all delete files themselves.
+    pub fn digest(&self) -> Option<&DigestWork> {
+        self.digest.as_ref()
+    }
+}
+
+/// Collects the coordinator's work.
+fn digest(
+    plan: &DeletePlan,
+    units: &[Unit],
+    fragments: &[PackedFragment],
+    vectors: &Vectors,
+    keys: &BTreeMap<usize, u64>,
+) -> Option<DigestWork> {
+    let mut work = DigestWork::default();
+    let (mut files, mut unit_of) = (BTreeSet::new(), BTreeMap::new());
+    // Fragment by fragment.
+    let deletes = || {
+        let units_of = fragments.iter().flat_map(PackedFragment::units);
+        units_of.filter_map(|unit| Some((unit, own(&units[unit])?)))
+    };
+    if !vectors.sets.is_empty() {
+        let mut known = BTreeSet::new();
+        for (unit, deletes) in deletes() {
+            let Some(bytes) = vectors.bytes_of(deletes).filter(|_| known.insert(deletes.unit().path.as_str())) else {
+                continue;
+            };
+            work.vectors.push(unit);
+            work.written_bytes += bytes;
+            files.extend(&plan.set(deletes.unit()).positions);
+        }
+    }
+    if !keys.is_empty() {
+        for (unit, deletes) in deletes() {
+            let scopes = plan.set(deletes.unit()).scopes.iter();
+            for group in scopes.flat_map(|scope| plan.groups_of(*scope)).filter(|group| keys.contains_key(group)) {
+                unit_of.entry(group).or_insert(unit);
+            }
+        }
+    }
+    for (group, bytes) in keys {
+        let (Some(files_of), Some(unit)) = (plan.groups().get(*group), unit_of.get(group)) else { continue };
+        work.keys.push(GroupWork { group: *group, unit: *unit });
+        work.written_bytes += bytes;
+        files.extend(files_of.files());
+    }
+    work.files = files.len();
+    work.reads = files.into_iter().filter_map(|file| plan.file(file)).map(reads).sum();
+    (work.files > 0).then_some(work)
+}
+
+/// Vectors that the coordinator makes of files of positions.
+#[derive(Debug, Default)]
+struct Vectors {
+    /// Sets of delete files whose positions become vectors, with about the bytes of a vector: an even share of the files.
+    sets: BTreeMap<u32, u64>,
+}
+
+impl Vectors {
+    fn of(
+        plan: &DeletePlan,
+        units: &[Unit],
+        fragments: &[PackedFragment],
+        each: &[FragmentDeletes<'_>],
+        bounds: &DigestBounds,
+    ) -> Self {
+        let mut readers: BTreeMap<u32, usize> = BTreeMap::new();
+        each.iter().flat_map(|own| own.positions(|_| true)).for_each(|file| *readers.entry(file).or_default() += 1);
+        readers.retain(|_, readers| *readers > bounds.readers_max);
+        if readers.is_empty() {
+            return Self::default();
+        }
+        let bytes = |file: u32| plan.file(file).map_or(0, read_bytes);
+        // Data files of each set, and the fragments that would read vectors of them.
+        let mut data: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+        let mut read: BTreeMap<u32, u64> = BTreeMap::new();
+        for fragment in fragments {
+            let own = fragment.units().filter_map(|unit| own(&units[unit]));
+            let files: BTreeSet<(u32, &str)> =
+                own.filter_map(|own| Some((own.unit().set?, own.unit().path.as_str()))).collect();
+            let sets: BTreeSet<u32> = files.iter().map(|(set, _)| *set).collect();
+            sets.into_iter().for_each(|set| *read.entry(set).or_default() += 1);
+            files.into_iter().for_each(|(set, path)| _ = data.entry(set).or_default().insert(path));
+        }
+        let positions =
+            |set: u32| plan.sets().get(set as usize).map(|set| set.positions.as_slice()).unwrap_or_default();
+        let mut sharers: BTreeMap<u32, u64> = BTreeMap::new();
+        for (set, files) in &data {
+            positions(*set).iter().for_each(|file| *sharers.entry(*file).or_default() += files.len() as u64);
+        }
+        let saves = |set: u32| {
+            let again = |file: &u32| Some(cost(1, bytes(*file)) * (*readers.get(file)? as i64 - 1));
+            positions(set).iter().filter_map(again).sum::<i64>() - cost(read.get(&set).copied().unwrap_or_default(), 0)
+        };
+        let is_worth = |set: u32| {
+            positions(set).iter().any(|file| readers.contains_key(file)) && saves(set) > bounds.saved_bytes_min
+        };
+        let share = |file: &u32| bytes(*file) / sharers.get(file).copied().unwrap_or(1).max(1);
+        let of_set = |set: u32| (set, positions(set).iter().map(share).sum());
+        let sets = data.keys().copied().filter(|set| is_worth(*set)).map(of_set).collect();
+        Self { sets }
+    }
+
+    /// Returns about the bytes of a data file's vector. None where it has none.
+    fn bytes_of(&self, deletes: &FileDeletes) -> Option<u64> {
+        self.sets.get(&deletes.unit().set?).copied()
+    }
+
+    /// Counts what a fragment reads of the vectors.
+    fn reads(&self, units: &[Unit], fragment: &PackedFragment) -> Reads {
+        if self.sets.is_empty() {
+            return Reads::default();
+        }
+        let own = fragment.units().filter_map(|unit| own(&units[unit]));
+        let each: BTreeMap<&str, u64> =
+            own.filter_map(|own| Some((own.unit().path.as_str(), self.bytes_of(own)?))).collect();
+        if each.is_empty() { Reads::default() } else { part(each.into_values().sum()) }
+    }
+}
+
+/// Returns the groups of files of keys that are worth a digest, with about the bytes of it.
+fn digested_groups(plan: &DeletePlan, each: &[FragmentDeletes<'_>], bounds: &DigestBounds) -> BTreeMap<usize, u64> {
+    let mut readers: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+    for (group, (_, number)) in each.iter().flat_map(FragmentDeletes::groups) {
+        readers.entry(group).or_default().push(number);
+    }
+    let bytes = |files: &mut dyn Iterator<Item = u32>| {
+        let mut sum = (0, 0);
+        files.filter_map(|file| plan.file(file)).for_each(|file| sum = (sum.0 + 1, sum.1 + read_bytes(file)));
+        sum
+    };
+    let worth = |(group, readers): (usize, Vec<i64>)| {
+        let files = plan.groups().get(group).filter(|_| readers.len() > bounds.readers_max)?;
+        let (count, all) = bytes(&mut files.files());
+        let digest = all.saturating_sub(count * FRAME_BYTES);
+        let read = readers.iter().map(|number| bytes(&mut files.newer(*number)));
+        let saved = read.map(|(count, bytes)| cost(count, bytes) - cost(1, digest)).sum::<i64>() - cost(count, all);
+        (saved > bounds.saved_bytes_min && digest <= DIGEST_BYTES_MAX as u64).then_some((group, digest))
+    };
+    readers.into_iter().filter_map(worth).collect()
+}
+
+/// Returns what requests cost, in bytes: as much as one that bridges a gap.
+fn cost(requests: u64, bytes: u64) -> i64 {
+    let cost = requests.saturating_mul(BRIDGE_BYTES).saturating_add(bytes);
+    // So that sums of them do not overflow.
+    cost.min(1 << 50) as i64
+}
