@@ -1,4 +1,7 @@
 //! Rows in the body of a response, in chunks as they come.
+//!
+//! A result that fits into one chunk needs no place. A longer one has a place among the results that are written, as long as a thread
+//! writes it. A client that reads nothing for a while is given up: its result's place goes first, then its task.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,25 +10,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use gust_engine::error::QueryError;
+use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::RunningStatement;
-use gust_output::{OutputError, OutputFormat, RowOutput, RowWriter, StreamError, write_statement};
+use gust_output::{OutputFormat, RowOutput, RowWriter, StreamError, write_statement};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::admission::Permit;
+use crate::admission::{Admission, Permit};
 use crate::door::Door;
-use crate::run::{Asked, Done, Failure, Sink, of_output, run, spawn};
+use crate::run::{Asked, Done, Failure, Sink, TOO_MANY, gone, of_output, run, spawn};
 use crate::spool::Spool;
+use crate::tokens::Principal;
 
 /// Bytes that are collected before they are sent.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Chunks between the writer and the client. A client that reads slowly holds the query up.
 const CHUNKS_QUEUED_MAX: usize = 4;
-
-/// Longest time in which a client reads nothing, before its response is cut.
-pub(crate) const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Part of an answer. The last one is an end or a failure.
 #[derive(Debug)]
@@ -43,27 +44,19 @@ pub(crate) enum Part {
     Failed(Failure),
 }
 
-/// Starts a request's statements in a task of their own. They are cancelled when the receiver is dropped. `place` is held as long as
-/// their rows are written.
-pub(crate) fn start(
-    door: &Arc<Door>,
-    asked: Asked,
-    format: OutputFormat,
-    permit: Permit,
-    place: Permit,
-) -> mpsc::Receiver<Part> {
-    let (mut chunks, receiver) = Chunks::new(format, place);
-    let of_task = Arc::clone(door);
+/// Starts a request's statements in a task of their own. They are cancelled when the receiver is dropped.
+pub(crate) fn start(door: &Arc<Door>, asked: Asked, format: OutputFormat, permit: Permit) -> mpsc::Receiver<Part> {
+    let (mut chunks, receiver) = Chunks::new(door, &asked.principal, format);
+    let (of_task, principal) = (Arc::clone(door), asked.principal.clone());
     spawn(door, async move {
         let ended = Box::pin(run(&of_task, asked, &mut chunks)).await;
         // The next query may begin before this client has read its last rows.
         drop(permit);
         let last = match ended {
             Ok(done) => Part::End { done, rest: chunks.take_pending() },
-            Err(failure) => Part::Failed(failure),
+            Err(failure) => Part::Failed(chunks.told(failure)),
         };
-        // Nobody reads it where the client has gone.
-        drop(chunks.parts.send(last).await);
+        chunks.end(&of_task, &principal, last).await;
     });
     receiver
 }
@@ -75,32 +68,93 @@ pub(crate) struct Chunks {
     format: OutputFormat,
     pending: Arc<Mutex<Vec<u8>>>,
     runtime: Handle,
-    /// Place among the results that are written. A writer whose reader has stopped holds it until its thread ends.
-    _place: Arc<Permit>,
+    place: Arc<Place>,
+    /// Longest time in which a client reads nothing, before its response is cut.
+    stalled_max: Duration,
+}
+
+/// Place among the results that are written. A writer whose reader has stopped holds it until its thread ends.
+#[derive(Debug)]
+struct Place {
+    results: Admission,
+    user: String,
+    state: Mutex<PlaceState>,
+}
+
+#[derive(Debug)]
+enum PlaceState {
+    /// The rows have fitted into one chunk until now.
+    NotNeeded,
+    Held {
+        _permit: Permit,
+    },
+    Refused,
+}
+
+impl Place {
+    fn state(&self) -> MutexGuard<'_, PlaceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the place, if it is not held. Returns false if there is none.
+    fn take(&self) -> bool {
+        let mut state = self.state();
+        if let PlaceState::NotNeeded = *state {
+            *state = place_among(&self.results, &self.user)
+                .map_or(PlaceState::Refused, |permit| PlaceState::Held { _permit: permit });
+        }
+        matches!(*state, PlaceState::Held { .. })
+    }
+}
+
+/// Takes a place among the results that are written; None if there is none for the user now.
+pub(crate) fn place_among(results: &Admission, user: &str) -> Option<Permit> {
+    results.queue(user).ok()?.turn().now_or_never()
 }
 
 impl Chunks {
     /// Makes an output whose chunks come out of the receiver.
-    pub(crate) fn new(format: OutputFormat, place: Permit) -> (Self, mpsc::Receiver<Part>) {
+    pub(crate) fn new(door: &Door, principal: &Principal, format: OutputFormat) -> (Self, mpsc::Receiver<Part>) {
         let (parts, receiver) = mpsc::channel(CHUNKS_QUEUED_MAX);
-        let chunks =
-            Self { parts, format, pending: Arc::default(), runtime: Handle::current(), _place: Arc::new(place) };
-        (chunks, receiver)
+        let user = principal.user.clone().unwrap_or_default();
+        let place = Place { results: door.results.clone(), user, state: Mutex::new(PlaceState::NotNeeded) };
+        let (pending, runtime, stalled_max) = (Arc::default(), Handle::current(), door.stalled_max);
+        (Self { parts, format, pending, runtime, place: Arc::new(place), stalled_max }, receiver)
     }
 
     /// Writes all rows of a statement that has ended.
-    pub(crate) async fn write_all(self, spool: Spool, done: Done) {
+    pub(crate) async fn write_all(self, door: Arc<Door>, principal: Principal, spool: Spool, done: Done) {
         drop(self.parts.send(Part::Started { id: done.id.clone() }).await);
         let mut writer = RowWriter::new(self.clone(), self.format);
         let writing = move || writer.write_rows(spool.schema(), spool.batches());
-        let last = match tokio::task::spawn_blocking(writing).await {
-            Ok(Ok(_)) => Part::End { done, rest: self.take_pending() },
-            // It would wait for a reader that has stopped.
-            Ok(Err(OutputError::ReaderGone)) => return,
-            Ok(Err(error)) => Part::Failed(of_output(error).into()),
-            Err(error) => Part::Failed(QueryError::data(error.to_string()).into()),
+        let failed = match tokio::task::spawn_blocking(writing).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(of_output(error)),
+            Err(error) => Some(QueryError::data(error.to_string())),
         };
-        drop(self.parts.send(last).await);
+        let last = match failed {
+            None => Part::End { done, rest: self.take_pending() },
+            Some(error) => Part::Failed(self.told(error.into())),
+        };
+        self.end(&door, &principal, last).await;
+    }
+
+    /// Gives the result's place back, and sends the last part, unless nobody reads it.
+    async fn end(self, door: &Door, principal: &Principal, last: Part) {
+        let Self { parts, place, stalled_max, .. } = self;
+        drop(place);
+        tokio::select! {
+            sent = tokio::time::timeout(stalled_max, parts.send(last)) => drop(sent),
+            _ = gone(door, principal, std::future::pending().boxed()) => {}
+        }
+    }
+
+    /// Gives a failure for want of a place its reason.
+    fn told(&self, failure: Failure) -> Failure {
+        let PlaceState::Refused = *self.place.state() else { return failure };
+        let message = "too many results wait for their readers";
+        let error = QueryError::new(ErrorKind::Resources, message).with_sqlstate(TOO_MANY).with_hint("ask again later");
+        Failure { error, ..failure }
     }
 
     fn pending(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -129,10 +183,13 @@ impl Write for Chunks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.pending().extend_from_slice(bytes);
         if self.pending().len() >= CHUNK_BYTES {
+            let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+            if !self.place.take() {
+                return Err(gone());
+            }
             let chunk = Part::Chunk(self.take_pending());
             // A writer has a thread of its own, which a client must not hold for ever.
-            let sent = self.runtime.block_on(tokio::time::timeout(STALLED_MAX, self.parts.send(chunk)));
-            let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+            let sent = self.runtime.block_on(tokio::time::timeout(self.stalled_max, self.parts.send(chunk)));
             sent.map_err(|_| gone())?.map_err(|_| gone())?;
         }
         Ok(bytes.len())

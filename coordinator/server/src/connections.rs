@@ -1,17 +1,24 @@
-//! Bounds of connections before anybody is known: how many there are, and the time in which each begins to speak.
+//! Bounds of connections: how many there are, the time in which each begins to speak and shows a user, and the time for which a client
+//! may read nothing.
+//!
+//! A connection is known once a request of it was let in. One that is not, or has been idle, is closed after a while: a stranger
+//! holds no place for long, whatever he sends.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::Extension;
+use axum::middleware::AddExtension;
 use axum_server::accept::Accept;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
+use tower_layer::Layer;
 
 /// Bytes after which hyper knows the protocol, and its own time-outs hold: the preface of HTTP/2.
 const BEGINNING_BYTES: usize = 24;
@@ -21,13 +28,68 @@ const BEGINNING_BYTES: usize = 24;
 pub(crate) struct Bounded<A> {
     inner: A,
     places: Arc<Semaphore>,
+    times: Times,
+}
+
+/// Bounds of a connection's times.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
     /// Longest time in which the beginning of the first request arrives.
-    beginning_max: Duration,
+    pub(crate) beginning_max: Duration,
+    /// Longest time without a request that was let in.
+    pub(crate) idle_max: Duration,
+    /// Longest time in which a client reads nothing of what is sent.
+    pub(crate) stalled_max: Duration,
 }
 
 impl<A> Bounded<A> {
-    pub(crate) fn new(inner: A, connections_max: usize, beginning_max: Duration) -> Self {
-        Self { inner, places: Arc::new(Semaphore::new(connections_max)), beginning_max }
+    pub(crate) fn new(inner: A, connections_max: usize, times: Times) -> Self {
+        Self { inner, places: Arc::new(Semaphore::new(connections_max)), times }
+    }
+}
+
+/// Requests of a connection that were let in. Each request has it among its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct LetIn(Arc<Mutex<Requests>>);
+
+#[derive(Debug)]
+struct Requests {
+    under_way: usize,
+    /// Time at which the last one ended, or at which the connection began.
+    last: Instant,
+}
+
+/// A request that was let in, until its answer is sent.
+#[derive(Debug)]
+pub(crate) struct UnderWay(LetIn);
+
+impl LetIn {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Requests { under_way: 0, last: Instant::now() })))
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.requests().under_way += 1;
+        UnderWay(self.clone())
+    }
+
+    /// Returns the time since which nothing is asked; None while something is answered.
+    fn idle_since(&self) -> Option<Instant> {
+        let requests = self.requests();
+        (requests.under_way == 0).then_some(requests.last)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut requests = self.0.requests();
+        requests.under_way -= 1;
+        requests.last = Instant::now();
     }
 }
 
@@ -41,30 +103,39 @@ where
     A::Future: Send + 'static,
 {
     type Stream = Connection<A::Stream>;
-    type Service = A::Service;
+    type Service = AddExtension<A::Service, LetIn>;
     type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!("a connection is closed: connections_max others are open");
+            tracing::debug!("a connection is closed: connections_max others are open");
             return std::future::ready(Err(io::ErrorKind::ConnectionRefused.into())).boxed();
         };
-        let (accepting, beginning_max) = (self.inner.accept(stream, service), self.beginning_max);
+        let (accepting, times) = (self.inner.accept(stream, service), self.times);
         async move {
             let (stream, service) = accepting.await?;
-            Ok((Connection::new(stream, place, beginning_max), service))
+            let let_in = LetIn::new();
+            Ok((Connection::new(stream, place, times, let_in.clone()), Extension(let_in).layer(service)))
         }
         .boxed()
     }
 }
 
-/// Connection in its place. Reading fails where its beginning has not arrived in time.
+/// Connection in its place. Reading fails where its beginning has not arrived in time, or nobody was let in for a while. Writing
+/// fails where the client reads nothing.
 #[derive(Debug)]
 pub(crate) struct Connection<S> {
     stream: S,
     _place: OwnedSemaphorePermit,
     /// None once the beginning has arrived.
     beginning: Option<Beginning>,
+    let_in: LetIn,
+    idle_max: Duration,
+    /// Next look at the time without a request.
+    idle_look: Pin<Box<Sleep>>,
+    stalled_max: Duration,
+    /// End of the client's time to read; None while it reads.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -74,9 +145,44 @@ struct Beginning {
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, place: OwnedSemaphorePermit, beginning_max: Duration) -> Self {
+    fn new(stream: S, place: OwnedSemaphorePermit, times: Times, let_in: LetIn) -> Self {
+        let Times { beginning_max, idle_max, stalled_max } = times;
         let ends = Box::pin(tokio::time::sleep(beginning_max));
-        Self { stream, _place: place, beginning: Some(Beginning { bytes_left: BEGINNING_BYTES, ends }) }
+        Self {
+            stream,
+            _place: place,
+            beginning: Some(Beginning { bytes_left: BEGINNING_BYTES, ends }),
+            let_in,
+            idle_max,
+            idle_look: Box::pin(tokio::time::sleep(idle_max)),
+            stalled_max,
+            stalled: None,
+        }
+    }
+
+    /// Waits until the connection has been idle for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.idle_look.as_mut().poll(cx));
+            let ends = match self.let_in.idle_since() {
+                Some(since) if since.elapsed() >= self.idle_max => return Poll::Ready(()),
+                Some(since) => since + self.idle_max,
+                None => Instant::now() + self.idle_max,
+            };
+            self.idle_look.as_mut().reset(ends);
+        }
+    }
+
+    /// Gives a write its time. It begins where nothing can be written, and is over where something was.
+    fn in_time<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled_max = self.stalled_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stalled_max)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -85,6 +191,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if this.poll_idle(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let Some(beginning) = &mut this.beginning else { return read };
         if read.is_pending() {
             ready!(beginning.ends.as_mut().poll(cx));
@@ -101,7 +210,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(written, cx)
     }
 
     fn poll_write_vectored(
@@ -109,7 +219,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.in_time(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,10 +228,84 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.in_time(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn connection() -> (Connection<DuplexStream>, DuplexStream, LetIn) {
+        let (server, client) = duplex(64);
+        let [beginning_max, stalled_max, idle_max] = [10, 20, 30].map(Duration::from_secs);
+        let (times, let_in) = (Times { beginning_max, idle_max, stalled_max }, LetIn::new());
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
+        (Connection::new(server, place, times, let_in.clone()), client, let_in)
+    }
+
+    /// Returns the seconds after which a reading ends by the bounds.
+    async fn seconds_to_the_end(connection: &mut Connection<DuplexStream>) -> u64 {
+        let begun = Instant::now();
+        let mut bytes = [0; 64];
+        loop {
+            if let Err(error) = connection.read(&mut bytes).await {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                return begun.elapsed().as_secs();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_to_begin_and_to_be_let_in() {
+        let (mut silent, _client, _) = connection();
+        assert_eq!(seconds_to_the_end(&mut silent).await, 10);
+        // A stranger with the whole preface of HTTP/2, who goes on to talk.
+        let (mut stranger, mut client, _) = connection();
+        tokio::spawn(async move {
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
+            loop {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                if client.write_all(b"ping").await.is_err() {
+                    return;
+                }
+            }
+        });
+        assert_eq!(seconds_to_the_end(&mut stranger).await, 30);
+        // One whose request is answered for 100 s, and who says nothing after it.
+        let (mut known, mut client, let_in) = connection();
+        client.write_all(&[b'x'; 24]).await.expect("sent");
+        let under_way = let_in.begin();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            drop(under_way);
+        });
+        assert_eq!(seconds_to_the_end(&mut known).await, 130);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_given_up() {
+        let (mut connection, mut client, _) = connection();
+        let reading = tokio::spawn(async move {
+            let mut bytes = [0; 64];
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(15)).await;
+                client.read_exact(&mut bytes).await.expect("bytes");
+            }
+            // It keeps the connection, and reads no more.
+            std::future::pending::<()>().await;
+        });
+        let begun = Instant::now();
+        let error = connection.write_all(&[b'x'; 64 * 10]).await.expect_err("it stops");
+        // Slow is not stopped: 20 s count from the last byte that was taken.
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, 45 + 20));
+        reading.abort();
     }
 }

@@ -40,11 +40,20 @@ const SETUP: &str = "--setup";
 /// its reader stops.
 const RESULTS_MAX: usize = 64;
 
+/// Most of them whatever `queries_max` is: half of the threads that the runtime has for such work.
+const RESULTS_THREADS_MAX: usize = 256;
+
+/// Divisor of them for a user by name.
+const RESULTS_SHARE: usize = 4;
+
+/// Longest time in which a client reads nothing, before its answer is cut.
+pub(crate) const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Pause between looks at what may be forgotten.
 const TIDY_PAUSE: Duration = Duration::from_secs(10);
 
-/// Pause between looks at tokens that may have expired.
-const EXPIRY_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between looks at a token that may have expired: the clock may have been set.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// Longest wait for queries that were stopped to end.
 const STOPPING_MAX: Duration = Duration::from_secs(5);
@@ -65,6 +74,8 @@ pub(crate) struct Door {
     pub(crate) admission: Admission,
     /// Results that are written.
     pub(crate) results: Admission,
+    /// Longest time in which a client reads nothing, before its answer is cut.
+    pub(crate) stalled_max: Duration,
     pub(crate) statements: Statements,
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
@@ -113,7 +124,7 @@ impl Door {
         let (cap, timeout) = (config.cost.max, config.timeout);
         let tokens_path = server.tokens.clone();
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
-        let results_max = RESULTS_MAX.max(2 * queries_max);
+        let results_max = RESULTS_MAX.max(2 * queries_max).min(RESULTS_THREADS_MAX);
         let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
         let budgets = KeptBudgets::open(server, tokens.as_ref())?;
         let engine = Engine::open(config, options)?;
@@ -134,7 +145,8 @@ impl Door {
             tokens_path,
             tokens: watch::Sender::new(tokens.map(Arc::new)),
             admission: Admission::new(queries_max, queued_max),
-            results: Admission::new(results_max, results_max).with_user_max(results_max / 2),
+            results: Admission::new(results_max, results_max).with_user_max(results_max / RESULTS_SHARE),
+            stalled_max: STALLED_MAX,
             statements,
             budgets,
             metrics: Metrics::default(),
@@ -169,17 +181,18 @@ impl Door {
         Ok(())
     }
 
-    /// Waits until no token of the user holds any more. On a server without users it waits for ever.
-    pub(crate) async fn dismissed(&self, user: Option<&str>) {
-        let Some(user) = user else { return std::future::pending().await };
+    /// Waits until the token by which a principal is known holds no more. On a server without users it waits for ever.
+    pub(crate) async fn dismissed(&self, principal: &Principal) {
+        let Some(token) = &principal.token else { return std::future::pending().await };
         let mut tokens = self.tokens.subscribe();
         loop {
-            let holds = tokens.borrow_and_update().as_ref().is_none_or(|tokens| tokens.hold_for(user, Utc::now()));
-            if !holds {
-                return;
-            }
+            let left = match tokens.borrow_and_update().as_ref() {
+                Some(tokens) => tokens.holds_for(token, Utc::now()),
+                None => Some(EXPIRY_PAUSE),
+            };
+            let Some(left) = left else { return };
             // A token expires without a word.
-            drop(tokio::time::timeout(EXPIRY_PAUSE, tokens.changed()).await);
+            drop(tokio::time::timeout(left.min(EXPIRY_PAUSE), tokens.changed()).await);
         }
     }
 

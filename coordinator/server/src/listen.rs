@@ -14,8 +14,8 @@ use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
 use tokio::task::JoinHandle;
 
-use crate::connections::Bounded;
-use crate::door::Door;
+use crate::connections::{Bounded, Times};
+use crate::door::{Door, STALLED_MAX};
 use crate::http::{Hosts, routes};
 use crate::postgres::Postgres;
 use crate::tls;
@@ -23,6 +23,9 @@ use crate::tokens::Tokens;
 
 /// Longest time in which the head of a request arrives.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Longest time of a connection without a request that was let in. Clients connect again.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Pause after which a client of HTTP/2 is asked if it is still there, and its time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -98,6 +101,7 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let (drain, connections_max) = (config.server.drain, config.server.connections_max as usize);
+        let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
         let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
         tokio::spawn(Arc::clone(&door).tidy());
         tokio::spawn(Arc::clone(&door).keep_budgets());
@@ -108,11 +112,11 @@ impl Server {
             Some(Tls { used, .. }) => {
                 let used = used.clone();
                 let encrypted = RustlsAcceptor::new(used).handshake_timeout(HEAD_TIME_MAX);
-                tokio::spawn(server.acceptor(Bounded::new(encrypted, connections_max, HEAD_TIME_MAX)).serve(routes))
+                tokio::spawn(server.acceptor(Bounded::new(encrypted, connections_max, times)).serve(routes))
             }
             None => {
                 let plain = DefaultAcceptor::new();
-                tokio::spawn(server.acceptor(Bounded::new(plain, connections_max, HEAD_TIME_MAX)).serve(routes))
+                tokio::spawn(server.acceptor(Bounded::new(plain, connections_max, times)).serve(routes))
             }
         };
         let used = || tls.as_ref().map(|tls| tls.used.clone());

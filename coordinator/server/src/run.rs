@@ -20,6 +20,7 @@ const NOT_IN_THIS_FORMAT: &str = "0A000";
 const SHUTTING_DOWN: &str = "57P01";
 const NOT_LET_IN: &str = "28000";
 pub(crate) const FAULT: &str = "XX000";
+pub(crate) const TOO_MANY: &str = "53300";
 
 /// Most statements of one request. Each has the whole time-out and the whole cap.
 const STATEMENTS_MAX: usize = 100;
@@ -87,7 +88,7 @@ pub(crate) async fn run_with(
     let Asked { principal, sql, dry_run, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
-        gone = gone(door, principal.user.as_deref(), sink.unwanted()) => return Err(gone.into()),
+        gone = gone(door, &principal, sink.unwanted()) => return Err(gone.into()),
     };
     let mut statements = parsed(&session, sql).await?;
     if dry_run {
@@ -99,10 +100,10 @@ pub(crate) async fn run_with(
     let recorder = Recorder::new(session);
     let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
     for statement in statements {
-        let running = start(door, &recorder, statement, sink).await?;
-        Box::pin(silently(door, &recorder, running, sink)).await?;
+        let running = start(door, &principal, &recorder, statement, sink).await?;
+        Box::pin(silently(door, &principal, &recorder, running, sink)).await?;
     }
-    carry_out(door, &recorder, last.with_parameters(values), sink).await
+    carry_out(door, &principal, &recorder, last.with_parameters(values), sink).await
 }
 
 /// Returns the statements of a text. Parsing computes, and cannot be interrupted.
@@ -115,11 +116,12 @@ pub(crate) async fn parsed(session: &Session, sql: String) -> Result<Vec<Stateme
 /// Runs one statement, until it fails or nobody wants the rows any more. It is recorded.
 pub(crate) async fn carry_out(
     door: &Door,
+    principal: &Principal,
     recorder: &Recorder,
     statement: Statement,
     sink: &mut impl Sink,
 ) -> Result<Done, Failure> {
-    let mut running = start(door, recorder, statement, sink).await?;
+    let mut running = start(door, principal, recorder, statement, sink).await?;
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
@@ -127,7 +129,7 @@ pub(crate) async fn carry_out(
         written = AssertUnwindSafe(Box::pin(sink.take(&mut running))).catch_unwind() => {
             written.unwrap_or_else(|_| Err(StreamError::Query(panicked())))
         }
-        gone = gone(door, recorder.user(), unwanted) => Err(StreamError::Query(gone)),
+        gone = gone(door, principal, unwanted) => Err(StreamError::Query(gone)),
     };
     let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
     match written {
@@ -139,6 +141,7 @@ pub(crate) async fn carry_out(
 
 async fn start(
     door: &Door,
+    principal: &Principal,
     recorder: &Recorder,
     statement: Statement,
     sink: &impl Sink,
@@ -150,7 +153,7 @@ async fn start(
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
             })
         }
-        gone = gone(door, recorder.user(), sink.unwanted()) => {
+        gone = gone(door, principal, sink.unwanted()) => {
             let report = recorder.interrupt().await.map(Box::new);
             if let Some(report) = &report {
                 door.metrics.count(report, &StatementEnd::from(&gone));
@@ -164,6 +167,7 @@ async fn start(
 /// Ends a statement before the last one, which has no rows.
 async fn silently(
     door: &Door,
+    principal: &Principal,
     recorder: &Recorder,
     mut running: RunningStatement,
     sink: &impl Sink,
@@ -174,7 +178,7 @@ async fn silently(
             ended = AssertUnwindSafe(drained(&mut running)).catch_unwind() => {
                 ended.unwrap_or_else(|_| Err(panicked()))
             }
-            gone = gone(door, recorder.user(), sink.unwanted()) => Err(gone),
+            gone = gone(door, principal, sink.unwanted()) => Err(gone),
         }
     } else {
         Err(QueryError::sql("a statement before the last one has rows, and a request has one result")
@@ -214,10 +218,10 @@ async fn drained(running: &mut RunningStatement) -> Result<(), QueryError> {
 }
 
 /// Waits until nobody wants the rows any more, and returns the error of their statement.
-async fn gone(door: &Door, user: Option<&str>, unwanted: BoxFuture<'static, ()>) -> QueryError {
+pub(crate) async fn gone(door: &Door, principal: &Principal, unwanted: BoxFuture<'static, ()>) -> QueryError {
     tokio::select! {
         () = unwanted => QueryError::interrupted(),
-        () = door.dismissed(user) => dismissed(),
+        () = door.dismissed(principal) => dismissed(),
         () = door.stopping.cancelled() => {
             QueryError::new(ErrorKind::Interrupted, "the server shuts down").with_sqlstate(SHUTTING_DOWN)
         }

@@ -26,13 +26,13 @@ use uuid::Uuid;
 
 use crate::admission::{Full, Ticket, Waiting};
 use crate::door::Door;
-use crate::run::{Asked, Done, Failure, Sink, panicked, run, spawn};
+use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, spawn};
 use crate::spool::{Space, Spool, SpoolWriter};
 use crate::tokens::Principal;
 
-/// Events of an ended statement that are kept, from the first on, and the bytes of their texts.
-const EVENTS_KEPT_MAX: usize = 2_000;
-const EVENTS_KEPT_BYTES_MAX: usize = 256 << 10;
+/// First events of an ended statement that are kept, and last ones, and the bytes of the texts of either.
+const EVENTS_KEPT_MAX: usize = 1_000;
+const EVENTS_KEPT_BYTES_MAX: usize = 128 << 10;
 
 /// Statements of a server. The oldest is first.
 #[derive(Debug)]
@@ -84,8 +84,10 @@ pub(crate) struct Query {
 #[derive(Debug)]
 pub(crate) struct Ended {
     query_id: Option<String>,
-    /// Events, within their bounds.
-    events: Vec<StampedEvent>,
+    /// First and last events with their numbers, within their bounds.
+    events: Vec<(usize, StampedEvent)>,
+    /// Number of all events that there were.
+    events_total: usize,
     /// Rows of a statement that succeeded; no spool for one without rows.
     pub(crate) result: Result<(Done, Option<Spool>), Failure>,
     at: Instant,
@@ -121,13 +123,21 @@ impl State {
     }
 
     /// Returns so many events at most, from a position on.
-    pub(crate) fn events(&self, since: usize, max: usize) -> Vec<StampedEvent> {
+    pub(crate) fn events(&self, since: usize, max: usize) -> Vec<(usize, StampedEvent)> {
         if let Self::Ended(ended) = self {
-            return ended.events.iter().skip(since).take(max).cloned().collect();
+            let wanted = ended.events.iter().filter(|(number, _)| *number >= since);
+            return wanted.take(max).cloned().collect();
         }
-        let mut events = self.log().map_or_else(Vec::new, |log| log.since(since));
-        events.truncate(max);
-        events
+        let events = self.log().map_or_else(Vec::new, |log| log.since(since));
+        (since..).zip(events).take(max).collect()
+    }
+
+    /// Returns the number of all events until now.
+    pub(crate) fn events_total(&self) -> usize {
+        match self {
+            Self::Ended(ended) => ended.events_total,
+            _ => self.log().map_or(0, |log| log.snapshot().len()),
+        }
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -301,35 +311,55 @@ impl Entry {
 async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling: Spooling) {
     let entry = Arc::clone(&spooling.entry);
     let permit = tokio::select! {
-        permit = waiting.turn() => Some(permit),
-        () = entry.cancel.cancelled() => None,
-        () = door.stopping.cancelled() => None,
-        () = door.dismissed(asked.principal.user.as_deref()) => None,
+        permit = waiting.turn() => Ok(permit),
+        gone = gone(&door, &asked.principal, entry.cancel.clone().cancelled_owned().boxed()) => Err(gone),
     };
     let ended = match &permit {
-        Some(_) => {
+        Ok(_) => {
             entry.state.send_replace(State::Running { query: None });
             // After a panic its client would wait for an end that never comes.
             let ran = AssertUnwindSafe(Box::pin(run(&door, asked, &mut spooling))).catch_unwind().await;
             ran.unwrap_or_else(|_| Err(panicked().into()))
         }
-        None => Err(QueryError::interrupted().into()),
+        Err(gone) => Err(gone.clone().into()),
     };
     drop(permit);
     let state = entry.state();
-    let (query_id, events) = (state.query_id().map(str::to_owned), state.log().map(kept).unwrap_or_default());
+    let (query_id, events_total) = (state.query_id().map(str::to_owned), state.events_total());
+    let events = state.log().map(kept).unwrap_or_default();
     let result = ended.map(|done| (done, spooling.spool.take()));
-    entry.state.send_replace(State::Ended(Arc::new(Ended { query_id, events, result, at: Instant::now() })));
+    entry.state.send_replace(State::Ended(Arc::new(Ended {
+        query_id,
+        events,
+        events_total,
+        result,
+        at: Instant::now(),
+    })));
 }
 
-/// Returns the first events of a log. A log of a thousand fragments would be kept as long as the rows are.
-fn kept(log: &EventLog) -> Vec<StampedEvent> {
+/// Returns the first and the last events of a log, with their numbers. A log of a thousand fragments would be kept as long as the
+/// rows are. An event that is too large by itself is left out.
+fn kept(log: &EventLog) -> Vec<(usize, StampedEvent)> {
+    let events: Vec<(usize, StampedEvent)> = (0..).zip(log.snapshot()).collect();
+    let (first, rest) = events.split_at(events.len().min(EVENTS_KEPT_MAX));
+    let last = &rest[rest.len().saturating_sub(EVENTS_KEPT_MAX)..];
+    let mut kept = within_bytes(first.iter());
+    let mut of_end = within_bytes(last.iter().rev());
+    of_end.reverse();
+    kept.extend(of_end);
+    kept
+}
+
+/// Takes events in their order, and leaves those out that would pass the bound.
+fn within_bytes<'a>(events: impl Iterator<Item = &'a (usize, StampedEvent)>) -> Vec<(usize, StampedEvent)> {
     let mut bytes = 0;
-    let fits = |stamped: &StampedEvent| {
-        bytes += format!("{:?}", stamped.event).len();
-        bytes <= EVENTS_KEPT_BYTES_MAX
+    let fits = |(_, stamped): &&(usize, StampedEvent)| {
+        let more = format!("{:?}", stamped.event).len();
+        let fits = bytes + more <= EVENTS_KEPT_BYTES_MAX;
+        bytes += if fits { more } else { 0 };
+        fits
     };
-    log.snapshot().into_iter().take(EVENTS_KEPT_MAX).take_while(fits).collect()
+    events.filter(fits).cloned().collect()
 }
 
 /// Rows of a statement on their way into its spool.
@@ -373,16 +403,22 @@ mod tests {
     #[test]
     fn events_are_kept_within_their_bounds() {
         for (reason, pushed, least, most) in [
-            ("x".repeat(1_000), 1_000, 100, 262),
-            (String::new(), 5_000, EVENTS_KEPT_MAX, EVENTS_KEPT_MAX),
+            ("x".repeat(1_000), 5_000, 200, 262),
+            (String::new(), 5_000, 2 * EVENTS_KEPT_MAX, 2 * EVENTS_KEPT_MAX),
+            (String::new(), 1_001, 1_001, 1_001),
             (String::new(), 7, 7, 7),
+            ("x".repeat(300_000), 3, 0, 0),
         ] {
             let log = EventLog::start();
             for _ in 0..pushed {
                 log.push(QueryEvent::Replanned { reason: reason.clone() });
             }
-            let kept = kept(&log).len();
-            assert!((least..=most).contains(&kept), "{kept} of {pushed}");
+            let numbers: Vec<usize> = kept(&log).iter().map(|(number, _)| *number).collect();
+            assert!((least..=most).contains(&numbers.len()), "{} of {pushed}", numbers.len());
+            assert!(numbers.is_sorted());
+            if most > 0 {
+                assert_eq!((numbers.first(), numbers.last()), (Some(&0), Some(&(pushed - 1))), "the end is there");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -31,11 +32,27 @@ const SECRET_TEXT_BYTES_MAX: usize = 256;
 /// Most bytes of a file of tokens.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Person or program that sends requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+/// Person or program that sends requests. Two of one user are the same, by whichever token they are known.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Principal {
     /// Name of the user; None on a server without users.
     pub(crate) user: Option<String>,
+    /// Hash of the token by which he is known.
+    pub(crate) token: Option<Hash>,
+}
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user
+    }
+}
+
+impl Eq for Principal {}
+
+impl std::hash::Hash for Principal {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        std::hash::Hash::hash(&self.user, state);
+    }
 }
 
 /// Tokens of a file.
@@ -112,9 +129,12 @@ impl Tokens {
         if tokens.tokens.is_empty() {
             return Err(failed("it has no token".to_owned()).with_hint("make one with `gust token new`"));
         }
-        let is_name = |name: &str| !name.trim().is_empty() && !name.contains(char::is_control);
+        // The names of the server's own beginning have two dashes.
+        let is_name =
+            |name: &str| !name.trim().is_empty() && !name.contains(char::is_control) && !name.starts_with("--");
         if let Some(at) = tokens.tokens.iter().position(|token| !is_name(&token.user)) {
-            return Err(failed(format!("the user of token {} has no name, or one with control characters", at + 1)));
+            let words = "has no name, or one with control characters or dashes at its beginning";
+            return Err(failed(format!("the user of token {} {words}", at + 1)));
         }
         Ok(tokens)
     }
@@ -135,9 +155,13 @@ impl Tokens {
         of_user.flat_map(|token| &token.groups).map(String::as_str).collect()
     }
 
-    /// Returns true if a token of the user holds.
-    pub(crate) fn hold_for(&self, user: &str, now: DateTime<Utc>) -> bool {
-        self.tokens.iter().any(|token| token.user == user && token.expires.is_none_or(|expires| expires > now))
+    /// Returns the time for which a token still holds; None if it holds no more.
+    pub(crate) fn holds_for(&self, Hash(hash): &Hash, now: DateTime<Utc>) -> Option<Duration> {
+        let token = self.tokens.iter().find(|token| bool::from(token.sha256.0.ct_eq(hash)))?;
+        match token.expires {
+            None => Some(Duration::MAX),
+            Some(expires) => (expires - now).to_std().ok().filter(|left| !left.is_zero()),
+        }
     }
 
     /// Returns the user of a secret.
@@ -154,7 +178,7 @@ impl Tokens {
         let token = self.tokens.iter().find(is_it).ok_or(NoUser::Unknown)?;
         match token.expires {
             Some(expires) if expires <= now => Err(NoUser::Expired),
-            _ => Ok(Principal { user: Some(token.user.clone()) }),
+            _ => Ok(Principal { user: Some(token.user.clone()), token: Some(Hash(*hash)) }),
         }
     }
 }

@@ -58,7 +58,7 @@ fn requests_that_are_not_as_the_api_has_them() {
         ("/v1/query", body(JSON, r#"{"sql": "SELECT 1", "max_cost": "much"}"#), 400, "request", "dollars"),
         ("/v1/query", body(JSON, r#"{"sql": "SELECT 1", "timeout_seconds": -1}"#), 400, "request", "at most a day"),
         ("/v1/query", body(JSON, r#"{"sql": "SELECT 1", "labels": {"a b": "c"}}"#), 400, "request", "a key of 1 to 64"),
-        ("/v1/query", body(JSON, r#"{"sql": "SELECT 1", "catalog": "lake"}"#), 500, "setup", "no catalog `lake`"),
+        ("/v1/query", body(JSON, r#"{"sql": "SELECT 1", "catalog": "lake"}"#), 400, "sql", "no catalog `lake`"),
         ("/v1/query", with(&["-H", "Accept: text/html"]), 406, "format", "application/vnd.apache.arrow.stream"),
         ("/v1/query", with(&["-H", "Host: evil.example"]), 421, "host", "evil.example"),
         ("/v1/query", with(&["-H", "Origin: http://evil.example"]), 403, "origin", "another origin"),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::identity::{token, write_private};
+use super::postgres::{heard, hears, message, startup_of};
 use super::{Served, pause};
 use crate::bad_input::{ENDLESS, Place, wait_until};
 
@@ -97,9 +98,14 @@ fn readers_that_stop_are_bounded() {
         })
         .collect();
     assert_eq!(server.curl(&result, &[]).status, 429, "no place is left");
-    assert_eq!(server.query("*/*", "SELECT 1").status, 429);
+    let page = server.curl(&format!("{result}?page=0"), &[]);
+    assert_eq!((page.status, page.header("retry-after")), (429, Some("5")), "{page:?}");
+    let long = "SELECT repeat('x', 1000) AS x FROM generate_series(1, 1000)";
+    let refused = server.query("*/*", long);
+    assert_eq!((refused.status, &refused.json()["kind"]), (429, &json!("busy")), "{refused:?}");
+    assert_eq!(server.query("*/*", "SELECT 1").status, 200, "what fits into one chunk needs no place");
     drop(stopped);
-    wait_until("there are places again", || server.query("*/*", "SELECT 1").status == 200);
+    wait_until("there are places again", || server.query("*/*", long).status == 200);
 }
 
 #[test]
@@ -109,7 +115,7 @@ fn a_user_who_is_thrown_out_has_nothing_that_goes_on() {
     let (eve, eve_lines) = token(&place, &["eve"]);
     write_private(&place.path("tokens.toml"), &format!("{ada_lines}\n{eve_lines}"));
     std::fs::write(place.path("setup.sql"), "CREATE VIEW costs AS SELECT * FROM gust.queries").expect("written");
-    let server = Served::start(&place, &["--setup", "setup.sql"]);
+    let server = Served::start(&place, &["--setup", "setup.sql", "--postgres", "127.0.0.1:0"]);
     let ask = |secret: &str, path: &str, sql: &str| {
         let bearer = format!("Authorization: Bearer {secret}");
         server.curl(path, &["-H", &bearer, "-H", "Content-Type: application/sql", "--data-binary", sql])
@@ -118,18 +124,72 @@ fn a_user_who_is_thrown_out_has_nothing_that_goes_on() {
     assert_eq!(ask(&ada, "/v1/query", "SELECT 'secret' AS word").status, 200);
     let seen = ask(&eve, "/v1/query", "SELECT statement FROM costs WHERE statement LIKE '%secret%'");
     assert_eq!((seen.status, seen.json()), (200, json!([])), "{seen:?}");
+    // She reads a long result slowly, follows a statement, and has a connection of PostgreSQL that says nothing.
+    let long = "SELECT value AS v, repeat('x', 100) AS x FROM generate_series(1, 200000)";
+    let kept = ask(&eve, "/v1/statements?wait_seconds=40", long).json();
+    assert_eq!(kept["state"], "SUCCEEDED", "{kept}");
+    let mut reading = connect(&server);
+    let path = format!("{}/result", kept["href"].as_str().expect("a place"));
+    write!(reading, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {eve}\r\n\r\n").expect("sent");
+    reading.read_exact(&mut [0; 12]).expect("an answer begins");
+    let mut idle = server.socket();
+    idle.write_all(&startup_of("eve")).expect("sent");
+    idle.write_all(&message(b'p', format!("{eve}\0").as_bytes())).expect("sent");
+    hears(&mut idle, "TimeZone");
     let endless = ENDLESS.replace('\n', " ");
-    let (asking, submitted) = std::thread::scope(|scope| {
+    let (asking, following, submitted) = std::thread::scope(|scope| {
         let asking = scope.spawn(|| ask(&eve, "/v1/query", &endless));
-        let submitted = ask(&eve, "/v1/statements", &endless).json();
+        let submitted = ask(&eve, "/v1/statements?wait_seconds=1", &endless).json();
+        let events = format!("{}/events", submitted["href"].as_str().expect("a place"));
+        let (bearer, accept) = (format!("Authorization: Bearer {eve}"), "Accept: text/event-stream");
+        let served = &server;
+        let following = scope.spawn(move || served.curl(&events, &["-H", &bearer, "-H", accept]));
+        pause(Duration::from_millis(500));
         write_private(&place.path("tokens.toml"), &ada_lines);
         server.signal("HUP");
-        (asking.join().expect("no panic"), submitted)
+        (asking.join().expect("no panic"), following.join().expect("no panic"), submitted)
     });
     assert_eq!((asking.status, &asking.json()["code"]), (401, &json!("28000")), "{asking:?}");
     assert_eq!(submitted["state"], "RUNNING", "{submitted}");
+    assert!(following.status == 200 && following.text().contains("planned"), "{following:?}");
+    assert!(!following.text().contains("event: end"), "it is cut before the statement's end: {following:?}");
+    let (said, is_closed) = heard(&mut idle, Duration::from_secs(10));
+    assert!(is_closed && said.contains("the token is not known"), "{said}");
+    let mut rest = Vec::new();
+    reading.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    let ended = reading.read_to_end(&mut rest);
+    assert!(ended.is_err() || !rest.ends_with(b"0\r\n\r\n"), "{} bytes look like the whole", rest.len());
     wait_until("nothing of hers runs", || {
         let text = server.curl("/metrics", &["-H", &format!("Authorization: Bearer {ada}")]).text();
         text.contains("gust_queries_running 0") && text.contains("gust_statements_total{outcome=\"cancelled\"} 2")
     });
+}
+
+/// One who waits in the queue learns why his turn never came, also with another token.
+#[test]
+fn a_token_that_is_replaced_ends_what_it_began() {
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\nqueries_max = 1\n");
+    let (ada, ada_lines) = token(&place, &["ada"]);
+    let (stolen, stolen_lines) = token(&place, &["eve"]);
+    let (new, new_lines) = token(&place, &["eve"]);
+    write_private(&place.path("tokens.toml"), &format!("{ada_lines}\n{stolen_lines}\n{new_lines}"));
+    let server = Served::start(&place, &[]);
+    let submit = |secret: &str, sql: &str| {
+        let flags = ["-H", "Content-Type: application/sql", "--data-binary", sql];
+        server.ask(secret, "/v1/statements?wait_seconds=1", &flags).json()
+    };
+    let endless = ENDLESS.replace('\n', " ");
+    let runs = submit(&ada, &endless);
+    let (by_stolen, by_new) = (submit(&stolen, "SELECT 1 AS one"), submit(&new, "SELECT 2 AS two"));
+    assert_eq!([&runs["state"], &by_stolen["state"], &by_new["state"]], ["RUNNING", "QUEUED", "QUEUED"]);
+    write_private(&place.path("tokens.toml"), &format!("{ada_lines}\n{new_lines}"));
+    server.signal("HUP");
+    let state = |of: &serde_json::Value| server.ask(&new, of["href"].as_str().expect("a place"), &[]).json();
+    wait_until("it is over", || state(&by_stolen)["state"] == "CANCELLED");
+    assert_eq!(state(&by_stolen)["error"]["code"], "28000", "{}", state(&by_stolen));
+    assert_eq!(state(&by_new)["state"], "QUEUED", "what the other token began goes on");
+    assert_eq!(server.ask(&stolen, "/v1/statements", &[]).status, 401);
+    let href = runs["href"].as_str().expect("a place");
+    assert_eq!(server.ask(&ada, href, &["-X", "DELETE"]).status, 200);
+    wait_until("its turn has come", || state(&by_new)["state"] == "SUCCEEDED");
 }

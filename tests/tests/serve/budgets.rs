@@ -78,7 +78,7 @@ fn two_queries_at_once_do_not_pass_a_budget() {
         let mut psql = server.psql(&["-w", "-c", "SELECT 1"]);
         super::postgres::failed(
             &psql.env("PGPASSWORD", &ada).output().expect("psql"),
-            &["ERROR:  53400: the budget of user `ada` does not suffice: $0 of $2.00 a day is left", &tomorrow],
+            &["FATAL:  the budget of user `ada` does not suffice: $0 of $2.00 a day is left", &tomorrow],
         );
     }
 }
@@ -175,7 +175,7 @@ async fn a_group_pays_the_bills_of_its_users() {
         "-H",
         "Content-Type: application/json",
         "--data-binary",
-        "{\"sql\": \"SELECT max(k) FROM t\", \"max_cost\": \"0.000001\"}",
+        "{\"sql\": \"SELECT sum(k) AS s FROM t\", \"max_cost\": \"0.000000001\"}",
     ];
     let capped = server.ask(&ada, "/v1/query", &capped);
     assert_eq!((capped.status, capped.json().get("budget")), (402, None), "{capped:?}");

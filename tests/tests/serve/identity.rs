@@ -66,6 +66,9 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
         let seen = json!([{ "statement": sql, "user_name": name }]);
         assert_eq!(ask(&bearer(secret), own).json(), seen, "{name} sees the statements of others");
     }
+    // No user has the name of the set-up, whose statements its views show.
+    let named_like_it = place.gust(&["token", "new", "--user=--setup"]).output().expect("it starts");
+    check(&named_like_it, 2, &["no two dashes"]);
     // A statement of another's does not exist.
     let submitted = |secret: &str, path: &str, more: &[&str]| {
         let authorization = bearer(secret);

@@ -37,7 +37,7 @@ impl Served<'_> {
         String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
     }
 
-    fn socket(&self) -> TcpStream {
+    pub(super) fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(("127.0.0.1", self.postgres_port())).expect("a connection");
         socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
         socket
@@ -396,17 +396,21 @@ fn the_password_is_a_token_of_the_user() {
 }
 
 /// Message with its kind and its length.
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
 }
 
 fn startup() -> Vec<u8> {
-    let body = b"\0\x03\0\0user\0ada\0\0";
-    [&(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
+    startup_of("ada")
+}
+
+pub(super) fn startup_of(user: &str) -> Vec<u8> {
+    let body = format!("\0\x03\0\0user\0{user}\0\0");
+    [&(body.len() as u32 + 4).to_be_bytes()[..], body.as_bytes()].concat()
 }
 
 /// Returns all that the server sends until it closes the connection, or is silent for `silence`.
-fn heard(socket: &mut TcpStream, silence: Duration) -> (String, bool) {
+pub(super) fn heard(socket: &mut TcpStream, silence: Duration) -> (String, bool) {
     socket.set_read_timeout(Some(silence)).expect("a time-out");
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     let is_closed = loop {
@@ -421,7 +425,7 @@ fn heard(socket: &mut TcpStream, silence: Duration) -> (String, bool) {
 
 /// Reads until the server has sent these words.
 #[track_caller]
-fn hears(socket: &mut TcpStream, words: &str) {
+pub(super) fn hears(socket: &mut TcpStream, words: &str) {
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     while !String::from_utf8_lossy(&bytes).contains(words) {

@@ -40,5 +40,5 @@ fn each_user_sees_what_is_his() {
         { "name": "gust.max_cost", "value": "$0.2500", "may_change": true },
     ]);
     assert_eq!(rows(&ada, settings), seen);
-    assert_eq!(rows(&bob, "SELECT value FROM gust.settings WHERE name = 'gust.max_cost'"), json!([{}]));
+    assert_eq!(rows(&bob, "SELECT value FROM gust.settings WHERE name = 'gust.max_cost'"), json!([{ "value": null }]));
 }

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_its_users_alone() {
-        let user = |name: &str| Principal { user: Some(name.to_owned()) };
+        let user = |name: &str| Principal { user: Some(name.to_owned()), token: None };
         let handles = Handles::default();
         let handle = handles.add(user("ada"), "SELECT 1".to_owned(), nothing()).expect("room");
         assert_eq!(handles.get(&user("ada"), &handle).expect("hers").sql, "SELECT 1");
@@ -139,7 +139,7 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let handles = Handles::default();
         let add = |user: &str, sql: String| {
-            let principal = Principal { user: Some(user.to_owned()) };
+            let principal = Principal { user: Some(user.to_owned()), token: None };
             handles.add(principal, sql, nothing())
         };
         for _ in 0..HANDLES_OF_USER_MAX {
@@ -148,7 +148,7 @@ mod tests {
         let refused = add("ada", "SELECT 1".to_owned()).expect_err("too many");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         let bobs = add("bob", "SELECT 1".to_owned()).expect("another's");
-        let principal = Principal { user: Some("bob".to_owned()) };
+        let principal = Principal { user: Some("bob".to_owned()), token: None };
         let prepared = handles.get(&principal, &bobs).expect("his");
         let rows = |count: usize| {
             let values: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![0; count]));

@@ -122,7 +122,7 @@ impl Flight {
         let permit = self.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
         let done = tokio::select! {
             done = work => done,
-            () = self.door.dismissed(principal.user.as_deref()) => Err(of_error(&dismissed())),
+            () = self.door.dismissed(principal) => Err(of_error(&dismissed())),
             () = self.door.stopping.cancelled() => Err(Status::unavailable("the server shuts down")),
         };
         drop(permit);

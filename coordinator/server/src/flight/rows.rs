@@ -1,6 +1,7 @@
 //! Rows of a statement as a stream of Flight's messages. A client that drops the stream cancels the statement.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,7 +21,6 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::status::{of_error, of_failure, of_flight, of_full};
-use crate::chunks::STALLED_MAX;
 use crate::door::Door;
 use crate::http::dollars;
 use crate::plain::PlainColumns;
@@ -41,6 +41,8 @@ enum Part {
 
 struct Batches {
     parts: mpsc::Sender<Part>,
+    /// Longest time in which a client reads nothing.
+    stalled_max: Duration,
 }
 
 impl Sink for Batches {
@@ -53,10 +55,10 @@ impl Sink for Batches {
             rows += batch.num_rows() as u64;
             let batch = columns.conform(&batch)?;
             // A client that reads nothing must outlive neither its patience nor the statement's time-out.
-            let (stalled, deadline) = (Instant::now() + STALLED_MAX, Instant::from(running.deadline()));
+            let (stalled, deadline) = (Instant::now() + self.stalled_max, Instant::from(running.deadline()));
             let sent = tokio::time::timeout_at(stalled.min(deadline), self.parts.send(Part::Rows(batch))).await;
             if sent.is_err() {
-                let late = if deadline <= stalled { running.timed_out() } else { nobody_reads() };
+                let late = if deadline <= stalled { running.timed_out() } else { nobody_reads(self.stalled_max) };
                 return Err(StreamError::Query(late));
             }
         }
@@ -69,8 +71,8 @@ impl Sink for Batches {
     }
 }
 
-fn nobody_reads() -> QueryError {
-    let message = format!("the client took no rows for {} s", STALLED_MAX.as_secs());
+fn nobody_reads(stalled_max: Duration) -> QueryError {
+    let message = format!("the client took no rows for {} s", stalled_max.as_secs());
     QueryError::new(ErrorKind::Interrupted, message)
 }
 
@@ -80,12 +82,12 @@ async fn start(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Resu
     let waiting = door.admission.queue(user.unwrap_or_default()).map_err(|full| of_full(&full))?;
     let permit = tokio::select! {
         permit = waiting.turn() => permit,
-        () = door.dismissed(user) => return Err(of_error(&dismissed())),
+        () = door.dismissed(&asked.principal) => return Err(of_error(&dismissed())),
     };
     let (parts, receiver) = mpsc::channel(BATCHES_QUEUED_MAX);
     let of_task = Arc::clone(door);
     spawn(door, async move {
-        let mut batches = Batches { parts };
+        let mut batches = Batches { parts, stalled_max: of_task.stalled_max };
         let ended = Box::pin(run_with(&of_task, asked, values, &mut batches)).await;
         // The next query may begin before this client has read its last rows.
         drop(permit);

@@ -16,7 +16,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::Utc;
 
 use super::OPEN;
+use super::held::holding;
 use super::problem::Problem;
+use crate::connections::LetIn;
 use crate::door::Door;
 use crate::tokens::{NoUser, Principal, Tokens};
 
@@ -58,8 +60,10 @@ pub(super) async fn authenticate(State(door): State<Arc<Door>>, mut request: Req
     }
     match principal(door.tokens().as_deref(), request.headers()) {
         Ok(principal) => {
+            let under_way = request.extensions().get::<LetIn>().map(LetIn::begin);
             request.extensions_mut().insert(principal);
-            next.run(request).await
+            // It is under way until its last byte is sent.
+            holding(next.run(request).await, under_way)
         }
         Err(problem) => {
             let mut response = problem.into_response();

@@ -19,6 +19,7 @@ mod auth;
 mod budgets;
 mod events;
 mod guard;
+mod held;
 mod openapi;
 mod problem;
 mod query;

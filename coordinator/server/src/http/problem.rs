@@ -11,16 +11,13 @@ use utoipa::ToSchema;
 use super::budgets::BudgetBody;
 use super::query::cost;
 use crate::admission::Full;
-use crate::run::Failure;
+use crate::run::{Failure, TOO_MANY};
 
 /// Header with the id of the query.
 pub(crate) const QUERY_ID: HeaderName = HeaderName::from_static("gust-query-id");
 
 /// Seconds after which a client that was refused may ask again.
 const RETRY_AFTER_SECONDS: u16 = 5;
-
-/// SQLSTATE code of PostgreSQL for a server that takes no more queries.
-const TOO_MANY: &str = "53300";
 
 /// Answer to a request that was not carried out.
 #[derive(Debug)]
@@ -100,8 +97,10 @@ fn status(error: &QueryError) -> StatusCode {
     match (error.kind(), error.sqlstate()) {
         (_, "42501") => StatusCode::FORBIDDEN,
         (_, "0A000") => StatusCode::NOT_ACCEPTABLE,
-        (_, "28000") => StatusCode::UNAUTHORIZED,
+        // A catalog that refuses the server's own credentials has the same code.
+        (ErrorKind::Interrupted, "28000") => StatusCode::UNAUTHORIZED,
         (_, "57P01") => StatusCode::SERVICE_UNAVAILABLE,
+        (_, TOO_MANY) => StatusCode::TOO_MANY_REQUESTS,
         (_, "XX000") => StatusCode::INTERNAL_SERVER_ERROR,
         (ErrorKind::Sql, _) => StatusCode::BAD_REQUEST,
         (ErrorKind::Data, _) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -125,6 +124,7 @@ fn budget(error: &QueryError) -> Option<BudgetBody> {
 
 impl From<Failure> for Problem {
     fn from(Failure { id, error, report }: Failure) -> Self {
+        let kind = if error.sqlstate() == TOO_MANY { "busy" } else { error.kind().name() };
         Self {
             hint: error.hint().map(Box::from),
             code: Some(error.sqlstate()),
@@ -132,7 +132,7 @@ impl From<Failure> for Problem {
             query_id: id.map(String::into_boxed_str),
             cost: report.map(|report| Box::new(cost(&report))),
             budget: budget(&error).map(Box::new),
-            ..Self::new(status(&error), error.kind().name(), error.message())
+            ..Self::new(status(&error), kind, error.message())
         }
     }
 }

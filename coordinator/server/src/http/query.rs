@@ -12,6 +12,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, TRAILER};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
 use gust_engine::report::Report;
 use gust_output::OutputFormat;
@@ -23,10 +24,9 @@ use super::accept;
 use super::events::decimals;
 use super::problem::{Problem, QUERY_ID};
 use super::request::read;
-use crate::admission::Permit;
 use crate::chunks::{Part, start};
 use crate::door::Door;
-use crate::run::{Asked, Failure, dismissed};
+use crate::run::{Asked, Failure, dismissed, gone};
 use crate::tokens::Principal;
 
 /// Header or trailer with the dollars that are known, in decimals.
@@ -61,22 +61,27 @@ pub(super) async fn query(
     let mut asked = read(&head.headers, body).await?;
     asked.is_one_shot()?;
     let wishes = asked.wishes()?;
-    let user = principal.user.clone();
-    let turn = door.admission.queue(user.as_deref().unwrap_or_default())?.turn();
-    let permit = tokio::select! {
-        permit = turn => permit,
-        () = door.dismissed(user.as_deref()) => return Err(Failure::from(dismissed()).into()),
-    };
-    let place = place_for_result(&door, &principal)?;
-    let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
-    stream_of(start(&door, asked, format, permit, place), format).await
+    let turn = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn();
+    let permit = while_let_in(&door, &principal, turn).await?;
+    let asked = Asked { principal: principal.clone(), sql: asked.sql, dry_run: asked.dry_run, wishes };
+    stream_of(start(&door, asked, format, permit), format, cut(door, principal)).await
 }
 
-/// Takes a place among the results that are written.
-pub(super) fn place_for_result(door: &Door, principal: &Principal) -> Result<Permit, Problem> {
-    let waiting = door.results.queue(principal.user.as_deref().unwrap_or_default());
-    let place = waiting.ok().and_then(|waiting| waiting.turn().now_or_never());
-    place.ok_or_else(|| Problem::busy("too many results wait for their readers".to_owned()))
+/// Waits for something, as long as the principal is let in.
+pub(super) async fn while_let_in<T>(
+    door: &Door,
+    principal: &Principal,
+    work: impl Future<Output = T>,
+) -> Result<T, Problem> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = door.dismissed(principal) => Err(Failure::from(dismissed()).into()),
+    }
+}
+
+/// Waits until a principal's answers are cut.
+pub(super) fn cut(door: Arc<Door>, principal: Principal) -> BoxFuture<'static, ()> {
+    async move { drop(gone(&door, &principal, std::future::pending().boxed()).await) }.boxed()
 }
 
 /// Returns the format that the client accepts.
@@ -89,13 +94,17 @@ pub(super) fn negotiated(headers: &HeaderMap) -> Result<OutputFormat, Problem> {
 }
 
 /// Makes the response of rows that are on their way. Its status is that of the first part.
-pub(super) async fn stream_of(mut parts: mpsc::Receiver<Part>, format: OutputFormat) -> Result<Response, Problem> {
+pub(super) async fn stream_of(
+    mut parts: mpsc::Receiver<Part>,
+    format: OutputFormat,
+    cut: BoxFuture<'static, ()>,
+) -> Result<Response, Problem> {
     let mut id = None;
     loop {
         match parts.recv().await {
             Some(Part::Started { id: started }) => id = Some(started),
             Some(Part::Chunk(first)) => {
-                let body = Body::new(StreamBody::new(rows(first, parts)));
+                let body = Body::new(StreamBody::new(rows(first, parts, cut)));
                 let mut response = response(StatusCode::OK, id, accept::media_type(format), body);
                 let trailers = HeaderValue::from_static("gust-cost-dollars, gust-cost-dollars-at-most");
                 response.headers_mut().insert(TRAILER, trailers);
@@ -149,21 +158,32 @@ enum Rows {
 #[error("the rows end early")]
 struct EndsEarly;
 
-fn rows(first: Bytes, parts: mpsc::Receiver<Part>) -> impl Stream<Item = Result<Frame<Bytes>, EndsEarly>> {
-    stream::unfold(Rows::First(first, parts), |rows| async {
-        match rows {
-            Rows::First(first, parts) => Some((Ok(Frame::data(first)), Rows::Following(parts))),
-            Rows::Following(mut parts) => match parts.recv().await {
-                Some(Part::Chunk(chunk)) => Some((Ok(Frame::data(chunk)), Rows::Following(parts))),
-                Some(Part::End { done, rest }) => Some((Ok(Frame::data(rest)), Rows::Trailers(cost(&done.report)))),
-                Some(Part::Failed(Failure { id, error, .. })) => {
-                    tracing::warn!(id, why = ?error.message(), "a statement failed after its first rows were sent");
-                    Some((Err(EndsEarly), Rows::Done))
+fn rows(
+    first: Bytes,
+    parts: mpsc::Receiver<Part>,
+    cut: BoxFuture<'static, ()>,
+) -> impl Stream<Item = Result<Frame<Bytes>, EndsEarly>> {
+    stream::unfold((Rows::First(first, parts), cut), |(rows, mut cut)| async {
+        let (frame, next) = match rows {
+            Rows::First(first, parts) => (Ok(Frame::data(first)), Rows::Following(parts)),
+            Rows::Following(mut parts) => {
+                let part = tokio::select! {
+                    part = parts.recv() => part,
+                    () = &mut cut => None,
+                };
+                match part {
+                    Some(Part::Chunk(chunk)) => (Ok(Frame::data(chunk)), Rows::Following(parts)),
+                    Some(Part::End { done, rest }) => (Ok(Frame::data(rest)), Rows::Trailers(cost(&done.report))),
+                    Some(Part::Failed(Failure { id, error, .. })) => {
+                        tracing::warn!(id, why = ?error.message(), "a statement failed after its first rows were sent");
+                        (Err(EndsEarly), Rows::Done)
+                    }
+                    Some(Part::Started { .. }) | None => (Err(EndsEarly), Rows::Done),
                 }
-                Some(Part::Started { .. }) | None => Some((Err(EndsEarly), Rows::Done)),
-            },
-            Rows::Trailers(trailers) => Some((Ok(Frame::trailers(trailers)), Rows::Done)),
-            Rows::Done => None,
-        }
+            }
+            Rows::Trailers(trailers) => (Ok(Frame::trailers(trailers)), Rows::Done),
+            Rows::Done => return None,
+        };
+        Some((frame, (next, cut)))
     })
 }

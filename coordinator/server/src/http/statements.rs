@@ -21,11 +21,11 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::events::{dollars, event, progress, so_far};
+use super::held::holding;
 use super::problem::{Body as ProblemBody, Problem};
-use super::query::{negotiated, place_for_result, stream_of};
+use super::query::{cut, negotiated, stream_of, while_let_in};
 use super::request::{QueryRequest, read};
-use crate::admission::Permit;
-use crate::chunks::Chunks;
+use crate::chunks::{Chunks, place_among};
 use crate::door::Door;
 use crate::run::{Asked, of_output, spawn};
 use crate::spool::Spool;
@@ -177,6 +177,8 @@ struct EventsBody {
     events: Vec<Value>,
     /// Number of the next event.
     next: usize,
+    /// Number of all events until now. Those in the middle of a long statement are not kept after its end.
+    total: usize,
     state: &'static str,
 }
 
@@ -223,10 +225,11 @@ pub(super) async fn submit(
     let key = key(&head.headers, asked.fingerprint())?;
     let wishes = asked.wishes()?;
     let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
+    let of_wait = asked.principal.clone();
     let entry = door.statements.submit(&door, asked, key)?;
     // A client that vanishes during the wait wants what it said.
     let canceling = cancels.then(|| entry.cancel_on_drop());
-    let mut state = entry.wait(wait).await;
+    let mut state = while_let_in(&door, &of_wait, entry.wait(wait)).await?;
     if let Some(guard) = canceling
         && !state.is_ended()
     {
@@ -291,7 +294,7 @@ pub(super) async fn status(
 ) -> Result<Response, Problem> {
     let wait = of_query(wait)?;
     let entry = find(&door, &principal, &id)?;
-    let state = entry.wait(wait.duration(0)?).await;
+    let state = while_let_in(&door, &principal, entry.wait(wait.duration(0)?)).await?;
     Ok(axum::Json(described(&door, &entry, &state).await).into_response())
 }
 
@@ -410,34 +413,35 @@ pub(super) async fn rows(
         Err(failure) => return Err(failure.clone().into()),
     };
     let Some(spool) = spool else { return Ok(StatusCode::NO_CONTENT.into_response()) };
-    let place = place_for_result(&door, &principal)?;
     match page {
-        Some(page) => one_page(&entry, spool, page as usize, format, place).await,
+        Some(page) => one_page(&door, &principal, &entry, spool, page as usize, format).await,
         None => {
-            let (chunks, parts) = Chunks::new(format, place);
-            spawn(&door, chunks.write_all(spool.clone(), done.clone()));
-            stream_of(parts, format).await
+            let (chunks, parts) = Chunks::new(&door, &principal, format);
+            spawn(&door, chunks.write_all(Arc::clone(&door), principal.clone(), spool.clone(), done.clone()));
+            stream_of(parts, format, cut(door, principal)).await
         }
     }
 }
 
 /// Returns one page. As JSON it says whether it is the last one.
 async fn one_page(
+    door: &Door,
+    principal: &Principal,
     entry: &Entry,
     spool: &Spool,
     page: usize,
     format: OutputFormat,
-    place: Permit,
 ) -> Result<Response, Problem> {
     let pages = spool.pages();
     if page >= pages {
         let detail = format!("there are {pages} pages, which begin with 0");
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
     }
+    let place = place_among(&door.results, principal.user.as_deref().unwrap_or_default());
+    let place = place.ok_or_else(|| Problem::busy("too many results wait for their readers".to_owned()))?;
     let spool = spool.clone();
     let schema = Arc::clone(spool.schema());
     let writing = tokio::task::spawn_blocking(move || {
-        let _until_it_is_written = place;
         let mut bytes = Vec::new();
         let written = RowWriter::new(&mut bytes, format).write_rows(&schema, spool.page_batches(page));
         written.map(|_| bytes)
@@ -458,7 +462,8 @@ async fn one_page(
     if let Some(next) = next {
         response.headers_mut().insert(NEXT_PAGE, next.into());
     }
-    Ok(response)
+    // The page is in memory until its reader has it.
+    Ok(holding(response, place))
 }
 
 #[derive(serde::Serialize)]
@@ -503,15 +508,15 @@ pub(super) async fn events(
             // A browser's EventSource would connect again and again.
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        let dismissed = async move { door.dismissed(principal.user.as_deref()).await };
+        let dismissed = async move { door.dismissed(&principal).await };
         let followed = Sse::new(followed(entry, since).take_until(dismissed)).keep_alive(KeepAlive::default());
         return Ok(followed.into_response());
     }
     let state = entry.state();
-    let events: Vec<Value> =
-        state.events(since, EVENTS_MAX).iter().zip(since..).map(|(stamped, id)| event(id, stamped)).collect();
-    let next = since + events.len();
-    Ok(axum::Json(EventsBody { events, next, state: state.name() }).into_response())
+    let events = state.events(since, EVENTS_MAX);
+    let next = events.last().map_or(since, |(number, _)| number + 1);
+    let events = events.iter().map(|(number, stamped)| event(*number, stamped)).collect();
+    Ok(axum::Json(EventsBody { events, next, total: state.events_total(), state: state.name() }).into_response())
 }
 
 fn accepts_stream(headers: &HeaderMap) -> bool {
@@ -539,13 +544,12 @@ fn followed(entry: Arc<Entry>, since: usize) -> impl Stream<Item = Result<Event,
                 ready.push(Event::default().event("end").json_data(end));
                 continue;
             }
-            let sent = events.iter().zip(since..).map(|(stamped, id)| {
-                let event = event(id, stamped);
-                Event::default().id(id.to_string()).json_data(event)
-            });
+            since = events.last().map_or(since, |(number, _)| number + 1);
+            let sent = events
+                .iter()
+                .map(|(number, stamped)| Event::default().id(number.to_string()).json_data(event(*number, stamped)));
             // They are taken from the end.
             ready = sent.collect::<Vec<_>>().into_iter().rev().collect();
-            since += ready.len();
             if ready.is_empty() {
                 entry.wait(FOLLOW_PAUSE).await;
             }

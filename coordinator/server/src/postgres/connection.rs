@@ -163,6 +163,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             tokio::select! {
                 biased;
                 message = messages.recv() => return Ok(message),
+                () = self.door.dismissed(&self.principal) => self.still_knows_the_user()?,
                 () = draining.cancelled(), if self.portals.is_empty() => return Err(Stop::Ends(shutting_down())),
                 () = stopping.cancelled() => return Err(Stop::Ends(shutting_down())),
                 () = tokio::time::sleep_until(since + PORTALS_IDLE_MAX), if idle => self.portals.clear(),

@@ -48,7 +48,7 @@ use answers::{Answers, Told};
 use catalog::{KeptColumns, OWN_DATABASE, PgCatalog};
 use connection::{Connection, Ends};
 use keys::Keys;
-use places::{Beginning, CONNECTIONS_MAX, Places};
+use places::{Beginning, CONNECTIONS_MAX, CONNECTIONS_OF_USER_MAX, Places};
 use settings::Settings;
 use startup::{Begun, NotBegun, Socket, Startup, User};
 use watch::Stop;
@@ -196,8 +196,13 @@ async fn connected(tcp: TcpStream, beginning: Beginning, shared: &Shared) {
     };
     drop(beginning);
     let Some(mut known) = known else { return };
-    let Some(_place) = shared.places.connect() else {
-        let told = Told::new(TOO_MANY, format!("there are {CONNECTIONS_MAX} connections; no more are taken"));
+    let Some(_place) = shared.places.connect(known.user.principal.user.as_deref()) else {
+        let told = Told::new(
+            TOO_MANY,
+            format!(
+                "there are {CONNECTIONS_MAX} connections, or {CONNECTIONS_OF_USER_MAX} of this user; no more are taken"
+            ),
+        );
         return known.refuse(&told).await;
     };
     let connection = tokio::select! {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::admission::Permit;
 use crate::door::Door;
-use crate::run::{Done, Failure, Sink, carry_out, spawn};
+use crate::run::{Done, Failure, Sink, carry_out, dismissed, spawn};
 use crate::tokens::Principal;
 
 /// Batches between the query and the client. A client that reads slowly holds the query up.
@@ -108,8 +108,8 @@ impl Query {
         let (of_task, of_user, held) = (Arc::clone(door), principal.clone(), Arc::clone(&right));
         spawn(door, async move {
             let right = Arc::clone(&held);
-            let mut batches = Batches { sender, right, door: Arc::clone(&of_task), principal: of_user };
-            let ended = carry_out(&of_task, &recorder, statement, &mut batches).await;
+            let mut batches = Batches { sender, right, door: Arc::clone(&of_task), principal: of_user.clone() };
+            let ended = carry_out(&of_task, &of_user, &recorder, statement, &mut batches).await;
             // The next query may begin before this client has read its last rows.
             held.change(|state| state.has_ended = true);
             let ended = match ended {
@@ -148,7 +148,10 @@ async fn turn(door: &Door, principal: &Principal) -> Result<Permit, QueryError> 
     let full = |why: crate::admission::Full| {
         QueryError::new(ErrorKind::Resources, why.to_string()).with_sqlstate(TOO_MANY).with_hint("try again later")
     };
-    Ok(queued.map_err(full)?.turn().await)
+    tokio::select! {
+        permit = queued.map_err(full)?.turn() => Ok(permit),
+        () = door.dismissed(principal) => Err(dismissed()),
+    }
 }
 
 /// Sink whose rows wait for the client as they are.

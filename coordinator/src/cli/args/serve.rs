@@ -60,9 +60,11 @@ const NAME_BYTES_MAX: usize = 128;
 
 fn parse_name(text: &str) -> Result<String, String> {
     let is_name = !text.trim().is_empty() && text.len() <= NAME_BYTES_MAX && !text.contains(char::is_control);
-    if is_name {
+    if is_name && !text.starts_with("--") {
         Ok(text.to_owned())
     } else {
-        Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters"))
+        Err(format!(
+            "a name has 1 to {NAME_BYTES_MAX} bytes, no control characters, and no two dashes at its beginning"
+        ))
     }
 }

@@ -33,6 +33,7 @@ mod metering;
 mod model;
 mod names;
 mod odd_values;
+mod openapi;
 mod operators;
 mod plan;
 mod planning;
@@ -136,6 +137,8 @@ enum Measurement {
     },
     /// Spark, pyiceberg, DuckDB, ClickHouse and iceberg-rust over the tables of the Iceberg matrix
     Judges(judges::Choice),
+    /// A running server against its OpenAPI, by schemathesis
+    Openapi(openapi::Choice),
     /// Scans of a table with deletes of each kind, beside the scan of its data files
     Deletes {
         /// Rows below the workload's
@@ -264,6 +267,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Judges(choice) => judges::measure(choice, cache),
+        Measurement::Openapi(choice) => openapi::measure(choice, cache),
         Measurement::Deletes { rows } => {
             let settings = workload.deletes;
             deletes::measure(&DeleteCosts { rows: rows.unwrap_or(settings.rows), ..settings }, cache).await
