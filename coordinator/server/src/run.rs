@@ -103,7 +103,7 @@ pub(crate) async fn run_with(
         let running = start(door, &principal, &recorder, statement, sink).await?;
         Box::pin(silently(door, &principal, &recorder, running, sink)).await?;
     }
-    carry_out(door, &principal, &recorder, last.with_parameters(values), sink).await
+    Box::pin(carry_out(door, &principal, &recorder, last.with_parameters(values), sink)).await
 }
 
 /// Returns the statements of a text. Parsing computes, and cannot be interrupted.

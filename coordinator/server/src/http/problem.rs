@@ -29,7 +29,7 @@ pub(crate) struct Problem {
     hint: Option<Box<str>>,
     /// SQLSTATE, for errors of statements.
     code: Option<&'static str>,
-    position: Option<Position>,
+    position: Option<Box<Position>>,
     query_id: Option<Box<str>>,
     /// Headers of what the statement has cost.
     cost: Option<Box<HeaderMap>>,
@@ -128,7 +128,7 @@ impl From<Failure> for Problem {
         Self {
             hint: error.hint().map(Box::from),
             code: Some(error.sqlstate()),
-            position: error.position(),
+            position: error.position().map(Box::new),
             query_id: id.map(String::into_boxed_str),
             cost: report.map(|report| Box::new(cost(&report))),
             budget: budget(&error).map(Box::new),
@@ -154,7 +154,7 @@ impl Problem {
             kind: self.kind,
             code: self.code,
             hint: self.hint.as_deref().map(str::to_owned),
-            position: self.position.map(|Position { line, column }| Place { line, column }),
+            position: self.position.as_deref().map(|&Position { line, column }| Place { line, column }),
             query_id: self.query_id.as_deref().map(str::to_owned),
             budget: self.budget.as_deref().cloned(),
         }

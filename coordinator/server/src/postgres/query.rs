@@ -109,7 +109,7 @@ impl Query {
         spawn(door, async move {
             let right = Arc::clone(&held);
             let mut batches = Batches { sender, right, door: Arc::clone(&of_task), principal: of_user.clone() };
-            let ended = carry_out(&of_task, &of_user, &recorder, statement, &mut batches).await;
+            let ended = Box::pin(carry_out(&of_task, &of_user, &recorder, statement, &mut batches)).await;
             // The next query may begin before this client has read its last rows.
             held.change(|state| state.has_ended = true);
             let ended = match ended {
