@@ -25,7 +25,7 @@ use tempfile::TempDir;
 /// Database that a file's statements are sent to.
 enum Database {
     Judge(SessionContext),
-    Gust { session: Session, target: Target },
+    Gust { session: Box<Session>, target: Target },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +52,11 @@ impl Database {
 
     fn with_late_columns() -> Self {
         let config = Config { on: Target::Local, late_columns_percent_max: 100, ..Config::default() };
-        Self::Gust { session: Session::new(config).expect("a session"), target: Target::Local }
+        Self::Gust { session: Box::new(Session::new(config).expect("a session")), target: Target::Local }
     }
 
     fn gust(target: Target) -> Self {
-        Self::Gust { session: session(target, 4, env!("CARGO_BIN_EXE_bootstrap_under_test")), target }
+        Self::Gust { session: Box::new(session(target, 4, env!("CARGO_BIN_EXE_bootstrap_under_test"))), target }
     }
 }
 

@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 enum Engine {
-    Gust { session: Session, target: Target },
+    Gust { session: Box<Session>, target: Target },
     Stock(SessionContext),
 }
 
@@ -64,7 +64,7 @@ impl Engine {
             _ => bail!("usage: gust_peer local | processes FUNCTIONS | stock"),
         };
         let target = config.on;
-        Ok(Self::Gust { session: Session::new(Config { s3: s3(), ..config })?, target })
+        Ok(Self::Gust { session: Box::new(Session::new(Config { s3: s3(), ..config })?), target })
     }
 
     fn version(&self) -> String {

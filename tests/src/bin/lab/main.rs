@@ -244,10 +244,10 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Estimate => estimate::measure(&workload.estimate, &workload.cloud, cache).await,
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Faults { processes: Some(seeds), process_seed, .. } => {
-            faults::with_processes(&workload.faults, *seeds, *process_seed, cache).await
+            Box::pin(faults::with_processes(&workload.faults, *seeds, *process_seed, cache)).await
         }
         Measurement::Faults { process_seed: Some(seed), .. } => {
-            faults::with_processes(&workload.faults, 1, Some(*seed), cache).await
+            Box::pin(faults::with_processes(&workload.faults, 1, Some(*seed), cache)).await
         }
         Measurement::Faults { seeds, seed, without_adoption, .. } => {
             let adoption = if *without_adoption { Adoption::Off } else { Adoption::On };
