@@ -1,4 +1,5 @@
-//! State that one environment keeps between attempts: store clients, Parquet footers and one plan, but never results.
+//! State that one environment keeps between attempts: store clients, Parquet footers, and what all fragments of a stage read: plans,
+//! and rows of joins. It never keeps results.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,12 +47,16 @@ pub struct Environment {
     pub(crate) reading: ReadBudget,
     clients: Mutex<BTreeMap<StoreAccess, StoreClient>>,
     connections: Connections,
-    /// Last plan that came through the exchange, as attempts of one stage follow each other.
-    plan: Mutex<Option<CachedPlan>>,
+    /// Last objects of stages that came through the exchange, the newest last: attempts of one stage follow each other.
+    stage_objects: Mutex<Vec<StageObjectBytes>>,
     used: AtomicBool,
 }
 
-struct CachedPlan {
+/// Most bytes of objects of stages that are kept, and the part of an attempt's memory pool that they may have: they are beside it.
+const STAGE_OBJECTS_BYTES_MAX: usize = 64 << 20;
+const STAGE_OBJECTS_SHARE: u64 = 16;
+
+struct StageObjectBytes {
     path: String,
     crc32: u32,
     bytes: Bytes,
@@ -134,7 +139,7 @@ impl Environment {
             reading,
             clients: Mutex::default(),
             connections: Connections::default(),
-            plan: Mutex::default(),
+            stage_objects: Mutex::default(),
             used: AtomicBool::new(false),
         }
     }
@@ -144,14 +149,26 @@ impl Environment {
         !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// Returns the plan that was read last, if it came from `path` with this checksum.
-    pub(crate) fn plan(&self, path: &str, crc32: u32) -> Option<Bytes> {
-        let plan = self.plan.lock().expect("no holder panics");
-        plan.as_ref().filter(|kept| kept.path == path && kept.crc32 == crc32).map(|kept| kept.bytes.clone())
+    /// Returns an object of a stage that was read before, if it came from `path` with this checksum.
+    pub(crate) fn stage_object(&self, path: &str, crc32: u32) -> Option<Bytes> {
+        let kept = self.stage_objects.lock().expect("no holder panics");
+        kept.iter().find(|kept| kept.path == path && kept.crc32 == crc32).map(|kept| kept.bytes.clone())
     }
 
-    pub(crate) fn keep_plan(&self, path: &str, crc32: u32, bytes: Bytes) {
-        *self.plan.lock().expect("no holder panics") = Some(CachedPlan { path: path.to_owned(), crc32, bytes });
+    /// Keeps an object of a stage for the next attempt, and fewer older ones, if it is short beside the attempt's memory pool.
+    pub(crate) fn keep_stage_object(&self, path: &str, crc32: u32, bytes: Bytes, memory_bytes_max: u64) {
+        let share = usize::try_from(memory_bytes_max / STAGE_OBJECTS_SHARE).unwrap_or(usize::MAX);
+        let mut kept = self.stage_objects.lock().expect("no holder panics");
+        kept.retain(|kept| kept.path != path);
+        kept.push(StageObjectBytes { path: path.to_owned(), crc32, bytes });
+        let mut room = STAGE_OBJECTS_BYTES_MAX.min(share);
+        let fits = kept.iter().rev().take_while(|kept| {
+            let fits = kept.bytes.len() <= room;
+            room = room.saturating_sub(kept.bytes.len());
+            fits
+        });
+        let gone = kept.len() - fits.count();
+        kept.drain(..gone);
     }
 
     /// Returns the client of a store. It is made once an environment.
@@ -320,6 +337,22 @@ mod tests {
         assert_eq!(pools_after(&[region, ("aws_access_key_id", "a"), ("aws_secret_access_key", "s")]), 1);
         assert_eq!(pools_after(&[region, ("aws_access_key_id", "b"), ("aws_secret_access_key", "t")]), 1);
         assert_eq!(pools_after(&[region, plain]), 2, "a pool that allows plain HTTP is another");
+    }
+
+    #[test]
+    fn the_newest_objects_of_stages_are_kept() {
+        let environment = Environment::new(EnvironmentSettings::default());
+        let object = |mib: usize| Bytes::from(vec![0; mib << 20]);
+        let kept = || ["a", "b", "c"].map(|path| environment.stage_object(path, 1).is_some());
+        environment.keep_stage_object("a", 1, object(1), 1 << 30);
+        environment.keep_stage_object("b", 1, object(2), 1 << 30);
+        assert_eq!((kept(), environment.stage_object("a", 2)), ([true, true, false], None));
+        environment.keep_stage_object("c", 1, object(62), 1 << 30);
+        assert_eq!(kept(), [false, true, true]);
+        environment.keep_stage_object("a", 1, object(1), 16 << 20);
+        assert_eq!(kept(), [true, false, false], "an attempt with little memory keeps little");
+        environment.keep_stage_object("b", 1, object(2), 16 << 20);
+        assert_eq!(kept(), [false, false, false]);
     }
 
     #[test]

@@ -12,15 +12,15 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
 use gust_protocol::{
-    DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, Output, PlanRef,
-    ScanUnit, UnitDeletes, Usage, functions, plan,
+    Base64, DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, ObjectRef,
+    Output, PlanRef, ScanUnit, UnitDeletes, Usage, functions, plan,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -41,6 +41,9 @@ use crate::scan::{InStore, ScanReader};
 
 /// Longest plan in the exchange, in bytes: it is read whole.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
+
+/// Most bytes of one stream of rows that all fragments of a stage read, encoded.
+const SHARED_BYTES_MAX: u64 = 512 << 20;
 
 /// Meter of one attempt. It can be read at any moment, also when the attempt is given up.
 #[derive(Debug)]
@@ -87,7 +90,11 @@ pub(crate) async fn execute(
     let started = Instant::now();
     let stores = connect_stores(environment, request, meter)?;
     let context = task_context(environment, request, meter, &stores).map_err(|e| classify(&e))?;
-    let encoded = plan_bytes(environment, request, &stores).await?;
+    let (plan, shared) = futures::try_join!(
+        plan_bytes(environment, request, &stores),
+        shared_rows(environment, request, meter, &stores)
+    )?;
+    let encoded = EncodedPlan { plan, shared };
     let ahead = read_ahead(environment, request, meter);
     check_inputs(request)?;
     let plan = decode(environment, request, &encoded, &context, &stores, &meter.ahead, ahead.as_ref())
@@ -259,29 +266,96 @@ async fn plan_bytes(
     request: &InvokeRequest,
     stores: &[AttemptStore],
 ) -> Result<Bytes, FragmentError> {
-    let (object, crc32) = match &request.stage.plan {
-        PlanRef::Inline(plan) => return Ok(plan.0.clone()),
-        PlanRef::Object { object, crc32 } => (object, *crc32),
-    };
+    match &request.stage.plan {
+        PlanRef::Inline(plan) => Ok(plan.0.clone()),
+        PlanRef::Object { object, crc32 } => {
+            let what = StageRead { what: "plan", bytes_max: PLAN_BYTES_MAX, object, crc32: *crc32 };
+            stage_object(environment, request, stores, what).await
+        }
+    }
+}
+
+/// Returns the streams of rows that all fragments of the stage read, verified: from the request, or from the exchange once an
+/// environment.
+async fn shared_rows(
+    environment: &Environment,
+    request: &InvokeRequest,
+    meter: &Meter,
+    stores: &[AttemptStore],
+) -> Result<Vec<Bytes>, FragmentError> {
+    let streams = request.stage.shared.iter().enumerate();
+    let streams = streams.map(|(number, rows)| shared_stream(environment, request, meter, stores, number, rows));
+    futures::future::try_join_all(streams).await
+}
+
+/// Returns one of these streams.
+async fn shared_stream(
+    environment: &Environment,
+    request: &InvokeRequest,
+    meter: &Meter,
+    stores: &[AttemptStore],
+    number: usize,
+    rows: &FragmentResult,
+) -> Result<Bytes, FragmentError> {
+    let part = rows.part();
+    match rows {
+        FragmentResult::Inline { bytes: Base64(bytes), .. } => {
+            if bytes.len() as u64 != part.bytes || crc32fast::hash(bytes) != part.crc32 {
+                let torn = format!("rows {number} of the request are not what was promised");
+                return Err(FragmentError::new(FragmentErrorKind::MalformedRequest, torn));
+            }
+            Ok(bytes.clone())
+        }
+        FragmentResult::Object { object, .. } => {
+            let what = StageRead { what: "rows", bytes_max: SHARED_BYTES_MAX, object, crc32: part.crc32 };
+            // The plan's leaf reserves them as long as it needs them. Here it is known that there is room, before they are read.
+            let pool: Arc<dyn MemoryPool> = Arc::clone(&meter.memory) as _;
+            let room = MemoryConsumer::new("rows for joins").register(&pool);
+            let bytes = usize::try_from(object.size_bytes.min(SHARED_BYTES_MAX)).unwrap_or(usize::MAX);
+            room.try_grow(bytes).map_err(|error| classify(&error))?;
+            stage_object(environment, request, stores, what).await
+        }
+    }
+}
+
+/// Object that all fragments of a stage read.
+struct StageRead<'a> {
+    what: &'static str,
+    bytes_max: u64,
+    object: &'a ObjectRef,
+    crc32: u32,
+}
+
+/// Returns an object's bytes, verified. An environment reads it once.
+async fn stage_object(
+    environment: &Environment,
+    request: &InvokeRequest,
+    stores: &[AttemptStore],
+    StageRead { what, bytes_max, object, crc32 }: StageRead<'_>,
+) -> Result<Bytes, FragmentError> {
     let failed = |kind, reason: &dyn std::fmt::Display| {
-        FragmentError::new(kind, format!("plan of stage {} at `{}`: {reason}", request.fragment.id.stage, object.path))
+        FragmentError::new(
+            kind,
+            format!("{what} of stage {} at `{}`: {reason}", request.fragment.id.stage, object.path),
+        )
     };
-    if object.size_bytes > PLAN_BYTES_MAX {
+    if object.size_bytes > bytes_max {
         return Err(failed(FragmentErrorKind::MalformedRequest, &format_args!("{} bytes long", object.size_bytes)));
     }
-    if let Some(plan) = environment.plan(&object.path, crc32) {
-        return Ok(plan);
+    if let Some(kept) = environment.stage_object(&object.path, crc32) {
+        return Ok(kept);
     }
     let path = object_store::path::Path::parse(&object.path)
         .map_err(|error| failed(FragmentErrorKind::MalformedRequest, &error))?;
     let exchange = &store(stores, object.access)?.hedged;
     let read = async { exchange.get(&path).await?.bytes().await }.await;
-    let plan = read.map_err(|error| failed(classify_exchange(&error), &error))?;
-    if plan.len() as u64 != object.size_bytes || crc32fast::hash(&plan) != crc32 {
+    let bytes = read.map_err(|error| failed(classify_exchange(&error), &error))?;
+    if bytes.len() as u64 != object.size_bytes || crc32fast::hash(&bytes) != crc32 {
         return Err(failed(FragmentErrorKind::Storage, &"not what the coordinator wrote"));
     }
-    environment.keep_plan(&object.path, crc32, plan.clone());
-    Ok(plan)
+    let memory_bytes_max = request.fragment.limits.memory_bytes_max;
+    environment.keep_stage_object(&object.path, crc32, bytes.clone(), memory_bytes_max);
+    Ok(bytes)
 }
 
 /// Checks that units name stores and delete files that the request has.
@@ -317,10 +391,16 @@ fn check_inputs(request: &InvokeRequest) -> Result<(), FragmentError> {
     Ok(())
 }
 
+/// Plan of a stage and the rows that it reads, as they travel.
+struct EncodedPlan {
+    plan: Bytes,
+    shared: Vec<Bytes>,
+}
+
 fn decode(
     environment: &Environment,
     request: &InvokeRequest,
-    encoded: &[u8],
+    encoded: &EncodedPlan,
     context: &Arc<TaskContext>,
     stores: &[AttemptStore],
     account: &Arc<AheadAccount>,
@@ -329,7 +409,7 @@ fn decode(
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
     let hedged: Arc<[Arc<dyn ObjectStore>]> = stores.iter().map(|store| Arc::clone(&store.hedged)).collect();
-    let plan = plan::decode(encoded, context, &request.stage.scalars, &mut |leaf, scan| {
+    let plan = plan::decode(&encoded.plan, context, &request.stage.scalars, &encoded.shared, &mut |leaf, scan| {
         let Input::Scan(input) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
         let deletes = (!input.deletes.is_empty()).then(|| {
             let units: Vec<_> = input.lanes.iter().flatten().filter_map(|unit| unit_deletes(unit, stores)).collect();
@@ -428,7 +508,7 @@ fn micros(since: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use gust_protocol::{Base64, Scan};
+    use gust_protocol::Scan;
 
     use super::*;
 

@@ -163,6 +163,7 @@ pub fn request(query: &str) -> InvokeRequest {
             output: Output::Gather { access: 0, prefix: String::new() },
             options: BTreeMap::new(),
             scalars: Vec::new(),
+            shared: Vec::new(),
         },
     }
 }

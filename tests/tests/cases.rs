@@ -84,6 +84,10 @@ struct Ask {
     seen: bool,
     /// True where the rows come from functions if functions are asked for.
     remote: bool,
+    /// Build sides that functions got for joins, if functions are asked for.
+    broadcasts: Option<u64>,
+    /// Stages whose joins the coordinator does, because their build sides are too large for functions.
+    joined_here: Option<u64>,
     formats: Option<Vec<String>>,
 }
 
@@ -120,6 +124,9 @@ struct RunEnd {
     seconds: f64,
     /// Fragments of the last statement that were adopted.
     fragments_adopted: u64,
+    /// Build sides that functions got for joins of the last statement.
+    broadcasts: u64,
+    joined_here: u64,
 }
 
 /// Run that the judge compares with its expected rows.
@@ -258,16 +265,26 @@ async fn run(root: &Path, job: &Job<'_>) -> RunEnd {
     let output = tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await;
     let seconds = started.elapsed().as_secs_f64();
     let Ok(output) = output else {
-        return RunEnd { code: None, words: "it hangs".to_owned(), seconds, fragments_adopted: 0 };
+        return RunEnd {
+            code: None,
+            words: "it hangs".to_owned(),
+            seconds,
+            fragments_adopted: 0,
+            broadcasts: 0,
+            joined_here: 0,
+        };
     };
     let output = output.expect("it ends");
     let report = std::fs::read_to_string(report).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_str(report.lines().last().unwrap_or("{}")).unwrap_or_default();
+    let count = |field: &str| report[field].as_u64().unwrap_or(0);
     RunEnd {
         code: output.status.code(),
         words: String::from_utf8_lossy(&output.stderr).into_owned(),
         seconds,
-        fragments_adopted: report["fragments_adopted"].as_u64().unwrap_or(0),
+        fragments_adopted: count("fragments_adopted"),
+        broadcasts: count("broadcasts"),
+        joined_here: count("joined_here"),
     }
 }
 
@@ -344,6 +361,12 @@ fn wrong(ended: &RunEnd, job: &Job<'_>) -> Option<String> {
             match missing {
                 Some(part) => Some(format!("`{part}` is not in {printed}")),
                 None if is_asked && ended.fragments_adopted == 0 => Some("no fragment was adopted".to_owned()),
+                None if is_asked && ask.broadcasts.is_some_and(|expect| expect != ended.broadcasts) => {
+                    Some(format!("functions got {} build sides", ended.broadcasts))
+                }
+                None if is_asked && ask.joined_here.is_some_and(|expect| expect != ended.joined_here) => {
+                    Some(format!("the coordinator joined for {} stages", ended.joined_here))
+                }
                 None => None,
             }
         }

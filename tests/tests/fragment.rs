@@ -20,7 +20,8 @@ use gust_engine::planner::{DigestBounds, FunctionAccess};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     AccessTable, AheadBounds, AheadUsage, Base64, Fragment, FragmentErrorKind as Kind, FragmentId, FragmentLimits,
-    FragmentResponse, InvokeRequest, ObjectRef, Output, PlanRef, ScanUnit, StoreAccess, wire,
+    FragmentResponse, FragmentResult, InvokeRequest, ObjectRef, Output, PlanRef, ScanUnit, StoreAccess, StreamSummary,
+    wire,
 };
 use gust_tests::cloud;
 use gust_tests::parquet_files::footer;
@@ -108,7 +109,11 @@ async fn requested(
         deadline_unix_ms: u64::MAX / 2,
         access: AccessTable(vec![local, access.clone()]),
         stage: stage
-            .stage_plan(Output::Gather { access: EXCHANGE_ACCESS, prefix: "nowhere".to_owned() }, Default::default())
+            .stage_plan(
+                Output::Gather { access: EXCHANGE_ACCESS, prefix: "nowhere".to_owned() },
+                Default::default(),
+                Vec::new(),
+            )
             .expect("a stage plan"),
     }
 }
@@ -121,6 +126,13 @@ fn object(path: &str) -> PlanRef {
     let object =
         ObjectRef { access: EXCHANGE_ACCESS, path: path.to_owned(), size_bytes: 7, etag: None, footer_bytes: None };
     PlanRef::Object { object, crc32: 0 }
+}
+
+/// Makes rows in the exchange that all fragments read.
+fn shared(path: &str, size_bytes: u64) -> FragmentResult {
+    let object =
+        ObjectRef { access: EXCHANGE_ACCESS, path: path.to_owned(), size_bytes, etag: None, footer_bytes: None };
+    FragmentResult::Object { object, part: StreamSummary { bytes: size_bytes, rows: 1, crc32: 0 } }
 }
 
 fn head() -> object_store::GetOptions {
@@ -298,7 +310,7 @@ async fn a_store_in_trouble_is_worth_another_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_failure_has_its_kind() {
     type Fault = fn(&Path, &mut InvokeRequest);
-    let faults: [(Kind, &str, Fault); 10] = [
+    let faults: [(Kind, &str, Fault); 13] = [
         (Kind::FileMissing, "a.parquet", |path, _| std::fs::remove_file(path).expect("removed")),
         (Kind::FileChanged, "a.parquet", |path, _| {
             let mut bytes = std::fs::read(path).expect("readable");
@@ -322,6 +334,16 @@ async fn each_failure_has_its_kind() {
         (Kind::VersionMismatch, "another engine", |_, request| request.fingerprint = "another engine".to_owned()),
         (Kind::PlanDecode, "", |_, request| request.stage.plan = inline("no plan")),
         (Kind::Storage, "plan of stage 0 at `nowhere/plan`", |_, request| request.stage.plan = object("nowhere/plan")),
+        (Kind::MalformedRequest, "rows 0 of the request", |_, request| {
+            let part = StreamSummary { bytes: 4, rows: 1, crc32: 1 };
+            request.stage.shared = vec![FragmentResult::Inline { part, bytes: Base64("rows".into()) }];
+        }),
+        (Kind::Storage, "rows of stage 0 at `nowhere/rows-0`", |_, request| {
+            request.stage.shared = vec![shared("nowhere/rows-0", 7)];
+        }),
+        (Kind::MalformedRequest, "bytes long", |_, request| {
+            request.stage.shared = vec![shared("nowhere/rows-0", u64::MAX)];
+        }),
         (Kind::MalformedRequest, "access table", |_, request| request.access.0.truncate(1)),
     ];
     for (kind, expect, fault) in faults {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gust::demo::tables::{CATALOG, ensure_tables};
-use gust_engine::config::{CatalogConfig, Config, Target};
+use gust_engine::config::{CatalogConfig, Config, JoinPlace, Target};
 use gust_engine::session::Session;
 use gust_tests::query::{plain, run};
 use gust_tests::tpch;
@@ -84,6 +84,24 @@ async fn plans_over_tpch_are_those_of_the_snapshots() {
     for (name, sql) in TPCH {
         check(&session, name, sql).await;
     }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_in_functions_are_those_of_the_snapshots() {
+    let session = with_tpch(Config { join: JoinPlace::Broadcast, ..config() }).await;
+    check(
+        &session,
+        "broadcast_star",
+        "SELECT r_name, count(*) FROM supplier JOIN nation ON s_nationkey = n_nationkey JOIN region ON n_regionkey = r_regionkey GROUP BY 1",
+    )
+    .await;
+    check(
+        &session,
+        "broadcast_semi",
+        "SELECT o_orderkey FROM orders WHERE o_custkey IN (SELECT c_custkey FROM customer WHERE c_acctbal > 9000) ORDER BY o_totalprice DESC LIMIT 5",
+    )
+    .await;
     session.close().await;
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gust::demo::queries;
-use gust_engine::config::Target;
+use gust_engine::config::{Config, JoinPlace, Target};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
@@ -49,6 +49,43 @@ async fn check(target: Target, functions_max: u32) {
         }
     }
     session.close().await;
+}
+
+/// Numbers of the queries that do joins in functions where those are asked for. The others have joins of two large sides, or none.
+const JOINING: [usize; 16] = [2, 3, 5, 7, 8, 9, 10, 11, 12, 14, 16, 17, 18, 19, 20, 21];
+
+/// Checks every query with its joins in functions.
+async fn check_joining(target: Target, functions_max: u32) {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let mut config = Config { on: target, functions_max, join: JoinPlace::Broadcast, ..Config::default() };
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    let session = Session::new(config).expect("a session");
+    for statement in tables.create_statements() {
+        run(&session, &statement).await.expect("setup");
+    }
+    let mut joining = Vec::new();
+    for number in 1..=queries::COUNT {
+        let what = format!("query {number} on {target:?}, joining");
+        let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let expected = plain(&tables.create_statements(), queries::query(number)).await;
+        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        assert_used(number, &report, &what);
+        if report.broadcasts > 0 {
+            joining.push(number);
+        }
+    }
+    session.close().await;
+    assert_eq!(joining, JOINING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_has_datafusions_rows_with_joins_in_functions() {
+    check_joining(Target::InProcess, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_has_datafusions_rows_with_joins_in_processes() {
+    check_joining(Target::Processes, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

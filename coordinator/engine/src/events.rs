@@ -38,6 +38,17 @@ pub enum QueryEvent {
         stage: u32,
         bytes: u64,
     },
+    /// The rows of a build side are there, and all fragments of a stage get them for a join: with their requests, or through the exchange.
+    RowsBroadcast {
+        stage: u32,
+        rows: u64,
+        bytes: u64,
+        inline: bool,
+    },
+    /// The build sides of a stage have more rows than functions should hold. The coordinator does its joins.
+    JoinedHere {
+        stage: u32,
+    },
     /// An attempt starts. The event is booked BEFORE the invoker is called, so that a lost answer still leaves its
     /// line.
     AttemptStarted {

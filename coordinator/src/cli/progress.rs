@@ -134,6 +134,8 @@ impl ProgressCounts {
             }
             QueryEvent::PlanPublished { .. }
             | QueryEvent::DeletesPublished { .. }
+            | QueryEvent::RowsBroadcast { .. }
+            | QueryEvent::JoinedHere { .. }
             | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {
                 AttemptOutcome::Done { usage, .. } => self.bytes_read += usage.bytes_read,

@@ -60,13 +60,25 @@ pub enum StageObject {
     Plan,
     /// Deletion vectors in place of files of positions, and keys in place of files of keys.
     Deletes,
+    /// Rows that all fragments read, of this leaf of their plan.
+    Rows(u32),
 }
 
 impl StageObject {
-    fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Self::Plan => "plan",
-            Self::Deletes => "deletes",
+            Self::Plan => "plan".to_owned(),
+            Self::Deletes => "deletes".to_owned(),
+            Self::Rows(input) => format!("rows-{input}"),
+        }
+    }
+
+    /// Returns the object of this name.
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "plan" => Some(Self::Plan),
+            "deletes" => Some(Self::Deletes),
+            _ => name.strip_prefix("rows-")?.parse().ok().map(Self::Rows),
         }
     }
 
@@ -103,7 +115,7 @@ pub fn stage_object_at(prefix: &str, path: &Path) -> Option<String> {
     let parts: Vec<_> = path.prefix_match(&Path::parse(prefix).ok()?)?.collect();
     let [query, stage, name] = parts.as_slice() else { return None };
     let stage = stage.as_ref().parse().ok()?;
-    let object = [StageObject::Plan, StageObject::Deletes].into_iter().find(|object| object.name() == name.as_ref())?;
+    let object = StageObject::named(name.as_ref())?;
     (object.path(prefix, query.as_ref(), stage) == *path).then(|| query.as_ref().to_owned())
 }
 
@@ -223,6 +235,21 @@ impl ResultWriter {
     }
 }
 
+/// Encodes batches as one stream.
+///
+/// # Errors
+/// [`ExchangeError::Arrow`] for types that Arrow IPC does not know.
+pub fn encode_stream(schema: &Schema, batches: &[RecordBatch]) -> Result<(StreamSummary, Bytes), ExchangeError> {
+    let options = IpcWriteOptions::default().try_with_compression(COMPRESSION)?;
+    let mut encoder = StreamWriter::try_new_with_options(Vec::new(), schema, options)?;
+    for batch in batches {
+        encoder.write(&compact(batch)?)?;
+    }
+    let bytes = Bytes::from(encoder.into_inner()?);
+    let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    Ok((StreamSummary { bytes: bytes.len() as u64, rows, crc32: crc32fast::hash(&bytes) }, bytes))
+}
+
 /// Drops the text of a batch that none of its rows refers to.
 ///
 /// Batches of a scan share the buffers of the pages that they were cut from, and the encoder writes whole buffers.
@@ -287,13 +314,23 @@ pub struct ResultRows {
 
 impl ResultRows {
     fn open(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Self, ExchangeError> {
+        let rows = Self::of_stream(bytes)?;
+        if rows.has_types_of(schema) { Ok(rows) } else { Err(ExchangeError::Schema { fragment: id.clone() }) }
+    }
+
+    /// Opens a stream whose bytes were verified.
+    pub(crate) fn of_stream(bytes: Bytes) -> Result<Self, ExchangeError> {
         let mut rows = Self { encoded: Buffer::from(bytes), decoder: StreamDecoder::new(), next: None };
         rows.next = rows.decode()?;
-        let fits = rows.decoder.schema().is_some_and(|found| {
+        Ok(rows)
+    }
+
+    /// Returns true if the columns have the types of this schema's.
+    pub(crate) fn has_types_of(&self, schema: &Schema) -> bool {
+        self.decoder.schema().is_some_and(|found| {
             found.fields().len() == schema.fields().len()
                 && found.fields().iter().zip(schema.fields()).all(|(f, s)| f.data_type() == s.data_type())
-        });
-        if fits { Ok(rows) } else { Err(ExchangeError::Schema { fragment: id.clone() }) }
+        })
     }
 
     fn decode(&mut self) -> Result<Option<RecordBatch>, ExchangeError> {
@@ -371,6 +408,16 @@ mod tests {
         check("x/q/zero/00007-2.arrows", None);
         check("x/deeper/q/0/00007-2.arrows", None);
         check("x/q/00007-2.arrows", None);
+    }
+
+    #[test]
+    fn keys_of_stages_objects_name_their_query() {
+        for object in [StageObject::Plan, StageObject::Deletes, StageObject::Rows(0), StageObject::Rows(12)] {
+            assert_eq!(stage_object_at("x", &object.path("x", "q", 1)).as_deref(), Some("q"), "{object:?}");
+        }
+        for other in ["x/q/1/rows-", "x/q/1/rows-03", "x/q/1/rows--1", "x/q/1/row-3", "y/q/1/rows-3", "x/q/rows-3"] {
+            assert_eq!(stage_object_at("x", &Path::from(other)), None, "{other}");
+        }
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Base64;
+use crate::{Base64, FragmentResult};
 
 /// One attempt at one fragment, with everything that a stateless function needs to run it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct StagePlan {
     /// Values of the scalar subqueries that the plan refers to by position, each encoded by [`crate::plan::encode_scalar`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scalars: Vec<Base64>,
+    /// Rows that all fragments read, by the numbers of the plan's [`crate::plan::ExchangeExec`]s: here or in the exchange.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<FragmentResult>,
     pub output: Output,
     /// DataFusion session options that differ from the defaults, such as `datafusion.execution.batch_size`.
     pub options: BTreeMap<String, String>,

@@ -16,8 +16,7 @@ use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults,
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::{
-    DeduplicatingProtoConverter, DefaultPhysicalExtensionCodec, PhysicalPlanDecodeContext,
-    PhysicalProtoConverterExtension,
+    DeduplicatingProtoConverter, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf::PhysicalPlanNode;
 use prost::Message;
@@ -25,8 +24,12 @@ use prost::Message;
 use crate::{Base64, LeafId};
 
 mod check;
+mod exchange_leaf;
 
 pub use check::{Obstacle, encode_checked, loses_values};
+pub use exchange_leaf::ExchangeExec;
+
+use exchange_leaf::GustCodec;
 
 /// Encodes a fragment's plan without its files and statistics.
 ///
@@ -43,35 +46,39 @@ fn emptied(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 }
 
 fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(
-        plan,
-        &DefaultPhysicalExtensionCodec {},
-        &DeduplicatingProtoConverter {},
-    )
+    physical_plan_to_bytes_with_proto_converter(plan, &GustCodec, &DeduplicatingProtoConverter {})
 }
 
 /// Decodes a fragment's plan. `bind` turns each placeholder, by its position in a pre-order walk, into a real scan.
 ///
-///
 /// `scalars` are the values of the scalar subqueries that the plan refers to by position. The coordinator has run them.
+/// `shared` are the Arrow IPC streams of the plan's [`ExchangeExec`]s, by their numbers.
 /// Every store that the scans name must be registered in `context` before.
+///
+/// # Errors
+/// Those of datafusion-proto and of `bind`. [`DataFusionError::Plan`] where a leaf has no stream, or one of other columns.
 pub fn decode(
     bytes: &[u8],
     context: &TaskContext,
     scalars: &[Base64],
+    shared: &[Bytes],
     bind: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<FileScanConfig>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let results = ScalarSubqueryResults::new(scalars.len());
     for (index, value) in scalars.iter().enumerate() {
         results.set(SubqueryIndex::new(index), decode_scalar(value)?)?;
     }
-    for_each_scan(&decode_with(bytes, context, results)?, bind)
+    let plan = decode_with(bytes, context, results)?;
+    let with_rows = plan.transform_down(|node| match node.downcast_ref::<ExchangeExec>() {
+        Some(leaf) => Ok(Transformed::yes(Arc::new(leaf.with_stream(shared)?) as Arc<dyn ExecutionPlan>)),
+        None => Ok(Transformed::no(node)),
+    })?;
+    for_each_scan(&with_rows.data, bind)
 }
 
 fn decode_with(bytes: &[u8], context: &TaskContext, scalars: ScalarSubqueryResults) -> Result<Arc<dyn ExecutionPlan>> {
     let node = PhysicalPlanNode::decode(bytes).map_err(|e| DataFusionError::External(Box::new(e)))?;
-    let codec = DefaultPhysicalExtensionCodec {};
-    let decoding = PhysicalPlanDecodeContext::new(context, &codec).with_scalar_subquery_results(scalars);
+    let decoding = PhysicalPlanDecodeContext::new(context, &GustCodec).with_scalar_subquery_results(scalars);
     DeduplicatingProtoConverter {}.proto_to_execution_plan(&node, &decoding)
 }
 

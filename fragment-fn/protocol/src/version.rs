@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::functions;
 
 /// Version of the wire. Every change of the wire raises it: until then the golden bytes in `testdata/` fail.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// Returns the engine's version and the set of SQL functions that a plan may name: `datafusion-55.2.0/functions-1-1a2b3c4d`.
 ///

@@ -186,10 +186,21 @@ mod tests {
                     LeafSpec { matching: ColumnMatching::FieldId(FieldIdRules::default()) },
                 ],
                 scalars: vec![Base64(Bytes::from_static(b"scalar"))],
+                shared: rows("x/q1/2/rows-1"),
                 output: Output::Gather { access: 1, prefix: "tmp/exchange".to_owned() },
                 options: BTreeMap::from([("datafusion.execution.batch_size".to_owned(), "4096".to_owned())]),
             },
         }
+    }
+
+    /// Makes rows here, and rows in the exchange.
+    fn rows(path: &str) -> Vec<FragmentResult> {
+        let part = StreamSummary { bytes: 4, rows: 2, crc32: 0xdead_beef };
+        let object = ObjectRef { access: 1, path: path.to_owned(), size_bytes: 4, etag: None, footer_bytes: None };
+        vec![
+            FragmentResult::Inline { part, bytes: Base64(Bytes::from_static(b"rows")) },
+            FragmentResult::Object { object, part },
+        ]
     }
 
     /// Makes a delete file of each kind.
@@ -221,14 +232,6 @@ mod tests {
     }
 
     fn responses() -> Vec<FragmentResponse> {
-        let part = StreamSummary { bytes: 4, rows: 2, crc32: 0xdead_beef };
-        let object = ObjectRef {
-            access: 1,
-            path: "x/q1/2/00003-1.arrows".to_owned(),
-            size_bytes: 4,
-            etag: None,
-            footer_bytes: None,
-        };
         let usage = Usage {
             requests: Requests { get: 1, head: 2, list: 3, put: 4, delete: 5, hedged: 1 },
             bytes_read: 6,
@@ -254,16 +257,15 @@ mod tests {
             },
             cold: true,
         };
-        let outcomes = [
-            Ok(FragmentResult::Inline { part, bytes: Base64(Bytes::from_static(b"rows")) }),
-            Ok(FragmentResult::Object { object, part }),
-            Err(FragmentError::new(FragmentErrorKind::FileChanged, "s3://lake/t: other etag")),
-            Err(FragmentError::new(FragmentErrorKind::Execution, "an overflow").with_hint(Some("cast to DECIMAL"))),
+        let failures = [
+            FragmentError::new(FragmentErrorKind::FileChanged, "s3://lake/t: other etag"),
+            FragmentError::new(FragmentErrorKind::Execution, "an overflow").with_hint(Some("cast to DECIMAL")),
         ];
+        let outcomes = rows("x/q1/2/00003-1.arrows").into_iter().map(Ok).chain(failures.map(Err));
         let id = FragmentId { query: "q1".to_owned(), stage: 2, index: 3 };
         let respond =
             |outcome| FragmentResponse { version: PROTOCOL_VERSION, id: id.clone(), attempt: 1, outcome, usage };
-        outcomes.map(respond).to_vec()
+        outcomes.map(respond).collect()
     }
 
     /// A change of these bytes raises [`PROTOCOL_VERSION`] and writes the files anew.
@@ -293,8 +295,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":6,"fingerprint":"other engine"}"#, "protocol 6 with other engine");
-        check(r#"{"version":6}"#, "missing field `fingerprint`");
+        check(r#"{"version":7,"fingerprint":"other engine"}"#, "protocol 7 with other engine");
+        check(r#"{"version":7}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

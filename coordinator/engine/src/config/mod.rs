@@ -14,6 +14,7 @@
 mod catalogs;
 mod error;
 mod function_name;
+mod join;
 mod label;
 mod node;
 mod prefer;
@@ -35,6 +36,7 @@ use node::Node;
 pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
+pub use join::JoinPlace;
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, ServerConfig, TlsConfig};
@@ -94,6 +96,14 @@ pub struct Config {
     /// so always, which is for tests.
     #[serde(deserialize_with = "units::percent")]
     pub late_columns_percent_max: u32,
+    /// Place of joins in a query that uses functions. Default `auto`: functions join their rows with a side of which each gets a copy, if that
+    /// side is expected to be within `broadcast_bytes_max` and the rows of the other side are expected to be many. `broadcast` asks only for
+    /// the former, `local` keeps joins on the coordinator.
+    pub join: JoinPlace,
+    /// Most bytes in memory of the rows that every function of a stage gets for joins. Default 8 MiB. With their hash tables they have at most
+    /// half of a function's memory. If there are more rows than was expected, the coordinator joins.
+    #[serde(deserialize_with = "units::bytes")]
+    pub broadcast_bytes_max: u64,
     /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
@@ -140,6 +150,8 @@ impl Default for Config {
             read_ahead_requests_max: 64,
             read_ahead_bytes_max: 128 << 20,
             late_columns_percent_max: 1,
+            join: JoinPlace::Auto,
+            broadcast_bytes_max: 8 << 20,
             temp_folder: None,
             exchange: None,
             fragment_bytes_target: 64 << 20,

@@ -37,6 +37,8 @@ fn a_file_sets_everything() {
         read_ahead_requests_max = 0
         read_ahead_bytes_max = "16MiB"
         late_columns_percent_max = 0
+        join = "broadcast"
+        broadcast_bytes_max = "16MiB"
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -113,6 +115,8 @@ fn a_file_sets_everything() {
         read_ahead_requests_max: 0,
         read_ahead_bytes_max: 16 << 20,
         late_columns_percent_max: 0,
+        join: JoinPlace::Broadcast,
+        broadcast_bytes_max: 16 << 20,
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,

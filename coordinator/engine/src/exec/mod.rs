@@ -3,16 +3,20 @@
 use std::fmt::Formatter;
 use std::sync::{Arc, Mutex};
 
+use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
+mod broadcast;
 mod digest;
 mod publish;
 mod query;
@@ -21,8 +25,10 @@ mod run;
 
 pub use query::QueryContext;
 
-use crate::planner::Stage;
+use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
+use crate::planner::{BroadcastExec, Stage};
 use crate::scheduler::AttemptNumbers;
+use broadcast::{Joining, JoiningPlace, JoiningRun};
 use run::{PartitionAnswers, StageRun};
 
 /// Runs a stage's fragments on functions and yields their rows.
@@ -31,17 +37,68 @@ use run::{PartitionAnswers, StageRun};
 /// is sorted, the partition merges them. All fragments start with the first partition that is executed. Dropping every
 /// stream cancels the fragments that have not finished.
 ///
+/// A stage with joins has their build sides as children. They are gathered first, and all fragments get their rows
+/// ([`broadcast`]).
+///
 /// A [`QueryContext`] is needed as a session extension.
 #[derive(Debug)]
 pub struct RemoteFragmentExec {
     stage: Arc<Stage>,
+    /// Subtree in whose place it stands, with marks over the build sides that it gets.
+    subtree: Arc<dyn ExecutionPlan>,
+    /// Build sides, in the order of the marks.
+    builds: Vec<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
     /// Expected statistics of the stage's output. Nothing is exact, because operators above may still combine rows.
     statistics: Arc<Statistics>,
     latest_run: Mutex<LatestRun>,
+    /// Latest run, where it begins with build sides.
+    latest_joining: Mutex<Option<Arc<JoiningRun>>>,
     /// Attempt numbers over all runs, so that the attempts of one run differ from those of another.
     numbers: AttemptNumbers,
+    /// Those of the stage that takes its place if its build sides are too large.
+    alone_numbers: AttemptNumbers,
     metrics: ExecutionPlanMetricsSet,
+}
+
+/// Makes the rows of one partition from answers.
+struct PartitionRows {
+    schema: SchemaRef,
+    /// Order in which the partition merges its fragments.
+    order: Option<LexOrdering>,
+    metrics: BaselineMetrics,
+    query: Arc<QueryContext>,
+    context: Arc<TaskContext>,
+}
+
+impl PartitionRows {
+    fn of_functions(self, answers: PartitionAnswers) -> Result<SendableRecordBatchStream> {
+        let Self { schema, order, metrics, query, context } = self;
+        if let Some(order) = order {
+            let mut streams = answers.each_fragment(&query, &schema);
+            // DataFusion refuses a merge of no streams, and a merge of one is a detour.
+            if streams.len() < 2 {
+                return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
+            }
+            let reservation = MemoryConsumer::new("remote fragment merge").register(context.memory_pool());
+            return StreamingMergeBuilder::new()
+                .with_streams(streams)
+                .with_schema(schema)
+                .with_expressions(&order)
+                .with_metrics(metrics)
+                .with_batch_size(context.session_config().batch_size())
+                .with_reservation(reservation)
+                .build();
+        }
+        let counted = answers.in_any_order(&query, &schema).inspect_ok(move |batch| {
+            batch.record_output(&metrics);
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted.boxed())))
+    }
+}
+
+fn no_partition(partition: usize) -> DataFusionError {
+    DataFusionError::Internal(format!("a stage has no partition {partition}, or it was run twice"))
 }
 
 /// Answers of each partition in the latest run of the stage, taken once. An operator that spills, or a recursive query,
@@ -51,14 +108,24 @@ type LatestRun = Vec<Option<PartitionAnswers>>;
 impl RemoteFragmentExec {
     /// Makes the leaf that takes the place of `subtree` in the coordinator's plan.
     pub fn new(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Self {
+        let numbers = AttemptNumbers::new(stage.fragments.len());
+        Self::numbered(stage, subtree, numbers)
+    }
+
+    /// Makes the leaf of a stage that may have run before, with these numbers.
+    fn numbered(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>, numbers: AttemptNumbers) -> Self {
         let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
         let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
         Self {
-            numbers: AttemptNumbers::new(stage.fragments.len()),
+            numbers,
+            alone_numbers: AttemptNumbers::new(stage.alone.as_ref().map_or(0, |alone| alone.fragments.len())),
             stage,
+            builds: broadcasts(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
+            subtree: Arc::clone(subtree),
             properties: Arc::clone(subtree.properties()),
             statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
             latest_run: Mutex::default(),
+            latest_joining: Mutex::default(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -81,12 +148,49 @@ impl RemoteFragmentExec {
     fn answers(&self, partition: usize, query: &Arc<QueryContext>, context: &TaskContext) -> Result<PartitionAnswers> {
         let mut latest_run = self.latest_run.lock().expect("no holder panics");
         if latest_run.get(partition).is_none_or(Option::is_none) {
-            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context)?;
+            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context, Vec::new())?;
         }
-        let taken = latest_run.get_mut(partition).and_then(Option::take);
-        taken.ok_or_else(|| {
-            DataFusionError::Internal(format!("stage {} has no partition {partition}", self.stage.index))
-        })
+        latest_run.get_mut(partition).and_then(Option::take).ok_or_else(|| no_partition(partition))
+    }
+
+    /// Returns the run that a partition takes its rows from. The first call starts it, and a second call for the same
+    /// partition starts it anew.
+    fn joining(&self, partition: usize, rows: &PartitionRows) -> Result<Arc<JoiningRun>> {
+        let mut latest = self.latest_joining.lock().expect("no holder panics");
+        match &*latest {
+            Some(run) if run.take(partition) => Ok(Arc::clone(run)),
+            _ => {
+                let joining = Joining {
+                    stage: Arc::clone(&self.stage),
+                    subtree: Arc::clone(&self.subtree),
+                    partitions: self.partitions(),
+                    numbers: self.numbers.clone(),
+                    alone_numbers: self.alone_numbers.clone(),
+                    query: Arc::clone(&rows.query),
+                    context: Arc::clone(&rows.context),
+                };
+                let run = Arc::new(JoiningRun::start(joining, &self.builds)?);
+                run.take(partition);
+                *latest = Some(Arc::clone(&run));
+                Ok(run)
+            }
+        }
+    }
+
+    /// Makes the same leaf before its first run.
+    fn anew(&self) -> Self {
+        Self {
+            stage: Arc::clone(&self.stage),
+            subtree: Arc::clone(&self.subtree),
+            builds: self.builds.clone(),
+            properties: Arc::clone(&self.properties),
+            statistics: Arc::clone(&self.statistics),
+            latest_run: Mutex::default(),
+            latest_joining: Mutex::default(),
+            numbers: self.numbers.clone(),
+            alone_numbers: self.alone_numbers.clone(),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 }
 
@@ -104,6 +208,9 @@ impl DisplayAs for RemoteFragmentExec {
         if let Some(order) = self.properties.output_ordering().filter(|_| self.stage.sorted) {
             write!(f, ", merged=[{order}]")?;
         }
+        if !self.builds.is_empty() {
+            write!(f, ", broadcasts={}", self.builds.len())?;
+        }
         Ok(())
     }
 }
@@ -118,7 +225,7 @@ impl ExecutionPlan for RemoteFragmentExec {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
+        self.builds.iter().collect()
     }
 
     fn apply_expressions(
@@ -128,49 +235,49 @@ impl ExecutionPlan for RemoteFragmentExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
+    fn with_new_children(self: Arc<Self>, builds: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        if builds.is_empty() {
+            return Ok(self);
+        }
+        let missing = || DataFusionError::Internal(format!("a build side of stage {} is missing", self.stage.index));
+        let over = |number: u32, mark: &BroadcastExec| {
+            let build = builds.get(number as usize).ok_or_else(missing)?;
+            Ok(Arc::new(mark.over(Arc::clone(build))) as Arc<dyn ExecutionPlan>)
+        };
+        let subtree = with_broadcasts(&self.subtree, &mut { over })?;
+        Ok(Arc::new(Self { builds, subtree, ..self.anew() }))
     }
 
     /// Makes a leaf that starts the stage anew: a recursive query runs its plan again. Attempts go on being counted.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            stage: Arc::clone(&self.stage),
-            properties: Arc::clone(&self.properties),
-            statistics: Arc::clone(&self.statistics),
-            latest_run: Mutex::default(),
-            numbers: self.numbers.clone(),
-            metrics: ExecutionPlanMetricsSet::new(),
-        }))
+        Ok(Arc::new(self.anew()))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let query = query_context(&context)?;
-        let answers = self.answers(partition, &query, &context)?;
-        let schema = self.schema();
-        let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let order = self.properties.output_ordering().filter(|_| self.stage.sorted);
-        if let Some(order) = order {
-            let mut streams = answers.each_fragment(&query, &schema);
-            // DataFusion refuses a merge of no streams, and a merge of one is a detour.
-            if streams.len() < 2 {
-                return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
-            }
-            let reservation = datafusion::execution::memory_pool::MemoryConsumer::new("remote fragment merge")
-                .register(context.memory_pool());
-            return StreamingMergeBuilder::new()
-                .with_streams(streams)
-                .with_schema(schema)
-                .with_expressions(order)
-                .with_metrics(metrics)
-                .with_batch_size(context.session_config().batch_size())
-                .with_reservation(reservation)
-                .build();
+        let rows = PartitionRows {
+            schema: self.schema(),
+            order: self.properties.output_ordering().filter(|_| self.stage.sorted).cloned(),
+            metrics: BaselineMetrics::new(&self.metrics, partition),
+            query,
+            context,
+        };
+        if self.builds.is_empty() {
+            let answers = self.answers(partition, &rows.query, &rows.context)?;
+            return rows.of_functions(answers);
         }
-        let counted = answers.in_any_order(&query, &schema).inspect_ok(move |batch| {
-            batch.record_output(&metrics);
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted.boxed())))
+        let run = self.joining(partition, &rows)?;
+        let schema = Arc::clone(&rows.schema);
+        let later = async move {
+            match &*run.ready().await? {
+                JoiningPlace::Functions(answers) => {
+                    let answers = answers.lock().expect("no holder panics").get_mut(partition).and_then(Option::take);
+                    rows.of_functions(answers.ok_or_else(|| no_partition(partition))?)
+                }
+                JoiningPlace::Here(plan) => plan.execute(partition, rows.context),
+            }
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, later.try_flatten_stream().boxed())))
     }
 
     fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {

@@ -59,13 +59,14 @@ pub(super) struct PartitionAnswers {
 }
 
 impl StageRun {
-    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`.
+    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`. All fragments get the rows `shared`.
     pub(super) fn start(
         stage: &Arc<Stage>,
         query: &Arc<QueryContext>,
         partitions: usize,
         numbers: &AttemptNumbers,
         context: &TaskContext,
+        shared: Vec<FragmentResult>,
     ) -> Result<Vec<Option<PartitionAnswers>>> {
         let fragments = stage.fragments.len();
         let bytes_planned = stage.weight_bytes();
@@ -75,7 +76,8 @@ impl StageRun {
             bytes_planned,
         });
         let output = Output::Gather { access: EXCHANGE_ACCESS, prefix: query.exchange.prefix.clone() };
-        let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone())?);
+        let shared_work = SharedWork::of(&shared);
+        let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone(), shared)?);
         let attempts = query.attempts.stage(stage.expected.clone());
         let memory = ResultMemory::new(stage.index, context.memory_pool());
         let stage_fragments = Arc::new(StageFragments {
@@ -87,6 +89,7 @@ impl StageRun {
             numbers: numbers.clone(),
             footers: context.runtime_env().cache_manager.get_file_metadata_cache(),
             memory: Arc::clone(&memory),
+            shared: shared_work,
         });
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Result<FragmentAnswer>>>> =
@@ -133,11 +136,31 @@ struct StageFragments {
     /// Footers that the session has read.
     footers: Arc<FileMetadataCache>,
     memory: Arc<ResultMemory>,
+    shared: SharedWork,
+}
+
+/// Work of each fragment with the rows that all get.
+#[derive(Clone, Copy, Default)]
+struct SharedWork {
+    inline_bytes: u64,
+    objects: usize,
+    object_bytes: u64,
+}
+
+impl SharedWork {
+    fn of(shared: &[FragmentResult]) -> Self {
+        shared.iter().fold(Self::default(), |work, rows| match rows {
+            FragmentResult::Inline { part, .. } => Self { inline_bytes: work.inline_bytes + part.bytes, ..work },
+            FragmentResult::Object { part, .. } => {
+                Self { objects: work.objects + 1, object_bytes: work.object_bytes + part.bytes, ..work }
+            }
+        })
+    }
 }
 
 impl StageFragments {
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
-        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory } = self;
+        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory, shared } = self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
         let deletes = deletes.published(query, &id).await?;
         let inputs = stage.inputs(index, footers.as_ref(), deletes);
@@ -150,7 +173,7 @@ impl StageFragments {
             PlanRef::Inline(plan) => plan.0.len() as u64,
             PlanRef::Object { .. } => 0,
         };
-        let bytes = limits.inline_bytes_max + plan_bytes;
+        let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes;
         let fragment = Fragment { id: id.clone(), inputs, limits };
         let access = {
             let (query, stage) = (Arc::clone(query), Arc::clone(stage));
@@ -169,8 +192,9 @@ impl StageFragments {
             access,
             stage: StagePlan::clone(&plan),
         };
-        let reads = stage.fragments[index].units().count() + delete_files;
-        let work = AttemptWork::of_fragment(reads, stage.data_weight_bytes(index) + delete_bytes, bytes);
+        let reads = stage.fragments[index].units().count() + delete_files + shared.objects;
+        let weight_bytes = stage.data_weight_bytes(index) + delete_bytes + shared.object_bytes;
+        let work = AttemptWork::of_fragment(reads, weight_bytes, bytes);
         let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
         let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
         let adopted = attempts.result().await.map_err(failed)?;
@@ -303,7 +327,7 @@ async fn adopt(
 }
 
 /// Puts the batch under the stage's own field names and metadata.
-fn with_schema(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+pub(super) fn with_schema(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
 }

@@ -181,6 +181,7 @@ pub(super) mod tests {
                 plan: PlanRef::Inline(Base64::default()),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
+                shared: Vec::new(),
                 output: Output::Gather { access: 0, prefix: String::new() },
                 options: BTreeMap::new(),
             },

@@ -11,7 +11,7 @@ use fragment_fn::DIGEST_READS_MAX;
 use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
 use gust_protocol::exchange::writes_of;
 
-use super::load::{FragmentLoad, LocalLoad, Reads, Results, StageLoad};
+use super::load::{FragmentLoad, LocalLoad, Reads, Results, SharedRows, StageLoad};
 use super::{Latency, Pipe, TimeModel};
 
 /// Share of a stage's time that second attempts may take, summed over its fragments. One is always allowed.
@@ -161,6 +161,8 @@ pub(super) struct RemoteRun {
     pub(super) seconds: f64,
     pub(super) results: ResultTraffic,
     pub(super) digests: DigestTraffic,
+    /// Rows in the exchange that fragments of each stage read, each stage's once.
+    pub(super) shared: SharedRows,
 }
 
 impl RemoteRun {
@@ -175,6 +177,9 @@ impl RemoteRun {
         let cold = at_once.saturating_sub(warm).min(count);
         let results = results(stages, assume);
         let digests = digests(stages, on.model, assume);
+        let shared_of = |stage: &&StageLoad| if assume.pessimistic { stage.shared_at_most } else { stage.shared };
+        let read_by_all: SharedRows = stages.iter().map(shared_of).sum();
+        let stages_before = stages.iter().map(|stage| stage.stages_before).max().unwrap_or_default();
 
         // The sum of many deviates less than each by itself.
         let all = || attempts.iter().chain(&attempts[..repeated]);
@@ -190,8 +195,12 @@ impl RemoteRun {
             + if cold > 0 { start.as_secs_f64() } else { 0.0 }
             + on.model.fragment_overhead.as_secs_f64() * count as f64
             + results.bytes as f64 / on.model.pipe_bytes_per_second
-            + digests.seconds;
-        Self { attempts, repeated, at_once, cold, start, longer, seconds, results, digests }
+            + digests.seconds
+            // A stage that needs others' rows begins a round trip later, and these rows go out again.
+            + assume.overhead * stages_before as f64 * on.model.stage_overhead.as_secs_f64()
+            + if read_by_all.bytes > 0 { read_by_all.bytes as f64 / on.model.pipe_bytes_per_second } else { 0.0 };
+        let shared = read_by_all;
+        Self { attempts, repeated, at_once, cold, start, longer, seconds, results, digests, shared }
     }
 
     /// Lists every attempt, first and second.
@@ -199,14 +208,16 @@ impl RemoteRun {
         self.attempts.iter().chain(&self.attempts[..self.repeated])
     }
 
+    /// Sums up the bytes that functions read. Each environment reads shared rows once.
     pub(super) fn bytes(&self) -> u64 {
-        self.attempts().map(|attempt| attempt.bytes).sum()
+        self.attempts().map(|attempt| attempt.bytes).sum::<u64>() + self.shared.bytes * self.at_once as u64
     }
 
-    /// Counts the requests of functions, for tables and for `plans` plans in the exchange.
+    /// Counts the requests of functions, for tables, and for `plans` plans and shared rows in the exchange.
     pub(super) fn requests(&self, plans: u64, assume: &Assumptions) -> u64 {
         let at_once = self.at_once as u64;
-        let reads = self.attempts().map(|attempt| attempt.requests).sum::<u64>() + plans * at_once;
+        let objects = plans + self.shared.objects;
+        let reads = self.attempts().map(|attempt| attempt.requests).sum::<u64>() + objects * at_once;
         reads + assume.repeated_reads(reads, at_once)
     }
 }
@@ -304,7 +315,7 @@ impl TimeModel {
 
 /// Returns the first attempt of each fragment, by stage.
 fn first_attempts(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Vec<Vec<Attempt>> {
-    // All stages are handed to the scheduler at once.
+    // All stages are handed to the scheduler at once, but for those that wait for others' rows.
     let at_once = at_once(stages.iter().map(|stage| stage.fragments.len()).sum(), on);
     let mut started = 0;
     let mut of = |fragment: &FragmentLoad| {

@@ -120,7 +120,7 @@ impl Forecast {
 
 fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>, assume: &Assumptions) -> Spending {
     let run = RemoteRun::of(stages, on, assume);
-    let RemoteRun { cold, start, longer, seconds, ref results, ref digests, .. } = run;
+    let RemoteRun { cold, start, longer, seconds, ref results, ref digests, shared, .. } = run;
     let mut spent = Quantities::default();
     for (position, attempt) in run.attempts().enumerate() {
         let init = if position < cold { start } else { Duration::ZERO };
@@ -132,8 +132,8 @@ fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'
     spent.add(Item::ExchangeWrites, Basis::Metered, results.writes);
     spent.add(Item::ExchangeReads, Basis::Metered, results.objects);
     spent.add(Item::CoordinatorReads, Basis::Metered, digests.requests);
-    // The coordinator's own writes: plans, digests, and a listing to clean up where anything was written.
-    let own_writes = plans + digests.objects;
+    // The coordinator's own writes: plans, digests, rows, and a listing to clean up where anything was written.
+    let own_writes = plans + digests.objects + shared.objects;
     spent.add(Item::CoordinatorWrites, Basis::Metered, own_writes + u64::from(own_writes + results.objects > 0));
     spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.object_bytes) * duration(seconds).as_micros());
     spent.add(Item::Logs, Basis::Unknown, run.attempts().count() as u64);

@@ -3,7 +3,7 @@ use gust_protocol::Requests;
 use super::*;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::Quote;
-use crate::model::load::{FragmentLoad, Reads, Results};
+use crate::model::load::{FragmentLoad, Reads, Results, SharedRows};
 use crate::model::{Latency, Pipe};
 use crate::report::price;
 use gust_protocol::FragmentId;
@@ -61,6 +61,9 @@ fn stage(fragments: usize) -> StageLoad {
         inline_bytes_max: 4_000_000,
         publishes_plan: false,
         digest: None,
+        shared: SharedRows::default(),
+        shared_at_most: SharedRows::default(),
+        stages_before: 0,
     }
 }
 
@@ -266,6 +269,24 @@ fn a_digest_of_delete_files_is_read_once_before_the_fragments() {
     assert_eq!(expected.requests - plain.expected.requests, FILES + 2);
     assert_eq!(expected.bytes - plain.expected.bytes, 1_000_000);
     assert_eq!(expected.gb_seconds, plain.expected.gb_seconds);
+}
+
+#[test]
+fn rows_for_joins_are_written_once_and_read_by_each_function() {
+    let seconds = |loads: &[StageLoad]| forecast(loads, |_, _, on| on.warm = 10).expected.seconds;
+    let (build, mut join) = (stage(1), stage(3));
+    join.shared = SharedRows { objects: 1, bytes: 1_000_000 };
+    join.shared_at_most = SharedRows { objects: 2, bytes: 9_000_000 };
+    join.stages_before = 1;
+    let with = forecast(&[build.clone(), join.clone()], |_, _, on| on.warm = 10);
+    let without = forecast(&[build.clone(), stage(3)], |_, _, on| on.warm = 10);
+    // A write, a listing, and a read by each of four functions.
+    assert_eq!(with.expected.requests - without.expected.requests, 1 + 1 + 4);
+    assert_eq!(with.expected.bytes - without.expected.bytes, 4_000_000);
+    assert!(with.upper.requests >= without.upper.requests + 2 * 4, "{with:?}");
+    let inline = StageLoad { shared: SharedRows::default(), ..join.clone() };
+    assert!(seconds(&[build.clone(), join]) > seconds(&[build.clone(), inline.clone()]), "the rows take time");
+    assert!(seconds(&[build.clone(), inline]) > seconds(&[build, stage(3)]), "a barrier takes time");
 }
 
 #[test]

@@ -48,13 +48,48 @@ pub struct StageLoad {
     pub publishes_plan: bool,
     /// Delete files that the coordinator reads for the fragments, before these begin. It leaves them one object in the exchange.
     pub digest: Option<LocalLoad>,
+    /// Rows that all of its fragments get for joins, as they are expected.
+    pub shared: SharedRows,
+    /// These rows at their most.
+    pub shared_at_most: SharedRows,
+    /// Number of stages that end before it begins, one after the other, because it needs their rows.
+    pub stages_before: usize,
+}
+
+/// Rows in the exchange that all fragments of a stage read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SharedRows {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Add for SharedRows {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { objects: self.objects + other.objects, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sum for SharedRows {
+    fn sum<I: Iterator<Item = Self>>(rows: I) -> Self {
+        rows.fold(Self::default(), Add::add)
+    }
 }
 
 impl StageLoad {
     /// Makes the load of a stage of which only its fragments are known. Results ride in their responses.
     pub fn of_fragments(fragments: Vec<FragmentLoad>) -> Self {
-        let (results, inline_bytes_max) = (Results::default(), u64::MAX);
-        Self { fragments, results, inline_bytes_max, publishes_plan: false, digest: None }
+        Self {
+            fragments,
+            results: Results::default(),
+            inline_bytes_max: u64::MAX,
+            publishes_plan: false,
+            digest: None,
+            shared: SharedRows::default(),
+            shared_at_most: SharedRows::default(),
+            stages_before: 0,
+        }
     }
 }
 

@@ -50,10 +50,11 @@ fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Returns true if a stage is sure to read each of its files. Without a predicate no statistics spare a file. Rows without columns are counted in
-/// footers, which a function may know.
+/// footers, which a function may know. A join without build rows reads nothing.
 fn reads_every_file(stage: &Stage) -> bool {
-    scans(&stage.plan).iter().all(|scan| {
-        let source = scan.file_source();
-        source.filter().is_none() && source.projection().is_some_and(|columns| !columns.column_indices().is_empty())
-    })
+    stage.broadcasts.is_empty()
+        && scans(&stage.plan).iter().all(|scan| {
+            let source = scan.file_source();
+            source.filter().is_none() && source.projection().is_some_and(|columns| !columns.column_indices().is_empty())
+        })
 }

@@ -47,6 +47,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
         text += &digest(stage);
+        text += &broadcasts(stage);
         text += &reading(&stage.plan, ahead);
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
@@ -212,6 +213,18 @@ fn digest(stage: &Stage) -> String {
         size(work.reads.bytes),
         size(work.written_bytes),
     )
+}
+
+/// Writes the build sides that each fragment gets, and the bound beyond which the coordinator joins.
+fn broadcasts(stage: &Stage) -> String {
+    let (fragments, most) = (stage.fragments.len(), size(stage.broadcast_bytes_max));
+    let line = |(number, bytes): (usize, &Option<u64>)| {
+        let bytes = bytes.map_or_else(|| "of unknown size".to_owned(), |bytes| format!("of about {}", size(bytes)));
+        format!(
+            "broadcast {number}  rows {bytes} for each of {fragments} fragments; beyond {most} in all the coordinator joins\n"
+        )
+    };
+    stage.broadcasts.iter().enumerate().map(line).collect()
 }
 
 /// Names the holder that is expected to need the largest part of what it may have.

@@ -14,7 +14,8 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use fragment_fn::{FileConstants, FileDeletes, NeededColumns};
 use gust_protocol::plan::{encode_scalar, file_scan};
 use gust_protocol::{
-    Base64, ColumnMatching, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan, StoreAccess,
+    Base64, ColumnMatching, FragmentResult, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan,
+    StoreAccess,
 };
 use object_store::ObjectMeta;
 
@@ -22,10 +23,13 @@ use super::deletes::{DigestedDeletes, RequestDeletes, StageDeletes};
 use super::passes::pack::{Lane, PackedFragment};
 use super::passes::units::Unit;
 use super::shipped;
-use crate::exchange::DATA_ACCESS_FIRST;
+use crate::exchange::{DATA_ACCESS_FIRST, PLAN_INLINE_BYTES_MAX};
 use crate::model::load::StageLoad;
 use crate::model::{Reason, Workload};
 use crate::tables::facts::store_of;
+
+/// Most bytes of rows for joins in the requests of all fragments of a stage.
+const ROWS_INLINE_BYTES_MAX: u64 = 64 << 20;
 
 /// A distributed plan.
 #[derive(Debug, Clone)]
@@ -84,6 +88,15 @@ pub struct Stage {
     pub sorted: bool,
     /// True if output partition `i` must hold exactly the rows of fragment `i`.
     pub keeps_groups: bool,
+    /// Stage that takes its place if the build sides of its joins are too large: the part of its plan that needs none. None where it gets
+    /// no build side.
+    pub alone: Option<Arc<Stage>>,
+    /// Bytes in memory that the build sides of its joins are expected to have, by their numbers. None where no statistics tell.
+    pub broadcasts: Vec<Option<u64>>,
+    /// Most bytes in memory of all of them.
+    pub broadcast_bytes_max: u64,
+    /// Number of stages that end before it begins, one after the other, because it needs their rows.
+    pub stages_before: usize,
 }
 
 impl Stage {
@@ -126,15 +139,29 @@ impl Stage {
         self.encoded.0.len()
     }
 
-    /// Makes the part of the stage that travels with every fragment. `options` are the session's settings that matter to a function.
+    /// Returns the most bytes of rows for joins that travel with each request: what the plan leaves of its bound, and at most 64 MiB over all
+    /// fragments.
+    pub fn rows_inline_bytes_max(&self) -> u64 {
+        let room = PLAN_INLINE_BYTES_MAX.saturating_sub(self.plan_bytes()) as u64;
+        room.min(ROWS_INLINE_BYTES_MAX / self.fragments.len().max(1) as u64)
+    }
+
+    /// Makes the part of the stage that travels with every fragment. `options` are the session's settings that matter to a function, `shared` the
+    /// rows of the build sides of its joins.
     ///
     /// # Errors
     /// The engine's, where a value of a scalar subquery cannot be encoded.
-    pub fn stage_plan(&self, output: Output, options: BTreeMap<String, String>) -> Result<StagePlan> {
+    pub fn stage_plan(
+        &self,
+        output: Output,
+        options: BTreeMap<String, String>,
+        shared: Vec<FragmentResult>,
+    ) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
             leaves: vec![LeafSpec { matching: self.matching.clone() }],
             scalars: scalars(&self.plan)?,
+            shared,
             output,
             options,
         })

@@ -6,8 +6,8 @@
 //!    functions at their best. A plan with a scan that does not travel is compared in full.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
-//! 5. [`passes::unions`] moves partition-local operators into the branches of unions. [`passes::cut`] finds each scan's maximal
-//!    partition-local subtree, and [`passes::stages`] encodes it once.
+//! 5. [`passes::broadcast`] marks the joins whose build side every function can have. [`passes::unions`] moves partition-local operators into
+//!    the branches of unions. [`passes::cut`] finds each scan's maximal partition-local subtree, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
@@ -44,6 +44,7 @@ mod shipped;
 
 pub use deletes::{DIGEST_BYTES_MAX, DigestBounds, DigestWork, DigestedDeletes, GroupWork, StageDeletes, read_bytes};
 pub use graph::{DistributedPlan, Placement, Stage};
+pub use passes::broadcast::BroadcastExec;
 pub use passes::stages::{FunctionAccess, Leaf};
 
 use crate::config::{Config, Prefer, Target};
@@ -53,6 +54,7 @@ use crate::storage::Stores;
 use crate::tables::iceberg::tell_columns;
 use crate::tables::pruning::PruningNotes;
 use loads::stages::{FunctionReaders, StageMaker};
+use passes::broadcast::Joins;
 use passes::pack::Packing;
 use passes::spread::distributing;
 use passes::stages::CutPlan;
@@ -103,13 +105,15 @@ pub struct PlannerSettings {
     pub memory_bytes_max: u64,
     /// Bounds above which the coordinator reads delete files for functions.
     pub digest: DigestBounds,
+    pub joins: Joins,
 }
 
 impl From<&Config> for PlannerSettings {
     fn from(config: &Config) -> Self {
         let Config { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, .. } = *config;
         let digest = DigestBounds::default();
-        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest }
+        let joins = Joins::new(config.join, config.broadcast_bytes_max);
+        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest, joins }
     }
 }
 
@@ -213,15 +217,17 @@ impl Planner {
             ..*packing
         };
         let optimized = optimized(&state, logical)?;
-        let (distributing, plan) = distributed(&state, &optimized).await?;
-        match self.cut(&plan)? {
+        // The first run has shown that memory is short: joins stay here, where they spill.
+        let (distributing, plan) = distributed(&state, &optimized, Joins::LOCAL).await?;
+        match self.cut(&plan, Joins::LOCAL)? {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
             Placement::Functions(cut) => {
                 // Books and results are told apart by the number of a stage.
                 let footers = footers(&state);
                 let mut maker = StageMaker::of(&cut, footers.as_ref());
                 let readers = FunctionReaders { facts, size };
-                let stages = maker.stages(stages.len() as u32, &packing, self.settings.memory_bytes_max, readers);
+                let numbers = stages.iter().map(|stage| 1 + u32::from(stage.alone.is_some())).sum();
+                let stages = maker.stages(numbers, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };
                 Ok(PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision))
@@ -241,7 +247,7 @@ impl Planner {
         }
     }
 
-    fn cut(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Placement<CutPlan>> {
+    fn cut(&self, plan: &Arc<dyn ExecutionPlan>, joins: Joins) -> Result<Placement<CutPlan>> {
         let PlatformTraits { name, shares_machine, .. } = self.fleet.platform().traits();
         let reach = |url: &str| -> Result<FunctionAccess> {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
@@ -251,7 +257,7 @@ impl Planner {
             }
             Ok(FunctionAccess::Through(self.stores.access_root(&url)?))
         };
-        CutPlan::of(plan, &reach)
+        CutPlan::of(plan, joins, &reach)
     }
 }
 
@@ -263,8 +269,12 @@ fn optimized(state: &SessionState, logical: &LogicalPlan) -> Result<LogicalPlan>
 }
 
 /// Makes the physical plan that stages are cut from, and returns it with its state.
-async fn distributed(state: &SessionState, optimized: &LogicalPlan) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
-    let state = distributing(state);
+async fn distributed(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+    joins: Joins,
+) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
+    let state = distributing(state, joins);
     let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
     Ok((state, plan))
 }

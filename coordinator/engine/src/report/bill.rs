@@ -185,6 +185,8 @@ impl<'a> BillFold<'a> {
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }
             | QueryEvent::DeletesPublished { .. }
+            | QueryEvent::RowsBroadcast { .. }
+            | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }
             | QueryEvent::Finished { .. }

@@ -75,6 +75,14 @@ pub struct Report {
     pub plans_in_exchange: usize,
     /// Stages whose deleted positions went through the exchange.
     pub deletes_in_exchange: usize,
+    /// Build sides of joins whose rows all fragments of a stage got.
+    pub broadcasts: usize,
+    /// Encoded bytes of these rows, each build side once.
+    pub broadcast_bytes: u64,
+    /// Build sides whose rows went through the exchange.
+    pub broadcasts_in_exchange: usize,
+    /// Stages whose joins were done by the coordinator, because the build sides had too many rows.
+    pub joined_here: usize,
     /// Rows that the functions sent.
     pub rows_from_functions: u64,
     /// Rows of the final result.
@@ -209,6 +217,12 @@ impl Report {
             }
             QueryEvent::PlanPublished { .. } => self.plans_in_exchange += 1,
             QueryEvent::DeletesPublished { .. } => self.deletes_in_exchange += 1,
+            QueryEvent::RowsBroadcast { bytes, inline, .. } => {
+                self.broadcasts += 1;
+                self.broadcast_bytes += bytes;
+                self.broadcasts_in_exchange += usize::from(!inline);
+            }
+            QueryEvent::JoinedHere { .. } => self.joined_here += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
                 match cause {
@@ -366,6 +380,14 @@ impl Display for Report {
                 write!(f, ", spilled {}", size(self.spilled_bytes))?;
             }
             writeln!(f)?;
+            if self.broadcasts > 0 {
+                let bytes = size(self.broadcast_bytes);
+                writeln!(f, "           got {} of joins, {bytes}", counted(self.broadcasts, "build side"))?;
+            }
+            if self.joined_here > 0 {
+                let stages = counted(self.joined_here, "stage");
+                writeln!(f, "           joins of {stages} were done here: more rows than broadcast_bytes_max allows")?;
+            }
             if let Some(waits) = self.functions.waits_text() {
                 writeln!(f, "           {waits}")?;
             }

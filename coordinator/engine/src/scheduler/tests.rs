@@ -149,6 +149,7 @@ fn fragment_with(
                 plan: PlanRef::Inline(Base64::default()),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
+                shared: Vec::new(),
                 output: Output::Gather { access: 0, prefix: String::new() },
                 options: BTreeMap::new(),
             },

@@ -170,6 +170,7 @@ impl Session {
                 plan: PlanRef::Inline(Base64(plan::encode(&empty).map_err(QueryError::from_engine)?)),
                 leaves: Vec::new(),
                 scalars: Vec::new(),
+                shared: Vec::new(),
                 output: Output::Gather { access: EXCHANGE_ACCESS, prefix: prefix.clone() },
                 options: BTreeMap::new(),
             },

@@ -33,6 +33,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "Target" => "`auto`, `local`, `in-process`, `processes`, `lambda`",
         "InvokerKind" => "`processes`, `lambda`",
         "Prefer" => "`cost`, `latency`, `balanced`",
+        "JoinPlace" => "`auto`, `broadcast`, `local`",
         "StatementKept" => "`text`, `hash`",
         "u32" | "u64" => "number",
         "bool" => "`true`, `false`",

@@ -93,6 +93,10 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::DeletesPublished { stage, bytes } => {
             ("deletes-published", json!({ "stage": stage, "bytes": bytes }))
         }
+        QueryEvent::RowsBroadcast { stage, rows, bytes, inline } => {
+            ("rows-broadcast", json!({ "stage": stage, "rows": rows, "bytes": bytes, "inline": inline }))
+        }
+        QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause } => {
             let mut about = attempt(id, number);
             about["cause"] = match cause {

@@ -26,6 +26,7 @@ use datafusion::physical_expr::expressions::{Column, DynamicFilterPhysicalExpr, 
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_expr::{HigherOrderFunctionExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, displayable};
 use datafusion::prelude::SessionConfig;
@@ -246,6 +247,24 @@ fn same_operators(sent: &Arc<dyn ExecutionPlan>, received: &Arc<dyn ExecutionPla
                 return Err(format!("aggregate `{}` changes on its way", sent.name()));
             }
         }
+    }
+    if let (Some(sent), Some(received)) = (sent.downcast_ref::<HashJoinExec>(), received.downcast_ref::<HashJoinExec>())
+    {
+        let filter = |join: &HashJoinExec| {
+            join.filter().map(|filter| (filter.column_indices().to_vec(), Arc::clone(filter.schema())))
+        };
+        let same = sent.null_equality() == received.null_equality()
+            && sent.null_aware == received.null_aware
+            && sent.projection == received.projection;
+        let (Some((sent_from, sent_over)), Some((received_from, received_over))) = (filter(sent), filter(received))
+        else {
+            let same = same && sent.filter().is_some() == received.filter().is_some();
+            return if same { Ok(()) } else { changed("an option") };
+        };
+        if !same || sent_from != received_from {
+            return changed("an option");
+        }
+        return same_schemas("a join's condition", &sent_over, &received_over, false);
     }
     if let (Some(sent), Some(received)) = (sent.downcast_ref::<UnnestExec>(), received.downcast_ref::<UnnestExec>()) {
         let same = sent.list_column_indices() == received.list_column_indices()

@@ -213,7 +213,11 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
             attempt: 0,
             deadline_unix_ms: u64::MAX / 2,
             access: AccessTable(vec![stage.accesses[0].clone(), stage.accesses[0].clone()]),
-            stage: stage.stage_plan(Output::Gather { access: 0, prefix: "lab".to_owned() }, Default::default())?,
+            stage: stage.stage_plan(
+                Output::Gather { access: 0, prefix: "lab".to_owned() },
+                Default::default(),
+                Vec::new(),
+            )?,
         };
         let payload = wire::encode_request(&request)?;
         let started = Instant::now();

@@ -48,7 +48,8 @@ pub fn fragment_need(stage: &Stage, held: &[MemoryNeed]) -> MemoryNeed {
     let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default() as u64;
     let mut needs =
         vec![MemoryNeed { what: "decoding row groups".to_owned(), bytes: (lanes * unit).min(heaviest) * EXPANSION }];
-    let held_max = heaviest * EXPANSION;
+    // A join holds rows that the fragment does not scan.
+    let held_max = heaviest * EXPANSION + stage.broadcasts.iter().flatten().sum::<u64>();
     needs.extend(held.iter().map(|need| MemoryNeed { what: need.what.clone(), bytes: need.bytes.min(held_max) }));
     sum(needs)
 }
@@ -81,11 +82,15 @@ fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<MemoryNeed>) {
     }
 }
 
-/// Returns the bytes that a plan is expected to put out in all; 0 where no statistics tell.
 fn output_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let Ok(statistics) = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()) else { return 0 };
+    expected_bytes(plan).unwrap_or_default()
+}
+
+/// Returns the bytes in memory that a plan is expected to put out in all. None where no statistics tell.
+pub fn expected_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
     let width = row_bytes(&plan.schema());
-    statistics.num_rows.get_value().map_or(0, |rows| (*rows as u64).saturating_mul(width as u64))
+    statistics.num_rows.get_value().map(|rows| (*rows as u64).saturating_mul(width as u64))
 }
 
 pub(super) fn row_bytes(schema: &Schema) -> usize {

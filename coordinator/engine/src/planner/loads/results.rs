@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
@@ -38,18 +39,28 @@ pub fn results(stage: &Stage, rows: &PlanRows) -> Results {
         Some(aggregate) if aggregate.group_expr().is_empty() => Some(lanes),
         _ => chain.iter().filter_map(|node| node.fetch()).min().map(|fetch| (fetch as u64).saturating_mul(lanes)),
     };
+    // A join may send more rows than were scanned.
+    let scanned = match chain.iter().any(|node| node.is::<HashJoinExec>()) {
+        true => scanned.max(rows.sent.unwrap_or_default().saturating_mul(width)),
+        false => scanned,
+    };
     let at_most = rows_max.map_or(scanned, |rows| rows.saturating_mul(width).min(scanned.max(lanes * width)));
     let expected = match (rows_max, aggregate) {
         (None, Some(_)) => None,
         _ => rows.sent.map(|rows| rows.saturating_mul(width)).or_else(|| rows_max.map(|_| at_most)),
     };
-    let expected = expected.map(|bytes| (bytes.min(at_most) as f64 * COMPRESSED) as u64);
+    let expected = expected.map(|bytes| compressed(bytes.min(at_most)));
     Results { expected, at_most }
 }
 
-/// Lists a fragment's operators from the top to its scan.
+/// Returns the encoded length of rows that have `bytes` bytes in memory.
+pub(super) fn compressed(bytes: u64) -> u64 {
+    (bytes as f64 * COMPRESSED) as u64
+}
+
+/// Lists a fragment's operators from the top to its scan. The last input of a join is the one that it scans.
 fn chain(plan: &Arc<dyn ExecutionPlan>) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
-    std::iter::successors(Some(plan), |node| node.children().first().copied())
+    std::iter::successors(Some(plan), |node| node.children().last().copied())
 }
 
 /// Returns the rows that a plan is expected to put out, if statistics tell.

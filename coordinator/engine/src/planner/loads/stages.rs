@@ -13,10 +13,10 @@ use object_store::ObjectMeta;
 
 use super::memory::{MemoryNeed, fragment_need, held_by};
 use super::reads::{Reader, ScannedFiles};
-use super::results::{PlanRows, results};
+use super::results::{PlanRows, compressed, results};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::attempts::expected_times;
-use crate::model::load::{FragmentLoad, LocalLoad, Reads, StageLoad, fragment_limits};
+use crate::model::load::{FragmentLoad, LocalLoad, Reads, SharedRows, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::deletes::{FragmentDeletes, StageDeletes};
@@ -149,8 +149,23 @@ impl StageFiles<'_> {
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
             digest: digest_load(&stage.deletes, &fragments),
             fragments,
+            shared: shared_rows(stage, |bytes| bytes.unwrap_or_default()),
+            shared_at_most: shared_rows(stage, |_| stage.broadcast_bytes_max),
+            stages_before: stage.stages_before,
         }
     }
+}
+
+/// Returns the rows that a stage's fragments read in the exchange. `bytes` makes the bytes in memory of a build side from those that are expected.
+fn shared_rows(stage: &Stage, bytes: impl Fn(Option<u64>) -> u64) -> SharedRows {
+    let encoded = stage.broadcasts.iter().map(|expected| compressed(bytes(*expected)));
+    let mut room = stage.rows_inline_bytes_max();
+    let objects = encoded.filter(|bytes| {
+        let fits = *bytes <= room;
+        room -= if fits { *bytes } else { 0 };
+        !fits
+    });
+    objects.map(|bytes| SharedRows { objects: 1, bytes }).sum()
 }
 
 /// The scans of a plan that was not made for functions, for one packing after the other, as if each were a stage. Files are weighed and looked up

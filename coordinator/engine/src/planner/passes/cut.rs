@@ -1,4 +1,4 @@
-//! Pass 3: a plan is cut into the part that functions run and the part that the coordinator finishes.
+//! Pass 4: a plan is cut into the part that functions run and the part that the coordinator finishes.
 //!
 //! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
 //! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
@@ -11,6 +11,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -19,23 +20,29 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use gust_protocol::plan::file_scan;
 
+use super::broadcast::{BroadcastExec, with_broadcasts};
 use crate::planner::graph::is_parquet;
 
 /// Replaces each maximal partition-local subtree by the result of `stage`. The rest of the plan stays as it is.
 ///
-/// `stage` gets the subtree that the functions run, which has the schema and the partitions of the replaced one.
+/// `stage` gets the subtree that the functions run, which has the schema and the partitions of the replaced one. Build sides that its
+/// fragments get are cut before it, and stand under their marks.
 pub fn cut(
     plan: &Arc<dyn ExecutionPlan>,
     stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     if is_fragment(plan) {
-        return stage(Arc::clone(plan));
+        let fragment = over_cut_builds(plan, stage)?;
+        return stage(fragment);
     }
     let fetch = gathered_rows_max(plan);
     let mut children = Vec::new();
     for child in plan.children() {
         children.push(match fetch {
-            Some(fetch) if is_fragment(child) => stage(limited(child, fetch))?,
+            Some(fetch) if is_fragment(child) => {
+                let fragment = over_cut_builds(child, stage)?;
+                stage(limited(&fragment, fetch))?
+            }
             _ => cut(child, stage)?,
         });
     }
@@ -45,10 +52,22 @@ pub fn cut(
     replace_children_if_necessary(Arc::clone(plan), children)
 }
 
-/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it.
+/// Cuts the build sides that a fragment gets: they are plans of the coordinator's, with fragments of their own.
+fn over_cut_builds(
+    fragment: &Arc<dyn ExecutionPlan>,
+    stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    with_broadcasts(fragment, &mut |_, mark| Ok(Arc::new(mark.over(cut(mark.input(), stage)?))))
+}
+
+/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it. A join with a build side that every
+/// fragment gets is such an operator.
 pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
+    }
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        return join.left().is::<BroadcastExec>() && is_fragment(join.right());
     }
     let children = plan.children();
     is_partition_local(plan) && children.len() == 1 && is_fragment(children[0])

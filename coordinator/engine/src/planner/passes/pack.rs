@@ -1,4 +1,4 @@
-//! Pass 6: scan units are packed into fragments, and a fragment's into lanes. Pure.
+//! Pass 7: scan units are packed into fragments, and a fragment's into lanes. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

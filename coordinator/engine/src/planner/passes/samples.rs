@@ -12,6 +12,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use gust_protocol::functions;
 use tempfile::TempDir;
 
+use super::broadcast::Joins;
 use super::spread::distributing;
 
 /// A table `t` of two files with the columns `a` and `b`, for a coordinator of two partitions.
@@ -45,8 +46,13 @@ impl Sample {
 
     /// Makes the distributed plan of a query.
     pub async fn plan(&self, sql: &str) -> Arc<dyn ExecutionPlan> {
+        self.plan_with(Joins::LOCAL, sql).await
+    }
+
+    /// Makes the distributed plan of a query whose joins are placed by `joins`.
+    pub async fn plan_with(&self, joins: Joins, sql: &str) -> Arc<dyn ExecutionPlan> {
         let logical = self.context.sql(sql).await.expect("SQL").into_optimized_plan().expect("a plan");
-        let state = distributing(&self.context.state());
+        let state = distributing(&self.context.state(), joins);
         state.query_planner().create_physical_plan(&logical, &state).await.expect("a physical plan")
     }
 }

@@ -17,10 +17,14 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use gust_protocol::plan::file_scan;
 
+use super::broadcast::{CollectBuilds, Joins};
 use crate::planner::graph::is_parquet;
 
 /// DataFusion's rule that makes one aggregate of a partial and a final one where nothing lies between them.
 const COMBINES_AGGREGATES: &str = "CombinePartialFinalAggregate";
+
+/// DataFusion's rule that picks the build sides of joins. Later rules put exchanges under joins.
+const SELECTS_JOINS: &str = "join_selection";
 
 /// The pass as a rule, to run before DataFusion's own.
 #[derive(Debug)]
@@ -68,13 +72,19 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         .build()
 }
 
-/// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates, and [`SpreadScans`]
-/// before them. Scans stay as that spreads them.
-pub fn distributing(state: &SessionState) -> SessionState {
+/// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates, [`SpreadScans`]
+/// before them, and [`CollectBuilds`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
+pub fn distributing(state: &SessionState, joins: Joins) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
-    let own = state.physical_optimizers().iter().cloned();
-    rules.extend(own.filter(|rule| rule.name() != COMBINES_AGGREGATES));
+    for rule in state.physical_optimizers() {
+        if rule.name() != COMBINES_AGGREGATES {
+            rules.push(Arc::clone(rule));
+        }
+        if rule.name() == SELECTS_JOINS {
+            rules.push(Arc::new(CollectBuilds(joins)));
+        }
+    }
     let config = config(state.config().clone(), partitions);
     SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)
@@ -135,9 +145,16 @@ mod tests {
     }
 
     #[test]
-    fn datafusion_still_has_the_rule_that_is_left_out() {
+    fn datafusion_still_has_the_rules_that_are_named() {
         let state = datafusion::prelude::SessionContext::new().state();
-        assert!(state.physical_optimizers().iter().any(|rule| rule.name() == COMBINES_AGGREGATES));
-        assert!(distributing(&state).physical_optimizers().iter().all(|rule| rule.name() != COMBINES_AGGREGATES));
+        for named in [COMBINES_AGGREGATES, SELECTS_JOINS] {
+            assert!(state.physical_optimizers().iter().any(|rule| rule.name() == named), "{named}");
+        }
+        assert!(
+            distributing(&state, Joins::LOCAL)
+                .physical_optimizers()
+                .iter()
+                .all(|rule| rule.name() != COMBINES_AGGREGATES)
+        );
     }
 }

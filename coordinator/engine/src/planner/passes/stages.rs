@@ -1,8 +1,8 @@
-//! Pass 4: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
+//! Pass 5: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
 //!
 //! ```text
-//!  plan ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► weighed files ─► units, pack ─► Stage
-//!                        └─► does not arrive as it is ─► stays in the coordinator's plan
+//!  plan ─► marked ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► weighed files ─► units, pack ─► Stage
+//!                                 └─► does not arrive as it is ─► stays in the coordinator's plan
 //! ```
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use fragment_fn::NeededColumns;
 use gust_protocol::plan::{Obstacle, encode_checked, scans};
 use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
+use super::broadcast::{Joins, alone, broadcasts, marked, marks_deep, unmarked, with_leaves};
 use super::cut::{cut, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, pack};
 use super::spread::keeps_groups;
@@ -65,30 +66,51 @@ struct StageTemplate {
     matching: ColumnMatching,
     needed: Option<NeededColumns>,
     accesses: Vec<StoreAccess>,
+    /// Part of the stage that needs no build side. None where the stage gets none.
+    alone: Option<Box<StageTemplate>>,
+    /// Bytes in memory that its build sides are expected to have.
+    broadcasts: Vec<Option<u64>>,
+    /// Most bytes in memory of all of them.
+    broadcast_bytes_max: u64,
+    stages_before: usize,
+}
+
+/// Reason of a subtree to be no stage.
+enum NoStage {
+    /// Functions do not reach its files.
+    Unreachable(Obstacle),
+    /// Its plan does not arrive as it is.
+    Kept(Obstacle),
 }
 
 impl CutPlan {
-    /// Cuts `plan`. A subtree that cannot travel to functions stays in place, which is planning and no fallback: nothing has failed.
+    /// Cuts `plan`. A subtree that cannot travel to functions stays in place, which is planning and no fallback: nothing has failed. If it has
+    /// joins, all joins stay on the coordinator, so that the scans below them may travel.
     ///
     /// # Errors
     /// The engine's, and those of `reach`.
     pub fn of(
         plan: &Arc<dyn ExecutionPlan>,
+        joins: Joins,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Placement<Self>> {
-        let plan = into_branches(plan)?;
-        let (mut templates, mut unreachable) = (Vec::new(), None);
+        let whole = plan;
+        let plan = into_branches(&marked(plan, joins)?)?;
+        let (mut templates, mut unreachable, mut stuck_joins) = (Vec::new(), None, false);
         cut(&plan, &mut |subtree| {
-            let merged = merged(&subtree);
-            match encode_checked(&merged) {
-                Err(obstacle) => templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle })),
-                Ok(encoded) => match StageTemplate::of(&subtree, merged, Base64(encoded), reach)? {
-                    Ok(template) => templates.push(Ok(template)),
-                    Err(obstacle) => unreachable = unreachable.take().or(Some(obstacle)),
-                },
+            match StageTemplate::of(&subtree, joins, reach)? {
+                Ok(template) => templates.push(Ok(template)),
+                Err(NoStage::Unreachable(obstacle)) => unreachable = unreachable.take().or(Some(obstacle)),
+                Err(NoStage::Kept(obstacle)) => {
+                    stuck_joins |= !broadcasts(&subtree).is_empty();
+                    templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle }));
+                }
             }
             Ok(subtree)
         })?;
+        if stuck_joins {
+            return Self::of(whole, Joins::LOCAL, reach);
+        }
         if let Some(obstacle) = unreachable {
             return Ok(Placement::Here(Reason::PlanNotSupported(obstacle)));
         }
@@ -129,7 +151,7 @@ impl CutPlan {
                 let stage = next.next().ok_or_else(|| DataFusionError::Internal("a stage is missing".to_owned()))?;
                 Ok(leaf(Arc::clone(stage), &subtree))
             }
-            _ => Ok(subtree),
+            _ => unmarked(&subtree),
         })?;
         let kept =
             self.templates.iter().filter_map(|template| Some(template.as_ref().err()?.obstacle.clone())).collect();
@@ -145,7 +167,7 @@ pub fn plan_stages(
     reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     leaf: &Leaf<'_>,
 ) -> Result<DistributedPlan> {
-    let cut = CutPlan::of(plan, reach)?.on_functions()?;
+    let cut = CutPlan::of(plan, Joins::LOCAL, reach)?.on_functions()?;
     cut.with_leaves(cut.packer(footers).stages(0, packing).into_iter().map(Arc::new).collect(), leaf)
 }
 
@@ -173,10 +195,16 @@ impl Packer<'_> {
     /// Packs stages, the first of which has the number `first`. Their loads are their bytes until
     /// [`crate::planner::loads::stages::StageMaker`] gives them better ones.
     pub fn stages(&self, first: u32, packing: &Packing) -> Vec<Stage> {
-        let stage = |(index, weighed): (u32, &WeighedTemplate<'_>)| {
-            weighed.template.stage(index, weighed.files.packed(packing), packing)
+        let stages = (first..).zip(&self.templates);
+        // Numbers of the stages that may stand in for others come after all of these.
+        let mut spare = first + self.templates.len() as u32..;
+        let stage = |(index, WeighedTemplate { template, files }): (u32, &WeighedTemplate<'_>)| {
+            let packed = files.packed(packing);
+            let alone = template.alone.as_ref().zip(template.alone.as_ref().and_then(|_| spare.next()));
+            let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
+            Stage { alone, ..template.stage(index, packed, packing) }
         };
-        (first..).zip(&self.templates).map(stage).collect()
+        stages.map(stage).collect()
     }
 }
 
@@ -211,11 +239,16 @@ fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 impl StageTemplate {
     fn of(
         subtree: &Arc<dyn ExecutionPlan>,
-        plan: Arc<dyn ExecutionPlan>,
-        encoded: Base64,
+        joins: Joins,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
-    ) -> Result<Result<Self, Obstacle>> {
-        let mut scans = scans(subtree);
+    ) -> Result<Result<Self, NoStage>> {
+        let fragment = with_leaves(subtree)?;
+        let plan = merged(&fragment);
+        let encoded = match encode_checked(&plan) {
+            Ok(encoded) => Base64(encoded),
+            Err(obstacle) => return Ok(Err(NoStage::Kept(obstacle))),
+        };
+        let mut scans = scans(&fragment);
         let (Some(scan), true) = (scans.pop(), scans.is_empty()) else {
             return Err(DataFusionError::Internal("a fragment is not over one scan".to_owned()));
         };
@@ -223,12 +256,30 @@ impl StageTemplate {
         for root in &*Roots::of(&scan)?.0 {
             match reach(root.as_str())? {
                 FunctionAccess::Through(access) => accesses.push(access),
-                FunctionAccess::Never(obstacle) => return Ok(Err(obstacle)),
+                FunctionAccess::Never(obstacle) => return Ok(Err(NoStage::Unreachable(obstacle))),
             }
         }
         let matching = matching(&scan)?;
         let needed = needed_columns(&scan, &matching);
-        Ok(Ok(Self { plan, encoded, scan, matching, needed, accesses }))
+        let alone = match broadcasts(subtree).is_empty() {
+            true => None,
+            false => match Self::of(&alone(subtree), joins, reach)? {
+                Ok(alone) => Some(Box::new(alone)),
+                Err(obstacle) => return Ok(Err(obstacle)),
+            },
+        };
+        Ok(Ok(Self {
+            plan,
+            encoded,
+            scan,
+            matching,
+            needed,
+            accesses,
+            alone,
+            broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
+            broadcast_bytes_max: joins.bytes_max,
+            stages_before: marks_deep(subtree),
+        }))
     }
 
     fn files(&self) -> impl Iterator<Item = &PartitionedFile> {
@@ -255,6 +306,10 @@ impl StageTemplate {
             deletes,
             sorted: is_sorted(&self.plan),
             keeps_groups: keeps_groups(&self.scan),
+            alone: None,
+            broadcasts: self.broadcasts.clone(),
+            broadcast_bytes_max: self.broadcast_bytes_max,
+            stages_before: self.stages_before,
         }
     }
 }
@@ -332,7 +387,7 @@ mod tests {
     async fn a_plan_is_cut_once_and_packed_as_often_as_one_likes() {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT sum(a) FROM t WHERE b + 0 = 3").await;
-        let cut = on_functions(CutPlan::of(&plan, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
         let packer = cut.packer(&footers);
         let stages = [1, 2].map(|functions| packer.stages(7, &packing(functions)));
         assert_eq!(stages.each_ref().map(|stages| stages[0].fragments.len()), [1, 2]);
@@ -348,7 +403,7 @@ mod tests {
     async fn lanes_of_a_sorted_stage_are_merged_by_its_function() {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT a FROM t ORDER BY b LIMIT 3").await;
-        let cut = on_functions(CutPlan::of(&plan, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
         let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
         assert!(stage.sorted);
         assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
@@ -360,13 +415,13 @@ mod tests {
         // 55.2 makes a Float32 of it on the way.
         let half = "arrow_cast(b, 'Float16') > arrow_cast(2, 'Float16')";
         let plan = sample.plan(&format!("SELECT a FROM t WHERE {half}")).await;
-        let placed = CutPlan::of(&plan, &through).expect("a plan");
+        let placed = CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan");
         assert!(
             matches!(&placed, Placement::Here(Reason::NothingTravels(why)) if why.contains("Float16")),
             "{placed:?}"
         );
         let sql = format!("SELECT a FROM t WHERE {half} UNION ALL SELECT a FROM t WHERE b + 0 = 1");
-        let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, Joins::LOCAL, &through).expect("a plan"));
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let planned = cut
             .with_leaves(arcs(cut.packer(&footers).stages(0, &packing(2))), &|_, subtree| hole(subtree))
@@ -380,7 +435,7 @@ mod tests {
     async fn a_store_that_functions_do_not_reach_keeps_all_here() {
         let never = |_: &str| Ok(FunctionAccess::Never("it is too far away".to_owned()));
         let plan = Sample::new().await.plan("SELECT a FROM t").await;
-        let placed = CutPlan::of(&plan, &never).expect("a plan");
+        let placed = CutPlan::of(&plan, Joins::LOCAL, &never).expect("a plan");
         assert!(matches!(&placed, Placement::Here(Reason::PlanNotSupported(why)) if why == "it is too far away"));
         let error = placed.on_functions().expect_err("nowhere to go").to_string();
         assert!(error.contains("functions cannot run this query: it is too far away"), "{error}");
@@ -390,7 +445,7 @@ mod tests {
     async fn a_plan_without_parquet_has_no_stages() {
         let context = SessionContext::new();
         let plan = context.sql("SELECT 1").await.expect("SQL").create_physical_plan().await.expect("a plan");
-        let cut = on_functions(CutPlan::of(&plan, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
         assert_eq!((cut.templates.len(), cut.kept().count()), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Pass 2: partition-local operators move from above a union into each of its branches.
+//! Pass 3: partition-local operators move from above a union into each of its branches.
 //!
 //! ```text
 //!  operator ─► union ─┬─► scan a         union ─┬─► operator ─► scan a

@@ -16,7 +16,7 @@ const ACCOUNT_MAX: Duration = Duration::from_millis(100);
 /// Objects that a query's attempts leave in the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Leftovers {
-    /// True if attempts or published plans and deletes wrote objects, or may have written some.
+    /// True if attempts or published plans, deletes and rows wrote objects, or may have written some.
     exist: bool,
     /// True if an attempt still runs, and may write more.
     may_grow: bool,
@@ -28,7 +28,9 @@ impl Leftovers {
         let (mut started, mut ended, mut wrote_nothing, mut published) = (0, 0, 0, false);
         for stamped in events {
             match &stamped.event {
-                QueryEvent::PlanPublished { .. } | QueryEvent::DeletesPublished { .. } => published = true,
+                QueryEvent::PlanPublished { .. }
+                | QueryEvent::DeletesPublished { .. }
+                | QueryEvent::RowsBroadcast { inline: false, .. } => published = true,
                 QueryEvent::AttemptStarted { .. } => started += 1,
                 QueryEvent::AttemptEnded { outcome: AttemptOutcome::Cancelled, .. } => {}
                 QueryEvent::AttemptEnded { outcome, .. } => {

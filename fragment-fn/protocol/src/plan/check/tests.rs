@@ -58,7 +58,7 @@ fn project(expr: Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Arc<dyn Execution
 
 /// Encodes and decodes a projection, and returns its expression.
 fn received(bytes: &Bytes, sent: &Arc<dyn ExecutionPlan>) -> Arc<dyn PhysicalExpr> {
-    let plan = decode(bytes, &context(sent), &[], &mut |_, scan| Ok(scan.clone())).expect("it was decoded before");
+    let plan = decode(bytes, &context(sent), &[], &[], &mut |_, scan| Ok(scan.clone())).expect("it was decoded before");
     expressions(&plan).remove(0)
 }
 

@@ -1,0 +1,16 @@
+//! Place of joins in a query that uses functions.
+
+use serde::{Deserialize, Serialize};
+
+/// Place of the joins whose smaller side every function could have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JoinPlace {
+    /// Functions, if the smaller side is expected to be small and the other one to be large.
+    #[default]
+    Auto,
+    /// Functions, unless the smaller side is expected to be too large for them.
+    Broadcast,
+    /// The coordinator.
+    Local,
+}
