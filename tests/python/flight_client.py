@@ -78,6 +78,20 @@ def parameters():
         for k in [3, 5]:
             cursor.execute("SELECT k FROM t WHERE k = ?", (k,))
             assert cursor.fetchall() == [(k,)]
+    # Types of Arrow that Python has no values of, and NULLs that have a type.
+    table = pa.table({
+        "a": pa.array([7], pa.int8()), "b": pa.array([2**63 + 1], pa.uint64()), "c": pa.array([0.5], pa.float32()),
+        "d": pa.array([[1, None]], pa.list_(pa.int64())), "e": pa.array([datetime.time(23, 59, 59, 123456)], pa.time64("us")),
+        "f": pa.array([datetime.datetime(2026, 2, 28, 12)], pa.timestamp("us", "UTC")), "g": pa.array([None], pa.int64()),
+        "h": pa.array(["text"], pa.large_string()), "i": pa.array([{"x": 1}], pa.struct([("x", pa.int64())])),
+    })
+    with connect() as connection, connection.cursor() as cursor:
+        names = table.column_names
+        sql = "SELECT " + ", ".join(f"? AS {name}" for name in names) + ", (SELECT count(*) FROM t WHERE k = $7) AS n"
+        cursor.execute(sql.replace("$7", "?"), table.append_column("j", pa.array([None], pa.int64())))
+        seen = cursor.fetch_arrow_table()
+    assert seen.drop(["n"]).to_pylist() == table.to_pylist() and seen["n"].to_pylist() == [0], seen
+    refused("SELECT $1, ?", "numbered parameters", parameters=(1, 2))
     refused("SELECT ? AS v", parameters=(1, 2))
     refused("SELECT ? AS v")
 
@@ -94,6 +108,16 @@ def metadata():
         assert columns == {"k", "name"} and tables["v"]["table_type"] == "VIEW", tables
         for depth in ["catalogs", "db_schemas", "tables"]:
             assert connection.adbc_get_objects(depth=depth).read_all().num_rows >= 1, depth
+        for filters, expect in [
+            ({"table_types_filter": ["VIEW"], "db_schema_filter": "public"}, ["v"]),
+            ({"table_name_filter": "_", "db_schema_filter": "pub%"}, ["t", "v"]),
+            ({"table_name_filter": "\\_"}, []),
+            ({"catalog_filter": "nowhere"}, []),
+        ]:
+            found = connection.adbc_get_objects(depth="tables", **filters).read_all().to_pylist()
+            schemas = [schema for catalog in found for schema in catalog["catalog_db_schemas"] or []]
+            tables = [table["table_name"] for schema in schemas for table in schema["db_schema_tables"] or []]
+            assert sorted(tables) == expect, (filters, found)
         some = connection.adbc_get_objects(depth="tables", table_name_filter="t%").read_all().to_pylist()
         assert "t" in str(some) and "'v'" not in str(some), some
         assert connection.adbc_get_table_schema("t", db_schema_filter="public").names == ["k", "name"]
@@ -177,7 +201,17 @@ def cancelling():
 def updates():
     with connect() as connection, connection.cursor() as cursor:
         cursor.executescript("CREATE VIEW w AS SELECT 1 AS k")
-        cursor.executemany("SELECT ? AS v", [(1,), (2,)])
+        cursor.executescript("SET datafusion.execution.batch_size = 1000")
+    # An update shows no rows, and one that has some is refused.
+    for act in [lambda cursor: cursor.executescript("SELECT 1"), lambda cursor: cursor.executemany("SELECT ? AS v", [(1,)])]:
+        with connect() as connection, connection.cursor() as cursor:
+            try:
+                act(cursor)
+            except adbc_driver_manager.Error as error:
+                assert "has rows" in str(error), error
+            else:
+                raise AssertionError("an update has no rows")
+    with connect() as connection, connection.cursor() as cursor:
         try:
             cursor.executescript("CREATE VIEW w AS SELECT missing FROM t")
         except adbc_driver_manager.Error as error:
@@ -256,51 +290,129 @@ def cost():
     assert rows(sql, (told[0]["query_id"],)) == [(told[0]["cost"]["dollars"],)], told
 
 
-def handles():
-    action = pyarrow.flight.Action("CreatePreparedStatement", command("ActionCreatePreparedStatementRequest", field(1, b"SELECT 7 AS v")))
-    [result] = client().do_action(action, options())
+def prepared(sql, token=TOKEN):
+    action = pyarrow.flight.Action("CreatePreparedStatement", command("ActionCreatePreparedStatementRequest", field(1, sql)))
+    [result] = client().do_action(action, options(token))
     # The answer is Any: its second field is the message, whose first field is the handle.
     body = result.body.to_pybytes()
     message = body[body.index(b"ActionCreatePreparedStatementResult") + len(b"ActionCreatePreparedStatementResult"):]
-    message = message[message.index(b"\x0a"):]
-    handle = first_field(message)
+    return first_field(message[message.index(b"\x0a"):])
+
+
+def put(name, handle, values, token=TOKEN):
+    descriptor = pyarrow.flight.FlightDescriptor.for_command(command(name, field(1, handle)))
+    writer, reader = client().do_put(descriptor, values.schema, options(token))
+    with writer:
+        writer.write_table(values)
+        writer.done_writing()
+        reader.read()
+
+
+def fails(act, *words):
+    try:
+        act()
+    except (KeyError, pa.ArrowException, pyarrow.flight.FlightError) as error:
+        assert any(word in str(error) for word in words), error
+        return error
+    raise AssertionError(f"it succeeds, and {words} was expected")
+
+
+def handles():
+    handle = prepared(b"SELECT 7 AS v")
     assert ask("CommandPreparedStatementQuery", field(1, handle)).read_all().to_pylist() == [{"v": 7}]
-    for handle, token in [(handle, OTHER), (b"0" * 32, TOKEN), (b"\xff", TOKEN), (b"", TOKEN)]:
-        try:
-            ask("CommandPreparedStatementQuery", field(1, handle), token)
-        except (KeyError, pa.ArrowException, pyarrow.flight.FlightError) as error:
-            assert "no such prepared statement" in str(error) or "not of this server" in str(error), error
-        else:
-            raise AssertionError(f"{handle} is taken")
+    for wrong, token in [(handle, OTHER), (b"0" * 32, TOKEN), (b"\xff", TOKEN), (b"", TOKEN)]:
+        unknown = ["no such prepared statement", "not of this server"]
+        fails(lambda: ask("CommandPreparedStatementQuery", field(1, wrong), token), *unknown)
+        ticket = pyarrow.flight.Ticket(command("CommandPreparedStatementQuery", field(1, wrong)))
+        fails(lambda: client().do_get(ticket, options(token)).read_all(), *unknown)
+        one = pa.table({"a": [1]})
+        for name in ["CommandPreparedStatementQuery", "CommandPreparedStatementUpdate"]:
+            fails(lambda: put(name, wrong, one, token), *unknown)
+    close = pyarrow.flight.Action("ClosePreparedStatement", command("ActionClosePreparedStatementRequest", field(1, handle)))
+    list(client().do_action(close, options(OTHER)))
+    assert ask("CommandPreparedStatementQuery", field(1, handle)).read_all().to_pylist() == [{"v": 7}]
+    list(client().do_action(close, options()))
+    fails(lambda: ask("CommandPreparedStatementQuery", field(1, handle)), "no such prepared statement")
+    # A ticket is about the values of its time, and gives no rows of others.
+    handle = prepared(b"SELECT name FROM t WHERE k = ?")
+    put("CommandPreparedStatementQuery", handle, pa.table({"k": [1]}))
+    descriptor = pyarrow.flight.FlightDescriptor.for_command(command("CommandPreparedStatementQuery", field(1, handle)))
+    info = client().get_flight_info(descriptor, options())
+    put("CommandPreparedStatementQuery", handle, pa.table({"k": [2]}))
+    fails(lambda: client().do_get(info.endpoints[0].ticket, options()).read_all(), "other values")
+    assert ask("CommandPreparedStatementQuery", field(1, handle)).read_all().to_pylist() == [{"name": "n2"}]
+    # Values are bounded.
+    fails(lambda: put("CommandPreparedStatementQuery", handle, pa.table({"k": range(10_001)})), "rows of parameters")
+    fails(lambda: put("CommandPreparedStatementUpdate", handle, pa.table({"k": range(101)})), "100 updates")
+    fails(lambda: ask("CommandPreparedStatementQuery", field(1, handle)).read_all(), "1 parameters, and 0 values", "parameter", "laceholder")
+
+
+TEXT, NUMBER, RULE = pa.string(), pa.int32(), pa.uint8()
+OF_KEYS = [("pk_catalog_name", TEXT), ("pk_db_schema_name", TEXT), ("pk_table_name", TEXT), ("pk_column_name", TEXT),
+           ("fk_catalog_name", TEXT), ("fk_db_schema_name", TEXT), ("fk_table_name", TEXT), ("fk_column_name", TEXT),
+           ("key_sequence", NUMBER), ("fk_key_name", TEXT), ("pk_key_name", TEXT), ("update_rule", RULE), ("delete_rule", RULE)]
+OF_PRIMARY = [("catalog_name", TEXT), ("db_schema_name", TEXT), ("table_name", TEXT), ("column_name", TEXT), ("key_name", TEXT),
+              ("key_sequence", NUMBER)]
 
 
 def keys():
-    for name, columns in [("GetPrimaryKeys", 6), ("GetExportedKeys", 13), ("GetImportedKeys", 13)]:
-        table = ask(f"Command{name}", field(3, b"t")).read_all()
-        assert (table.num_columns, table.num_rows) == (columns, 0), (name, table.schema)
-    table = ask("CommandGetCrossReference", field(3, b"t") + field(6, b"t")).read_all()
-    assert (table.num_columns, table.num_rows) == (13, 0), table.schema
+    of_table = field(3, b"t")
+    for name, content, columns in [("GetPrimaryKeys", of_table, OF_PRIMARY), ("GetExportedKeys", of_table, OF_KEYS),
+                                   ("GetImportedKeys", of_table, OF_KEYS), ("GetCrossReference", of_table + field(6, b"t"), OF_KEYS)]:
+        table = ask(f"Command{name}", content).read_all()
+        assert [(column.name, column.type) for column in table.schema] == columns and table.num_rows == 0, (name, table.schema)
     types = ask("CommandGetXdbcTypeInfo", b"").read_all().to_pylist()
     assert {"BIGINT", "VARCHAR", "DECIMAL"} <= {row["type_name"] for row in types}, types
+    abilities = {row["info_name"]: row["value"] for row in ask("CommandGetSqlInfo", b"").read_all().to_pylist()}
+    # All that a server without Substrait and bulk loads has.
+    wanted = {*range(0, 6), *range(8, 12), 101, *range(500, 577)} - {517, 568, 569, 570, 571}
+    assert set(abilities) == wanted, set(abilities) ^ wanted
+    assert abilities[0] == "Gust" and abilities[3] is True and abilities[507] == 0 and abilities[557] == 1 << 20, abilities
+
+
+def columns_are_announced():
+    for sql in ["SELECT [1, NULL] AS v", "SELECT arrow_cast([1], 'LargeList(Int64)') AS v", "SELECT {'a': ['x']} AS v",
+                "SELECT [{'a': 1}] AS v", "SELECT MAP {'a': [1]} AS v", "SELECT arrow_cast('x', 'Utf8View') AS v, NULL AS n",
+                "SELECT k, name, [name] AS l FROM t LIMIT 1", "SELECT arrow_cast([arrow_cast('x', 'Utf8View')], 'FixedSizeList(1, Utf8View)') AS v"]:
+        descriptor = pyarrow.flight.FlightDescriptor.for_command(command("CommandStatementQuery", field(1, sql.encode())))
+        info = client().get_flight_info(descriptor, options())
+        table = client().do_get(info.endpoints[0].ticket, options()).read_all()
+        assert info.schema.equals(table.schema, check_metadata=True) and table.num_rows == 1, (sql, info.schema, table.schema)
+        assert len(rows(sql)) == 1
 
 
 def bad_messages():
+    long = b"%" * 2_000
+    many = b"".join(field(4, b"VIEW") for _ in range(101))
     for name, content, words in [
-        ("CommandStatementQuery", field(1, b"x" * (64 << 20)), "message"),
-        ("CommandStatementQuery", b"\xff\xff", ""),
-        ("CommandStatementSubstraitPlan", b"", ""),
-        ("CommandNothing", b"", ""),
+        ("CommandStatementQuery", field(1, b"x" * (64 << 20)), ["message", "RST_STREAM", "reset"]),
+        ("CommandStatementQuery", b"\xff\xff", ["decode", "ecoding", "parse"]),
+        ("CommandStatementSubstraitPlan", b"", ["no default implementation", "is invalid"]),
+        ("CommandNothing", b"", ["Nothing"]),
+        ("CommandGetTables", field(3, long), ["more than 1024 bytes"]),
+        ("CommandGetTables", field(1, long), ["more than 1024 bytes"]),
+        ("CommandGetTables", many, ["100 types"]),
+        ("CommandGetDbSchemas", field(2, long), ["more than 1024 bytes"]),
+        ("CommandGetSqlInfo", field(1, b"\0" * 2_000), ["1000 abilities"]),
     ]:
-        try:
-            ask(name, content)
-        except (pa.ArrowException, pyarrow.flight.FlightError) as error:
-            assert words in str(error) and "panicked" not in str(error), error
-        else:
-            raise AssertionError(f"{name} is taken")
+        error = fails(lambda: ask(name, content), *words)
+        assert "panicked" not in str(error), error
+        ticket = pyarrow.flight.Ticket(command(name, content))
+        if len(content) < 1 << 20 and name != "CommandStatementQuery":
+            fails(lambda: client().do_get(ticket, options()).read_all(), *words)
         assert rows("SELECT 1 AS one") == [(1,)]
+    # Nobody without a token, on no call.
+    descriptor = pyarrow.flight.FlightDescriptor.for_command(command("CommandGetCatalogs", b""))
+    ticket = pyarrow.flight.Ticket(command("CommandGetCatalogs", b""))
+    for call in [lambda: client().get_flight_info(descriptor), lambda: client().do_get(ticket).read_all(),
+                 lambda: list(client().do_action(pyarrow.flight.Action("CloseSession", b""))), lambda: list(client().list_actions())]:
+        error = fails(call, "no token")
+        assert isinstance(error, pyarrow.flight.FlightUnauthenticatedError), error
+    foreign = pyarrow.flight.FlightCallOptions(headers=[(b"authorization", b"Bearer " + TOKEN.encode()), (b"origin", b"http://evil.example")])
+    fails(lambda: client().get_flight_info(descriptor, foreign), "another origin")
 
 
-STEPS = [queries, types_are_plain, parameters, metadata, errors, many_rows, cut_streams, cancelling, updates, tokens, cost, handles, keys, bad_messages]
+STEPS = [queries, types_are_plain, parameters, metadata, errors, many_rows, cut_streams, cancelling, updates, tokens, cost, handles, keys, columns_are_announced, bad_messages]
 chosen = [step for step in STEPS if len(sys.argv) < 6 or step.__name__ in sys.argv[5:]]
 for step in chosen:
     try:

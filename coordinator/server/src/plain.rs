@@ -51,26 +51,39 @@ pub(crate) fn plain_schema(schema: &Schema) -> SchemaRef {
 }
 
 fn plain(data_type: &DataType) -> DataType {
-    let field =
-        |field: &FieldRef| -> FieldRef { Arc::new(field.as_ref().clone().with_data_type(plain(field.data_type()))) };
+    // Plans may differ in NULL's permission and in metadata before and after they are made physical.
+    let field = |field: &FieldRef| -> FieldRef { Arc::new(Field::new(field.name(), plain(field.data_type()), true)) };
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
         DataType::Dictionary(_, values) => plain(values),
         DataType::RunEndEncoded(_, values) => plain(values.data_type()),
-        DataType::List(item) | DataType::ListView(item) => DataType::List(field(item)),
-        DataType::LargeList(item) | DataType::LargeListView(item) => DataType::LargeList(field(item)),
+        // Flight's encoder writes large lists as lists, and some clients know no other.
+        DataType::List(item) | DataType::ListView(item) | DataType::LargeList(item) | DataType::LargeListView(item) => {
+            DataType::List(field(item))
+        }
         DataType::FixedSizeList(item, length) => DataType::FixedSizeList(field(item), *length),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect::<Fields>()),
-        DataType::Map(entries, is_sorted) => DataType::Map(field(entries), *is_sorted),
+        DataType::Map(entries, is_sorted) => DataType::Map(entry(entries), *is_sorted),
         other => other.clone(),
     }
+}
+
+/// Returns the entries of a map. They and their keys are never NULL.
+fn entry(entries: &FieldRef) -> FieldRef {
+    let DataType::Struct(parts) = entries.data_type() else { return Arc::clone(entries) };
+    let parts = parts
+        .iter()
+        .enumerate()
+        .map(|(index, part)| Arc::new(Field::new(part.name(), plain(part.data_type()), index > 0)));
+    Arc::new(Field::new(entries.name(), DataType::Struct(parts.collect()), false))
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        Array, ArrayRef, DictionaryArray, Int64Array, ListArray, StringArray, StringViewArray, StructArray,
+        Array, ArrayRef, DictionaryArray, Int64Array, LargeListArray, ListArray, StringArray, StringViewArray,
+        StructArray,
     };
     use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::Int32Type;
@@ -83,19 +96,21 @@ mod tests {
         let dictionary: DictionaryArray<Int32Type> = vec![Some("x"), None].into_iter().collect();
         let record = StructArray::from(vec![(Arc::new(Field::new("v", DataType::Utf8View, true)), views())]);
         let item = Arc::new(Field::new("item", DataType::Utf8View, true));
-        let list = ListArray::new(item, OffsetBuffer::from_lengths([1, 1]), views(), None);
+        let list = ListArray::new(Arc::clone(&item), OffsetBuffer::from_lengths([1, 1]), views(), None);
+        let large = LargeListArray::new(item, OffsetBuffer::from_lengths([1, 1]), views(), None);
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("v", views()),
             ("d", Arc::new(dictionary)),
             ("s", Arc::new(record)),
             ("l", Arc::new(list)),
             ("n", Arc::new(Int64Array::from(vec![1, 2]))),
+            ("g", Arc::new(large)),
         ];
         let batch = RecordBatch::try_from_iter(columns).expect("rows");
         let plain = PlainColumns::new(&batch.schema());
         let conform = plain.conform(&batch).expect("plain rows");
         let text = format!("{:?}", conform.schema());
-        assert!(!text.contains("View") && !text.contains("Dictionary"), "{text}");
+        assert!(!["View", "Dictionary", "Large"].iter().any(|kind| text.contains(kind)), "{text}");
         let expect = StringArray::from(vec![Some("a"), None]);
         assert_eq!(conform.column(0).as_ref(), &expect as &dyn Array);
         assert_eq!(conform.column(1).as_ref(), &StringArray::from(vec![Some("x"), None]) as &dyn Array);

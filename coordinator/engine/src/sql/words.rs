@@ -102,6 +102,13 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
                 _ => places.push(place),
             }
         }
+        let is_numbered = |token: &TokenWithSpan| matches!(&token.token, Token::Placeholder(mark) if mark != "?");
+        if !marks.is_empty() && statement.iter().any(is_numbered) {
+            return Err(Refusal::new(
+                "a statement has `?` and numbered parameters",
+                "write `?` or $1, $2 for all of them",
+            ));
+        }
         let is = |at: usize, word: &str| places.get(at).is_some_and(|place| is_word(&statement[*place].token, word));
         for head in HEADS {
             let begins = head.words.iter().enumerate().all(|(at, word)| is(at, word));
@@ -283,6 +290,7 @@ mod tests {
             ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE is not supported", "PREPARE"),
             ("SELECT 1 FROM t ASOF JOIN u ON t.a >= u.a", "ASOF JOIN is not supported", "QUALIFY"),
             ("SHOW PARTITIONS t", "SHOW PARTITIONS is not supported", "SELECT DISTINCT"),
+            ("SELECT $1, ?", "a statement has `?` and numbered parameters", "for all of them"),
             ("COPY t FROM 'rows.csv'", "COPY FROM is not supported", "SELECT * FROM"),
             (
                 "COPY (SELECT a FROM t) TO 'x.csv' (HEADER, DELIMITER ';')",

@@ -1,17 +1,15 @@
-//! Catalogs, schemas, tables and the server's abilities, as Flight SQL lists them.
+//! Catalogs, schemas and tables, as Flight SQL lists them.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, StringArray};
+use arrow::compute::like;
 use arrow::datatypes::Schema;
-use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
-use arrow_flight::sql::{
-    CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables, SqlInfo,
-    SqlSupportedCaseSensitivity, SqlSupportedTransaction,
-};
+use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables};
 use datafusion::datasource::TableType;
 use gust_engine::error::QueryError;
 use gust_engine::session::{OWN_CATALOG, Session};
+use gust_protocol::with_hint_line;
 use tonic::Status;
 
 use super::status::{of_error, of_flight};
@@ -21,37 +19,9 @@ use crate::plain::plain_schema;
 /// Most tables whose columns one request lists. Each may be a read of metadata.
 const TABLES_WITH_COLUMNS_MAX: usize = 1_000;
 
-static SQL_INFO: LazyLock<SqlInfoData> = LazyLock::new(|| {
-    let mut about = SqlInfoDataBuilder::new();
-    about.append(SqlInfo::FlightSqlServerName, "Gust");
-    about.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
-    about.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
-    about.append(SqlInfo::FlightSqlServerReadOnly, true);
-    about.append(SqlInfo::FlightSqlServerSql, true);
-    about.append(SqlInfo::FlightSqlServerSubstrait, false);
-    about.append(SqlInfo::FlightSqlServerTransaction, SqlSupportedTransaction::None as i32);
-    about.append(SqlInfo::FlightSqlServerCancel, false);
-    about.append(SqlInfo::FlightSqlServerBulkIngestion, false);
-    about.append(SqlInfo::SqlDdlCatalog, false);
-    about.append(SqlInfo::SqlDdlSchema, false);
-    about.append(SqlInfo::SqlDdlTable, true);
-    about.append(SqlInfo::SqlIdentifierCase, SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase as i32);
-    about.append(SqlInfo::SqlIdentifierQuoteChar, "\"");
-    about.append(
-        SqlInfo::SqlQuotedIdentifierCase,
-        SqlSupportedCaseSensitivity::SqlCaseSensitivityCaseInsensitive as i32,
-    );
-    about.append(SqlInfo::SqlAllTablesAreSelectable, true);
-    about.append(SqlInfo::SqlCatalogTerm, "catalog");
-    about.append(SqlInfo::SqlSchemaTerm, "schema");
-    about.append(SqlInfo::SqlCatalogAtStart, true);
-    about.append(SqlInfo::SqlTransactionsSupported, false);
-    about.build().expect("the list is well formed")
-});
-
-pub(super) fn sql_info() -> &'static SqlInfoData {
-    &SQL_INFO
-}
+/// Most bytes of a name or a pattern, and most types of tables, of one request.
+const PATTERN_BYTES_MAX: usize = 1 << 10;
+const KINDS_MAX: usize = 100;
 
 /// Returns the names of all catalogs: the session's own, and those of the configuration.
 fn catalog_names(session: &Session) -> impl Iterator<Item = &str> {
@@ -90,6 +60,17 @@ pub(super) async fn schemas(session: &Session, query: CommandGetDbSchemas) -> Re
     rows.build().map_err(of_flight)
 }
 
+/// Refuses patterns and lists that would take long to compare.
+pub(super) fn check(patterns: [Option<&String>; 3], kinds: usize) -> Result<(), Status> {
+    if patterns.into_iter().flatten().any(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
+        return Err(Status::invalid_argument(format!("a name or a pattern has more than {PATTERN_BYTES_MAX} bytes")));
+    }
+    if kinds > KINDS_MAX {
+        return Err(Status::invalid_argument(format!("more than {KINDS_MAX} types of tables")));
+    }
+    Ok(())
+}
+
 pub(super) fn table_types(query: CommandGetTableTypes) -> Result<RecordBatch, Status> {
     let mut rows = query.into_builder();
     [TableType::Base, TableType::View].into_iter().for_each(|kind| rows.append(name_of(kind)));
@@ -111,20 +92,26 @@ pub(super) async fn tables(session: &Session, query: CommandGetTables) -> Result
     let mut rows = query.into_builder();
     let mut opened = 0;
     for catalog in wanted(session, only.as_deref()) {
-        for Listed { schema, table, kind } in listed(catalog, only.is_some(), listing::tables(session, catalog).await)?
-        {
-            let is_wanted = is_like(db_schema_filter_pattern.as_deref(), &schema)
-                && is_like(table_name_filter_pattern.as_deref(), &table)
-                && (kinds.is_empty() || kinds.iter().any(|wanted| wanted == name_of(kind)));
-            if !is_wanted {
+        let tables = listed(catalog, only.is_some(), listing::tables(session, catalog).await)?;
+        let schemas = are_like(tables.iter().map(|table| &table.schema), db_schema_filter_pattern.as_deref())?;
+        let names = are_like(tables.iter().map(|table| &table.table), table_name_filter_pattern.as_deref())?;
+        for ((Listed { schema, table, kind }, has_schema), has_name) in tables.into_iter().zip(schemas).zip(names) {
+            let is_kind = kinds.is_empty() || kinds.iter().any(|wanted| wanted == name_of(kind));
+            if !(has_schema && has_name && is_kind) {
                 continue;
             }
             let mut columns = Arc::new(Schema::empty());
-            if with_columns && opened < TABLES_WITH_COLUMNS_MAX {
+            if with_columns {
                 opened += 1;
+                if opened > TABLES_WITH_COLUMNS_MAX {
+                    let message =
+                        format!("more than {TABLES_WITH_COLUMNS_MAX} tables match, and their columns are asked for");
+                    return Err(Status::resource_exhausted(with_hint_line(message, Some("narrow the pattern"))));
+                }
                 // A table that cannot be opened has no columns, and hides no other.
-                if let Ok(found) = listing::columns(session, [catalog, &schema, &table]).await {
-                    columns = plain_schema(&found);
+                match listing::columns(session, [catalog, &schema, &table]).await {
+                    Ok(found) => columns = plain_schema(&found),
+                    Err(error) => tracing::warn!(catalog, schema, table, %error, "a table has no columns to list"),
                 }
             }
             rows.append(catalog, schema, table, name_of(kind), &columns).map_err(of_flight)?;
@@ -133,30 +120,12 @@ pub(super) async fn tables(session: &Session, query: CommandGetTables) -> Result
     rows.build().map_err(of_flight)
 }
 
-/// Compares a name with a pattern of SQL's LIKE. The builder compares again; this spares tables that nobody asked for.
-fn is_like(pattern: Option<&str>, name: &str) -> bool {
-    let Some(pattern) = pattern else { return true };
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    // Places of the pattern that the name so far may end at.
-    let mut places = vec![false; pattern.len() + 1];
-    places[0] = true;
-    let skip_any = |places: &mut Vec<bool>| {
-        (0..pattern.len()).for_each(|at| places[at + 1] |= places[at] && pattern[at] == '%');
-    };
-    skip_any(&mut places);
-    for letter in name {
-        let mut next = vec![false; pattern.len() + 1];
-        for (at, of) in pattern.iter().enumerate().filter(|(at, _)| places[*at]) {
-            match of {
-                '%' => next[at] = true,
-                '_' => next[at + 1] = true,
-                of => next[at + 1] |= *of == letter,
-            }
-        }
-        skip_any(&mut next);
-        places = next;
-    }
-    places[pattern.len()]
+/// Compares names with a pattern of SQL's LIKE, as the builder of the answer does. This spares tables that nobody asked for.
+fn are_like<'a>(names: impl Iterator<Item = &'a String>, pattern: Option<&str>) -> Result<Vec<bool>, Status> {
+    let Some(pattern) = pattern else { return Ok(names.map(|_| true).collect()) };
+    let names = StringArray::from_iter_values(names);
+    let found = like(&names, &StringArray::new_scalar(pattern)).map_err(of_flight)?;
+    Ok(found.iter().map(|is_like| is_like == Some(true)).collect())
 }
 
 #[cfg(test)]
@@ -166,22 +135,32 @@ mod tests {
     #[test]
     fn patterns_are_those_of_like() {
         for (pattern, name, expect) in [
-            ("", "", true),
             ("%", "", true),
-            ("%", "orders", true),
             ("ord%", "orders", true),
-            ("%ers", "orders", true),
             ("%d%r%", "orders", true),
             ("o_ders", "orders", true),
-            ("orders", "orders", true),
             ("order", "orders", false),
             ("orders_", "orders", false),
-            ("", "orders", false),
-            ("%x%", "orders", false),
-            ("_%_", "o", false),
+            ("my\\_table", "my_table", true),
+            ("my\\_table", "my-table", false),
+            ("a\\%", "a%", true),
+            ("a\\%", "ab", false),
+            ("a\\\\b", "a\\b", true),
         ] {
-            assert_eq!(is_like(Some(pattern), name), expect, "{pattern} {name}");
+            assert_eq!(
+                are_like([name.to_owned()].iter(), Some(pattern)).expect("a pattern"),
+                [expect],
+                "{pattern} {name}"
+            );
         }
-        assert!(is_like(None, "orders"));
+        assert_eq!(are_like(["x".to_owned()].iter(), None).expect("all"), [true]);
+    }
+
+    #[test]
+    fn long_patterns_are_refused() {
+        let long = "%".repeat(PATTERN_BYTES_MAX + 1);
+        assert!(check([None, Some(&"%".to_owned()), None], KINDS_MAX).is_ok());
+        assert!(check([None, None, Some(&long)], 0).is_err());
+        assert!(check([None; 3], KINDS_MAX + 1).is_err());
     }
 }

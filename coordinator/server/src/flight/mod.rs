@@ -10,14 +10,16 @@
 //!
 //! Non-goals: Substrait, transactions, bulk loads. Gust reads.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
 use arrow_ipc::writer::IpcWriteOptions;
-use axum::Router;
+use axum::{Router, middleware};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use futures::future::BoxFuture;
@@ -27,6 +29,8 @@ use gust_engine::session::{Described, OWN_CATALOG, OWN_SCHEMA, Session};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+mod abilities;
+mod bodies;
 mod handles;
 mod keys;
 mod metadata;
@@ -37,7 +41,7 @@ mod status;
 
 use crate::admission::Admission;
 use crate::door::{Door, SessionWishes};
-use crate::run::{Asked, dismissed, parsed};
+use crate::run::{Asked, dismissed, panicked, parsed};
 use crate::tokens::Principal;
 use handles::Handles;
 pub(crate) use status::as_status;
@@ -46,15 +50,15 @@ use status::{of_error, of_flight, of_full};
 /// Location that stands for the connection on which the client asked.
 const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 
-/// Most bytes of one message of a client.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
-
 /// Most bytes of a statement.
 const SQL_BYTES_MAX: usize = 1 << 20;
 
 /// Statements that are described, and names that are listed, at the same time; and those that wait. They wait for no query.
 const PLANNING_MAX: usize = 8;
 const PLANNING_QUEUED_MAX: usize = 200;
+
+/// Longest time of one of them.
+const PLANNING_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The service.
 #[derive(Debug)]
@@ -68,11 +72,14 @@ struct Flight {
 pub(crate) fn routes(door: Arc<Door>) -> Router {
     let planning = Admission::new(PLANNING_MAX, PLANNING_QUEUED_MAX);
     let service = FlightServiceServer::new(Flight { door, handles: Handles::default(), planning });
-    Routes::new(service.max_decoding_message_size(MESSAGE_BYTES_MAX)).into_axum_router()
+    let routes = Routes::new(service.max_decoding_message_size(bodies::MESSAGE_BYTES_MAX)).into_axum_router();
+    routes.layer(middleware::from_fn_with_state(bodies::places(), bodies::bounded))
 }
 
-fn principal<T>(request: &Request<T>) -> Principal {
-    request.extensions().get::<Principal>().cloned().unwrap_or_default()
+/// Returns the user of a call, whom the layer above has found.
+fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
+    let principal = request.extensions().get::<Principal>().cloned();
+    principal.ok_or_else(|| Status::internal("nobody has asked who the user is"))
 }
 
 fn bounded(sql: String) -> Result<String, Status> {
@@ -93,7 +100,7 @@ fn schema_bytes(schema: &Schema) -> Result<Bytes, Status> {
     Ok(bytes)
 }
 
-/// Makes the answer that leads to rows. Their columns may be unknown until the statement runs.
+/// Makes the answer that leads to rows. Their columns, as the stream tells them, may be unknown until the statement runs.
 fn info(schema: Option<&Schema>, ticket: Bytes, of: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket)).with_location(SAME_CONNECTION);
     let mut info = FlightInfo::new().with_endpoint(endpoint).with_descriptor(of.into_inner());
@@ -120,8 +127,13 @@ impl Flight {
     async fn in_turn<T>(&self, principal: &Principal, work: BoxFuture<'_, Result<T, Status>>) -> Result<T, Status> {
         let user = principal.user.as_deref().unwrap_or_default();
         let permit = self.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
+        let work = tokio::time::timeout(PLANNING_TIME_MAX, AssertUnwindSafe(work).catch_unwind());
         let done = tokio::select! {
-            done = work => done,
+            done = work => match done {
+                Ok(Ok(done)) => done,
+                Ok(Err(_)) => Err(of_error(&panicked())),
+                Err(_) => Err(of_error(&QueryError::timed_out(PLANNING_TIME_MAX))),
+            },
             () = self.door.dismissed(principal) => Err(of_error(&dismissed())),
             () = self.door.stopping.cancelled() => Err(Status::unavailable("the server shuts down")),
         };

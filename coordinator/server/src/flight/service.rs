@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 
-use arrow::datatypes::SchemaRef;
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
@@ -18,11 +17,14 @@ use prost::Message;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::handles::Bound;
 use super::keys::{Keys, types};
-use super::rows::{Messages, count, known, messages};
+use super::rows::{Messages, known, messages, told, update};
 use super::status::of_flight;
-use super::{Flight, asked, bounded, info, metadata, parameters, principal, schema_bytes, text};
-use crate::plain::plain_schema;
+use super::{Flight, abilities, asked, bounded, info, metadata, parameters, principal, schema_bytes, text};
+
+/// Most statements that one update runs, one for each row of values.
+const UPDATES_MAX: usize = 100;
 
 type Info = Result<Response<FlightInfo>, Status>;
 type Rows = Result<Response<Messages>, Status>;
@@ -30,6 +32,11 @@ type Rows = Result<Response<Messages>, Status>;
 /// Makes a ticket with a command, which DoGet reads again.
 fn ticket(command: impl ProstMessageExt) -> Bytes {
     command.as_any().encode_to_vec().into()
+}
+
+fn check_tables(query: &CommandGetTables) -> Result<(), Status> {
+    let patterns = [&query.catalog, &query.db_schema_filter_pattern, &query.table_name_filter_pattern];
+    metadata::check(patterns.map(Option::as_ref), query.table_types.len())
 }
 
 #[tonic::async_trait]
@@ -57,8 +64,8 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Info {
         let sql = bounded(query.query)?;
-        let described = self.describe(&principal(&request), &sql, Vec::new()).await?;
-        let columns = described.schema.map(|columns| plain_schema(&columns));
+        let described = self.describe(&principal(&request)?, &sql, Vec::new()).await?;
+        let columns = described.schema.map(|columns| told(&columns)).transpose()?;
         info(columns.as_deref(), ticket(TicketStatementQuery { statement_handle: sql.into() }), request)
     }
 
@@ -67,18 +74,23 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Info {
-        let principal = principal(&request);
-        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle.clone())?)?;
-        let values = parameters::only_values(prepared.parameters().as_ref())?;
-        if !values.is_empty() {
-            prepared.takes(values.len())?;
-        }
+        let principal = principal(&request)?;
+        let handle = text(query.prepared_statement_handle)?;
+        let prepared = self.handles.get(&principal, &handle)?;
+        let Bound { version, values } = prepared.bound();
+        let values = parameters::only_values(values.as_ref())?;
         // Values may give columns other types than those that were guessed.
         let columns = match values.is_empty() {
             true => prepared.described.schema.clone(),
-            false => self.describe(&principal, &prepared.sql, values).await?.schema,
+            false => {
+                prepared.takes(values.len())?;
+                self.describe(&principal, &prepared.sql, values).await?.schema
+            }
         };
-        info(columns.map(|columns| plain_schema(&columns)).as_deref(), ticket(query), request)
+        let columns = columns.map(|columns| told(&columns)).transpose()?;
+        // The ticket is about these values, and not about those that the client may send later.
+        let command = CommandPreparedStatementQuery { prepared_statement_handle: format!("{handle}.{version}").into() };
+        info(columns.as_deref(), ticket(command), request)
     }
 
     async fn get_flight_info_catalogs(&self, query: CommandGetCatalogs, request: Request<FlightDescriptor>) -> Info {
@@ -86,10 +98,12 @@ impl FlightSqlService for Flight {
     }
 
     async fn get_flight_info_schemas(&self, query: CommandGetDbSchemas, request: Request<FlightDescriptor>) -> Info {
+        metadata::check([query.catalog.as_ref(), query.db_schema_filter_pattern.as_ref(), None], 0)?;
         info(Some(&query.clone().into_builder().schema()), ticket(query), request)
     }
 
     async fn get_flight_info_tables(&self, query: CommandGetTables, request: Request<FlightDescriptor>) -> Info {
+        check_tables(&query)?;
         info(Some(&query.clone().into_builder().schema()), ticket(query), request)
     }
 
@@ -102,7 +116,8 @@ impl FlightSqlService for Flight {
     }
 
     async fn get_flight_info_sql_info(&self, query: CommandGetSqlInfo, request: Request<FlightDescriptor>) -> Info {
-        info(Some(&query.clone().into_builder(metadata::sql_info()).schema()), ticket(query), request)
+        abilities::check(&query)?;
+        info(Some(&abilities::data().schema()), ticket(query), request)
     }
 
     async fn get_flight_info_primary_keys(
@@ -147,31 +162,39 @@ impl FlightSqlService for Flight {
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Rows {
         let sql = bounded(text(ticket.statement_handle)?)?;
-        Ok(Response::new(messages(&self.door, asked(principal(&request), sql), Vec::new()).await?))
+        Ok(Response::new(messages(&self.door, asked(principal(&request)?, sql), Vec::new()).await?))
     }
 
     async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
-        let principal = principal(&request);
-        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
-        let values = parameters::only_values(prepared.parameters().as_ref())?;
+        let principal = principal(&request)?;
+        let handle = text(query.prepared_statement_handle)?;
+        let (handle, version) = handle.split_once('.').unwrap_or((&handle, ""));
+        let prepared = self.handles.get(&principal, handle)?;
+        let bound = match version.parse() {
+            Ok(version) => prepared.bound_at(version)?,
+            Err(_) => prepared.bound(),
+        };
+        let values = parameters::only_values(bound.values.as_ref())?;
         prepared.takes(values.len())?;
         Ok(Response::new(messages(&self.door, asked(principal, prepared.sql.clone()), values).await?))
     }
 
     async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Rows {
-        let principal = principal(&request);
+        let principal = principal(&request)?;
         let listing = async { metadata::catalogs(&self.listing_session(&principal).await?, query) }.boxed();
         Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
     }
 
     async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Rows {
-        let principal = principal(&request);
+        metadata::check([query.catalog.as_ref(), query.db_schema_filter_pattern.as_ref(), None], 0)?;
+        let principal = principal(&request)?;
         let listing = async { metadata::schemas(&self.listing_session(&principal).await?, query).await }.boxed();
         Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
     }
 
     async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Rows {
-        let principal = principal(&request);
+        check_tables(&query)?;
+        let principal = principal(&request)?;
         let listing = async { metadata::tables(&self.listing_session(&principal).await?, query).await }.boxed();
         Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
     }
@@ -181,7 +204,7 @@ impl FlightSqlService for Flight {
     }
 
     async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Rows {
-        Ok(Response::new(known(query.into_builder(metadata::sql_info()).build().map_err(of_flight)?)))
+        Ok(Response::new(known(abilities::rows(query)?)))
     }
 
     async fn do_get_primary_keys(&self, _: CommandGetPrimaryKeys, _: Request<Ticket>) -> Rows {
@@ -209,7 +232,8 @@ impl FlightSqlService for Flight {
         command: CommandStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        count(&self.door, asked(principal(&request), bounded(command.query)?), Vec::new()).await
+        update(&self.door, asked(principal(&request)?, bounded(command.query)?), Vec::new()).await?;
+        Ok(0)
     }
 
     async fn do_put_prepared_statement_query(
@@ -217,8 +241,11 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let prepared = self.handles.get(&principal(&request), &text(query.prepared_statement_handle.clone())?)?;
-        self.handles.bind(&prepared, parameters::read(request).await?)?;
+        let principal = principal(&request)?;
+        let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle.clone())?)?;
+        // Where the new values cannot be had, the old ones must not stay.
+        self.handles.bind(&principal, &prepared, None)?;
+        self.handles.bind(&principal, &prepared, parameters::read(request).await?)?;
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
     }
 
@@ -227,19 +254,21 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        let principal = principal(&request);
+        let principal = principal(&request)?;
         let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
-        let given = parameters::read(request).await?.or_else(|| prepared.parameters());
-        let Some(given) = given else {
-            return count(&self.door, asked(principal, prepared.sql.clone()), Vec::new()).await;
+        let Some(given) = parameters::read(request).await? else {
+            update(&self.door, asked(principal, prepared.sql.clone()), Vec::new()).await?;
+            return Ok(0);
         };
-        let mut rows = 0;
-        for row in 0..given.num_rows() {
-            let values = parameters::values(&given, row)?;
-            prepared.takes(values.len())?;
-            rows += count(&self.door, asked(principal.clone(), prepared.sql.clone()), values).await?;
+        if given.rows.num_rows() > UPDATES_MAX {
+            return Err(Status::invalid_argument(format!("more than {UPDATES_MAX} updates in one call")));
         }
-        Ok(rows)
+        for row in 0..given.rows.num_rows() {
+            let values = parameters::values(&given.rows, row)?;
+            prepared.takes(values.len())?;
+            update(&self.door, asked(principal.clone(), prepared.sql.clone()), values).await?;
+        }
+        Ok(0)
     }
 
     async fn do_action_create_prepared_statement(
@@ -247,10 +276,10 @@ impl FlightSqlService for Flight {
         query: ActionCreatePreparedStatementRequest,
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let principal = principal(&request);
+        let principal = principal(&request)?;
         let sql = bounded(query.query)?;
         let described = self.describe(&principal, &sql, Vec::new()).await?;
-        let columns: Option<SchemaRef> = described.schema.as_ref().map(|columns| plain_schema(columns));
+        let columns = described.schema.as_ref().map(|columns| told(columns)).transpose()?;
         // No columns tell a client that there are no rows. JDBC then sends an update.
         let dataset_schema = columns.map(|columns| schema_bytes(&columns)).transpose()?.unwrap_or_default();
         let parameter_schema = schema_bytes(&parameters::columns(&described.parameters))?;
@@ -263,7 +292,7 @@ impl FlightSqlService for Flight {
         query: ActionClosePreparedStatementRequest,
         request: Request<Action>,
     ) -> Result<(), Status> {
-        self.handles.remove(&principal(&request), &text(query.prepared_statement_handle)?);
+        self.handles.remove(&principal(&request)?, &text(query.prepared_statement_handle)?);
         Ok(())
     }
 

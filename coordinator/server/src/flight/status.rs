@@ -27,8 +27,8 @@ const COST: &str = "gust-cost-dollars";
 /// SQLSTATE code of PostgreSQL for a server that takes no more queries.
 const TOO_MANY: &str = "53300";
 
-/// Longest message. It travels as a header.
-const MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// Longest message as it travels: in a header, where other letters than ASCII's take three bytes for each of theirs.
+const MESSAGE_BYTES_MAX: usize = 2 << 10;
 
 /// Most bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
@@ -45,6 +45,7 @@ pub(crate) async fn as_status(request: Request, next: Next) -> Response {
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
         StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => Code::PermissionDenied,
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
+        StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
         _ => Code::Unknown,
     };
     let body = to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await.unwrap_or_default();
@@ -56,6 +57,10 @@ pub(crate) async fn as_status(request: Request, next: Next) -> Response {
 /// Makes the error of a statement, with what it has cost.
 pub(super) fn of_failure(Failure { id, error, report }: Failure) -> Status {
     let mut status = of_error(&error);
+    if id.is_some() && status.code() == Code::Unavailable {
+        // Clients and proxies repeat a call that was unavailable. This one has run.
+        status = with_code(Code::Aborted, &status);
+    }
     let cost = report.and_then(|report| report.cost.as_ref().map(|cost| decimals(cost.known)));
     for (name, value) in [(QUERY_ID, id), (COST, cost)] {
         if let Some(value) = value.and_then(|value| MetadataValue::<Ascii>::try_from(value).ok()) {
@@ -74,14 +79,13 @@ pub(super) fn of_error(error: &QueryError) -> Status {
         (_, "42P01") => Code::NotFound,
         (ErrorKind::Sql | ErrorKind::Data, _) => Code::InvalidArgument,
         (ErrorKind::Resources | ErrorKind::CapReached, _) => Code::ResourceExhausted,
-        (ErrorKind::Functions, _) => Code::Unavailable,
+        // Clients and proxies repeat a call that was unavailable, and this one has cost something.
+        (ErrorKind::Functions, _) => Code::Aborted,
         (ErrorKind::TimedOut, _) => Code::DeadlineExceeded,
         (ErrorKind::Interrupted, _) => Code::Cancelled,
         (ErrorKind::Setup, _) => Code::Internal,
     };
-    let mut message = with_hint_line(error.message(), error.hint());
-    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-    let mut status = Status::new(code, message);
+    let mut status = Status::new(code, shortened(with_hint_line(error.message(), error.hint())));
     let metadata = status.metadata_mut();
     metadata.insert(KIND, MetadataValue::from_static(error.kind().name()));
     metadata.insert(SQLSTATE, MetadataValue::from_static(error.sqlstate()));
@@ -90,6 +94,23 @@ pub(super) fn of_error(error: &QueryError) -> Status {
         metadata.insert(POSITION, position);
     }
     status
+}
+
+fn with_code(code: Code, status: &Status) -> Status {
+    Status::with_metadata(code, status.message(), status.metadata().clone())
+}
+
+/// Cuts a message that is too long for a header.
+fn shortened(mut message: String) -> String {
+    let mut bytes = 0;
+    let end = message.char_indices().find(|(_, letter)| {
+        bytes += if letter.is_ascii_graphic() || *letter == ' ' { 1 } else { 3 * letter.len_utf8() };
+        bytes > MESSAGE_BYTES_MAX
+    });
+    if let Some((end, _)) = end {
+        message.truncate(end);
+    }
+    message
 }
 
 pub(super) fn of_full(full: &Full) -> Status {
@@ -101,4 +122,31 @@ pub(super) fn of_full(full: &Full) -> Status {
 /// Makes the error of a message that cannot be made or read.
 pub(super) fn of_flight(error: impl Into<FlightError>) -> Status {
     error.into().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_fits_into_a_header() {
+        for (letter, count) in [("x", MESSAGE_BYTES_MAX), ("\u{44f}", MESSAGE_BYTES_MAX / 6)] {
+            let message = shortened(letter.repeat(MESSAGE_BYTES_MAX * 2));
+            assert_eq!(message.chars().count(), count, "{letter}");
+        }
+        assert_eq!(shortened("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn what_has_run_is_not_to_be_repeated() {
+        let gone = QueryError::new(ErrorKind::Interrupted, "the server shuts down").with_sqlstate("57P01");
+        let failure = |id: Option<&str>, error: &QueryError| {
+            of_failure(Failure { id: id.map(str::to_owned), error: error.clone(), report: None }).code()
+        };
+        assert_eq!(failure(None, &gone), Code::Unavailable);
+        assert_eq!(failure(Some("1"), &gone), Code::Aborted);
+        assert_eq!(failure(Some("1"), &QueryError::functions("they failed")), Code::Aborted);
+        let status = of_failure(Failure { id: Some("1".to_owned()), error: gone, report: None });
+        assert_eq!(status.metadata().get(SQLSTATE).map(|code| code.as_bytes()), Some(&b"57P01"[..]));
+    }
 }

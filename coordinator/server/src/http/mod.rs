@@ -29,7 +29,7 @@ mod statements;
 pub(crate) use auth::secret;
 pub(crate) use events::{decimals, dollars};
 pub(crate) use guard::Hosts;
-use problem::Problem;
+pub(crate) use problem::Problem;
 
 /// Path that says if the server is up.
 const HEALTH: &str = "/v1/health";
