@@ -162,13 +162,19 @@ pub fn marks_deep(plan: &Arc<dyn ExecutionPlan>) -> usize {
     below + usize::from(plan.is::<BroadcastExec>())
 }
 
+/// Maker of the plan that stands in the place of a build side, by its number.
+pub type InPlaceOfBuild<'a> = dyn FnMut(u32, &BroadcastExec) -> Result<Arc<dyn ExecutionPlan>> + 'a;
+
+/// Maker of the plan that stands in the place of the part of a fragment that needs no build side.
+pub type InPlaceOfRows<'a> = dyn Fn(&Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> + 'a;
+
 /// Replaces each build side that a fragment gets, by its number.
 ///
 /// # Errors
 /// Those of `replace`, and DataFusion's.
 pub fn with_broadcasts(
     fragment: &Arc<dyn ExecutionPlan>,
-    replace: &mut dyn FnMut(u32, &BroadcastExec) -> Result<Arc<dyn ExecutionPlan>>,
+    replace: &mut InPlaceOfBuild<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let mut number = 0;
     let replaced = Arc::clone(fragment).transform_down(|node| {
@@ -208,8 +214,8 @@ pub fn alone(fragment: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 /// Those of `rows` and of `build`, and DataFusion's.
 pub fn above_alone(
     fragment: &Arc<dyn ExecutionPlan>,
-    rows: &dyn Fn(&Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan>,
-    build: &mut dyn FnMut(u32, &BroadcastExec) -> Result<Arc<dyn ExecutionPlan>>,
+    rows: &InPlaceOfRows<'_>,
+    build: &mut InPlaceOfBuild<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let lowest = alone(fragment);
     let replaced = Arc::clone(fragment).transform_down(|node| {
