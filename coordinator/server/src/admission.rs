@@ -367,12 +367,12 @@ mod tests {
         let waits = queue("ada");
         assert_eq!(admission.queue("bob").err(), Some(Full { waiting: 1 }));
         drop(waits);
-        let mut waits = Box::pin(queue("bob").turn());
+        let mut waits = Box::pin(queue("eve").turn());
         assert!(waits.as_mut().now_or_never().is_none(), "there is room, and no permit");
         drop(one);
         let three = waits.await;
         // A permit that was sent to a query that has gone comes back.
-        let gone = queue("eve");
+        let gone = queue("bob");
         drop(two);
         drop(gone);
         let four = now(queue("ada"));

@@ -58,8 +58,8 @@ fn a_statement_holds_pays_and_gives_back() {
     assert_eq!(refused.state.config, of_ada(100));
     let refused = bob.hold(nano(0), nano(71)).expect_err("more than the group has left");
     assert_eq!((refused.state.config.clone(), refused.wants), (of_analysts(150), Some(nano(71))));
-    let words = "the budget of group `analysts` does not suffice: $0.00000007000 of $0.0000001500 a month is left, \
-                 and statements under way hold $0.00000007000; this one would need $0.00000007100; \
+    let words = "the budget of group `analysts` does not suffice: $0.000000070 of $0.000000150 a month is left, \
+                 and statements under way hold $0.000000070; this one would need $0.000000071; \
                  it begins anew at 2026-12-01T00:00:00Z";
     assert_eq!(refused.to_string(), words);
     assert_eq!(figures(&budgets), [[10, 70, 20], [10, 70, 70]], "a refusal takes from neither");
