@@ -157,7 +157,7 @@ fn has_room(kept: &HashMap<String, Kept>, principal: &Principal, bytes: usize) -
     match own <= BYTES_OF_USER_MAX && taken(&|_| true) + bytes <= BYTES_MAX {
         true => Ok(()),
         false => {
-            let message = "prepared statements take too many bytes; no more are kept\nhint: close some";
+            let message = "prepared statements take too many bytes; no more are kept until some are closed";
             Err(Status::resource_exhausted(message))
         }
     }
