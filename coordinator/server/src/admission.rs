@@ -144,7 +144,7 @@ impl Admission {
         let mut state = lock(&self.0);
         state.forget_the_gone();
         let ticket = Ticket(state.next_ticket);
-        // Who waits although there is a place has his share of them already.
+        // A user who waits although there is a place has his share of them already.
         if state.has_place(user) && !state.turns.iter().any(|turn| turn.user == user) {
             state.begin(user);
             state.next_ticket += 1;

@@ -125,7 +125,7 @@ pub(crate) async fn carry_out(
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
-        // What it has cost until a panic is recorded, too.
+        // Costs until a panic are recorded, too.
         written = AssertUnwindSafe(Box::pin(sink.take(&mut running))).catch_unwind() => {
             written.unwrap_or_else(|_| Err(StreamError::Query(panicked())))
         }

@@ -68,7 +68,7 @@ fn two_queries_at_once_do_not_pass_a_budget() {
     assert_eq!((&told["state"], &told["error"]["budget"]["name"]), (&json!("FAILED"), &json!("ada")), "{told}");
     assert_eq!(server.sql_of(&bob, "SELECT 1 AS one").json(), json!([{ "one": 1 }]));
     assert_eq!(server.budgets(&bob), Vec::<Value>::new());
-    // What is refused has taken its time, too.
+    // A refused statement has taken its time, too.
     let spent = dollars(&server.budgets(&ada)[0], "dollars_spent");
     let metrics = server.ask(&bob, "/metrics", &[]).text();
     let label = "{of=\"user\",name=\"ada\",period=\"day\"}";

@@ -116,7 +116,7 @@ fn a_statement_is_followed_and_cancelled() {
         cancelled
     });
     assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &json!("CANCELLED")), "{cancelled:?}");
-    // Who has seen all of it is told to stay away.
+    // A follower who has seen all of it is told to stay away.
     let last = format!("Last-Event-ID: {}", 1_000);
     assert_eq!(server.curl(&followed, &["-H", "Accept: text/event-stream", "-H", &last]).status, 204);
     let first = server.curl(&followed, &["-H", "Last-Event-ID: 0"]).json();

@@ -243,7 +243,7 @@ impl FlightSqlService for Flight {
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let principal = principal(&request)?;
         let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle.clone())?)?;
-        // Where the new values cannot be had, the old ones must not stay.
+        // The old values must not stay where the new ones cannot be had.
         self.handles.bind(&principal, &prepared, None)?;
         self.handles.bind(&principal, &prepared, parameters::read(request).await?)?;
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
