@@ -46,7 +46,7 @@ pub use bridge::BRIDGE_BYTES;
 pub use by_name::repeated_name;
 pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
-pub use deletes::{DIGEST_READS_MAX, DeletePlan, DeleteReader, FileDeletes, KeyDigest, KeyGroup};
+pub use deletes::{DIGEST_READS_MAX, DeletePlan, DeleteReader, FileDeletes, KeyDigest, KeyGroup, VectorDigest};
 pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over};
 pub use fault::FileFault;
 pub use footer::{NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, project, read_footer, read_shipped};

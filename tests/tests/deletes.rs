@@ -1,9 +1,8 @@
 //! Deletes of Iceberg tables on a server that counts requests: each delete file is read once a fragment, at any place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::DataType;
@@ -11,10 +10,9 @@ use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::cloud;
-use gust_tests::iceberg::{Committed, DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
+use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
 use gust_tests::query::{assert_remote, run};
-use gust_tests::s3::identity::{COORDINATOR, access_key};
-use gust_tests::s3::{Operation, Request, S3Server};
+use gust_tests::s3::{Operation, S3Server};
 use object_store::ObjectStoreExt;
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
@@ -22,13 +20,13 @@ use tempfile::TempDir;
 use url::Url;
 
 /// Rows of a data file, in three row groups.
-const ROWS: i64 = 30;
+pub(super) const ROWS: i64 = 30;
 
 /// Writes files wherever their locations say.
-struct Places<'a>(&'a S3Server);
+pub(super) struct Places<'a>(pub(super) &'a S3Server);
 
 impl Places<'_> {
-    async fn put(&self, location: &str, bytes: Vec<u8>) -> u64 {
+    pub(super) async fn put(&self, location: &str, bytes: Vec<u8>) -> u64 {
         let size = bytes.len() as u64;
         let place = gust_catalog::Location::parse(location).expect("a location");
         if place.store.scheme() == "file" {
@@ -45,11 +43,11 @@ impl Places<'_> {
     }
 
     /// Writes a data file of the ids `first..first + ROWS`.
-    async fn data(&self, path: &str, first: i64) -> DataFile {
+    pub(super) async fn data(&self, path: &str, first: i64) -> DataFile {
         self.long_data(path, first, ROWS).await
     }
 
-    async fn long_data(&self, path: &str, first: i64, rows: i64) -> DataFile {
+    pub(super) async fn long_data(&self, path: &str, first: i64, rows: i64) -> DataFile {
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(first..first + rows));
         let group = usize::try_from(rows / 3).expect("few rows");
         let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
@@ -58,7 +56,7 @@ impl Places<'_> {
     }
 
     /// Writes a Puffin file with a vector for each data file.
-    async fn vectors(&self, path: &str, of: &[(&str, &[u64])]) -> Vec<DeleteFile> {
+    pub(super) async fn vectors(&self, path: &str, of: &[(&str, &[u64])]) -> Vec<DeleteFile> {
         let mut bytes = b"PFA1".to_vec();
         let mut deletes = Vec::new();
         for (of, positions) in of {
@@ -74,7 +72,7 @@ impl Places<'_> {
         deletes
     }
 
-    async fn positions(&self, path: &str, rows: &[(&str, i64)]) -> DeleteFile {
+    pub(super) async fn positions(&self, path: &str, rows: &[(&str, i64)]) -> DeleteFile {
         // Texts in full, so that few rows make a large file.
         let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
         let size_bytes = self.put(path, positions(rows, properties).expect("a file")).await;
@@ -82,7 +80,7 @@ impl Places<'_> {
     }
 
     /// Writes a file of keys, which are ids.
-    async fn keys(&self, path: &str, ids: &[i64]) -> DeleteFile {
+    pub(super) async fn keys(&self, path: &str, ids: &[i64]) -> DeleteFile {
         let keys: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
         let bytes = parquet(&[field(1, "id", DataType::Int64)], vec![keys], WriterProperties::default());
         let size_bytes = self.put(path, bytes.expect("a file")).await;
@@ -90,7 +88,7 @@ impl Places<'_> {
         DeleteFile::new(path.to_owned(), size_bytes, ids.len() as u64, content)
     }
 
-    async fn table(&self, location: &str, data: Vec<DataFile>, deletes: Vec<DeleteFile>) -> String {
+    pub(super) async fn table(&self, location: &str, data: Vec<DataFile>, deletes: Vec<DeleteFile>) -> String {
         let fields = json!([{"id": 1, "name": "id", "required": false, "type": "long"}]);
         let table = IcebergTable { location: location.to_owned(), fields, data, deletes, ..IcebergTable::default() };
         for (path, bytes) in table.metadata() {
@@ -166,143 +164,6 @@ async fn each_delete_file_is_read_once_a_fragment() {
         let (rows, _) = run(&session, "SELECT id FROM t WHERE id BETWEEN 100 AND 125 ORDER BY id").await.expect("rows");
         let expect = (100..=125).filter(|id| !(110..120).contains(id) && *id != 102).map(|id| id.to_string());
         assert_eq!(lines(&rows, ""), expect.collect::<Vec<_>>(), "{target:?}");
-        session.close().await;
-    }
-}
-
-/// Many fragments would read many bytes of one file of positions. The coordinator reads it, and no function does.
-#[tokio::test(flavor = "multi_thread")]
-async fn positions_that_many_fragments_need_are_read_once() {
-    const FILES: i64 = 6;
-    const LONG_ROWS: i64 = 30_000;
-    let server = S3Server::start().expect("a server");
-    let places = Places(&server);
-    let names: Vec<String> = (0..FILES).map(|file| server.url(&format!("t/data/{file:040}.parquet"))).collect();
-    let mut files = Vec::new();
-    for (name, file) in names.iter().zip(0..) {
-        files.push(places.long_data(name, file * LONG_ROWS, LONG_ROWS).await);
-    }
-    // A file of which no row is deleted, in a fragment of its own.
-    files.push(places.long_data(&server.url("t/data/whole.parquet"), FILES * LONG_ROWS, LONG_ROWS).await);
-    // All rows but each file's last 100, and the one in the middle of the others.
-    let deleted = |row: &i64| *row < LONG_ROWS - 100 && *row != LONG_ROWS / 2;
-    let rows = names.iter().flat_map(|name| (0..LONG_ROWS).filter(deleted).map(|row| (name.as_str(), row)));
-    let deletes = places.positions(&server.url("t/deletes/p.parquet"), &rows.collect::<Vec<_>>()).await;
-    let metadata = places.table(&server.url("t"), files, vec![deletes]).await;
-    let config = Config { on: Target::Processes, functions_max: FILES as u32 + 1, ..Config::default() };
-    let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
-    let session = cloud::session(&server, config, bootstrap.as_ref()).expect("a session");
-    run(&session, &format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'")).await.expect("a table");
-    server.take_requests();
-    let (rows, report) = run(&session, "SELECT count(*), min(id), max(id) FROM t").await.expect("rows");
-    let left = FILES * 101 + LONG_ROWS;
-    assert_eq!(lines(&rows, ""), [format!("{left}|{}|{}", LONG_ROWS / 2, (FILES + 1) * LONG_ROWS - 1)]);
-    assert_remote(&report, "positions");
-    assert_eq!((report.deletes_in_exchange, report.fragments), (1, FILES as usize + 1), "{report:?}");
-    let of_positions = |request: &Request| request.key.ends_with("p.parquet");
-    let readers: BTreeSet<String> =
-        server.take_requests().into_iter().filter(of_positions).map(|request| request.identity).collect();
-    assert_eq!(readers, BTreeSet::from([access_key(COORDINATOR)]));
-    session.close().await;
-}
-
-/// Many fragments would read many small files of keys, as a writer of streams leaves them. The coordinator reads each once, and a
-/// fragment reads one object.
-#[tokio::test(flavor = "multi_thread")]
-async fn keys_that_many_fragments_need_are_read_once() {
-    const FILES: i64 = 6;
-    const COMMITS: i64 = 12;
-    let server = S3Server::start().expect("a server");
-    let places = Places(&server);
-    let committed = |number| Committed { sequence_number: Some(number), ..Committed::default() };
-    let (mut files, mut deletes) = (Vec::new(), Vec::new());
-    for file in 0..FILES {
-        let written = places.data(&server.url(&format!("t/data/{file}.parquet")), 100 * file).await;
-        files.push(DataFile { committed: committed(file), ..written });
-    }
-    // Commit `n` deletes row `n - 1` of all files, and leaves those of files that are as new.
-    for number in 1..=COMMITS {
-        let ids: Vec<i64> = (0..FILES).map(|file| 100 * file + number - 1).collect();
-        let written = places.keys(&server.url(&format!("t/deletes/k{number}.parquet")), &ids).await;
-        deletes.push(DeleteFile { committed: committed(number), ..written });
-    }
-    let metadata = places.table(&server.url("t"), files, deletes).await;
-    let left = |id: &i64| id % 100 < ROWS && !(id / 100..COMMITS).contains(&(id % 100));
-    let expect: Vec<String> = (0..100 * FILES).filter(left).map(|id| id.to_string()).collect();
-    for target in [Target::Local, Target::Processes] {
-        let exchange = Some(server.url("exchange"));
-        let config = Config { on: target, functions_max: FILES as u32, exchange, ..Config::default() };
-        let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
-        let session = cloud::session(&server, config, bootstrap.as_ref()).expect("a session");
-        let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'");
-        run(&session, &create).await.expect("a table");
-        server.take_requests();
-        let (rows, report) = run(&session, "SELECT id FROM t ORDER BY id").await.expect("rows");
-        assert_eq!(lines(&rows, ""), expect, "{target:?}");
-        let requests = server.take_requests();
-        let of = |name: &str, operation| {
-            let is_of = |request: &&Request| request.key.ends_with(name) && request.operation == operation;
-            requests.iter().filter(is_of).map(|request| request.identity.as_str()).collect::<Vec<_>>()
-        };
-        for number in 1..=COMMITS {
-            assert_eq!(of(&format!("/k{number}.parquet"), Operation::Get), [access_key(COORDINATOR)], "{target:?}");
-        }
-        if target == Target::Processes {
-            assert_remote(&report, "keys");
-            assert_eq!((report.deletes_in_exchange, report.fragments), (1, FILES as usize), "{report:?}");
-            assert_eq!(of("/0/deletes", Operation::Put), [access_key(COORDINATOR)]);
-            let readers = of("/0/deletes", Operation::Get);
-            assert_eq!(readers.len(), FILES as usize, "{readers:?}");
-            assert!(!readers.contains(&access_key(COORDINATOR).as_str()), "{readers:?}");
-            // It is removed at the query's end.
-            assert!(requests.iter().any(|request| request.operation == Operation::DeleteMany), "{requests:?}");
-            let statement = session.parse("SELECT id FROM t").expect("SQL").remove(0);
-            let explained = session.explain(statement).await.expect("a plan");
-            assert!(explained.contains("the coordinator reads 12 delete files once, "), "{explained}");
-        }
-        session.close().await;
-    }
-}
-
-/// Times the planning of 10,000 data files, to all of which 2,000 equality deletes apply. There is no data.
-///
-/// `cargo inner -p gust-tests planning_with_many_deletes -- --ignored --nocapture`
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures time"]
-async fn planning_with_many_deletes_takes_seconds() {
-    let folder = TempDir::new().expect("a folder");
-    let location = folder.path().display().to_string();
-    let data = |number| DataFile::new(format!("{location}/data/{number}.parquet"), 8 << 20, 100_000);
-    let keys =
-        |number| DeleteFile::new(format!("{location}/deletes/{number}.parquet"), 900, 10, Deletes::Keys(vec![1]));
-    let table = IcebergTable {
-        location: location.clone(),
-        fields: json!([{"id": 1, "name": "id", "required": false, "type": "long"}]),
-        data: (0..10_000).map(data).collect(),
-        deletes: (0..2_000).map(keys).collect(),
-        ..IcebergTable::default()
-    };
-    std::fs::create_dir_all(folder.path().join("metadata")).expect("made");
-    for (path, bytes) in table.metadata() {
-        std::fs::write(path, bytes).expect("written");
-    }
-    for on in [Target::Local, Target::Processes, Target::Auto] {
-        let mut config = Config { on, functions_max: 100, ..Config::default() };
-        config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
-        let session = Session::new(config).expect("a session");
-        let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{}'", table.metadata_path());
-        run(&session, &create).await.expect("a table");
-        for round in 0..3 {
-            let statement = session.parse("SELECT sum(id) FROM t").expect("SQL").remove(0);
-            let begun = Instant::now();
-            let explained = session.explain(statement).await.expect("a plan");
-            eprintln!("{on:?}, round {round}: {:.2} s", begun.elapsed().as_secs_f64());
-            let digested = explained.contains("the coordinator reads 2000 delete files once");
-            assert!(
-                explained.contains("2000 equality delete files") && digested == (on == Target::Processes),
-                "{on:?}"
-            );
-        }
         session.close().await;
     }
 }

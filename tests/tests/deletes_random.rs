@@ -372,12 +372,22 @@ fn is_in_scope(file: &TestFile, committed: Committed) -> bool {
 }
 
 /// Way on which deletes reach their readers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     Here,
     Functions,
     /// Functions, for which the coordinator reads all that can be digested.
     Digests,
+    /// Functions, for which the coordinator reads what has room in a small object.
+    Parts,
+}
+
+/// Data files whose deleted positions went through the exchange, and lists of keys.
+#[derive(Debug, Default)]
+struct Digested {
+    vectors: usize,
+    keys: usize,
+    objects: usize,
 }
 
 fn sessions() -> Vec<(Way, Session)> {
@@ -390,13 +400,14 @@ fn sessions() -> Vec<(Way, Session)> {
         (Way::Here, open(Target::Local, DigestBounds::default())),
         (Way::Functions, open(Target::InProcess, DigestBounds::default())),
         (Way::Digests, open(Target::InProcess, DigestBounds::NONE)),
+        (Way::Parts, open(Target::InProcess, DigestBounds { readers_max: 1, bytes_max: 4_000, ..DigestBounds::NONE })),
     ]
 }
 
 async fn check(seeds: std::ops::Range<u64>) {
     let started = Instant::now();
     let sessions = sessions();
-    let (mut deleted, mut remote, mut digests) = (0, 0, 0);
+    let (mut deleted, mut remote, mut digested) = (0, 0, BTreeMap::<Way, Digested>::new());
     for seed in seeds.clone() {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = TempDir::new().expect("a folder");
@@ -420,7 +431,12 @@ async fn check(seeds: std::ops::Range<u64>) {
                 remote += 1;
             }
             match way {
-                Way::Digests => digests += report.deletes_in_exchange,
+                Way::Digests | Way::Parts => {
+                    let found = digested.entry(*way).or_default();
+                    found.objects += report.deletes_in_exchange;
+                    found.vectors += report.delete_vectors_in_exchange;
+                    found.keys += report.delete_keys_in_exchange;
+                }
                 _ => assert_eq!(report.deletes_in_exchange, 0, "seed {seed}, {way:?}"),
             }
             let (rows, _) = ask(format!("{sql} WHERE c1 < {below} ORDER BY c1")).await;
@@ -450,7 +466,11 @@ async fn check(seeds: std::ops::Range<u64>) {
     }
     let count = (seeds.end - seeds.start) as usize;
     assert!(deleted > 10 * count && remote > count, "{deleted} rows, {remote} by functions");
-    assert!(digests > count / 2, "{digests} digests");
+    // Both kinds are digested, and where room is short some of both.
+    let (all, parts) = (&digested[&Way::Digests], &digested[&Way::Parts]);
+    assert!(all.objects > count / 2 && all.vectors > count / 2 && all.keys > count / 2, "{digested:?}");
+    assert!(parts.vectors > count / 50 && parts.keys > count / 20, "{digested:?}");
+    assert!(parts.vectors < all.vectors && parts.keys < all.keys, "{digested:?}");
     eprintln!("{count} tables, {deleted} deleted rows: {:.1} s", started.elapsed().as_secs_f64());
     for (_, session) in sessions {
         session.close().await;
@@ -462,11 +482,23 @@ async fn random_tables_have_the_rows_that_their_deletes_leave() {
     check(0..150).await;
 }
 
-/// `cargo inner -p gust-tests many_random_tables -- --ignored`
+/// Checks as many tables as there is time for: `DELETES_SECONDS=600 cargo inner -p gust-tests many_random_tables -- --ignored --nocapture`.
+/// `DELETES_SEED` is the first of them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn many_random_tables_have_the_rows_that_their_deletes_leave() {
-    check(1_000..5_000).await;
+    const TABLES: u64 = 100;
+    let number = |name: &str, otherwise: u64| match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}: {error}")),
+        Err(_) => otherwise,
+    };
+    let (seconds, first) = (number("DELETES_SECONDS", 600), number("DELETES_SEED", 1_000));
+    let (started, mut next) = (Instant::now(), first);
+    while started.elapsed().as_secs() < seconds {
+        check(next..next + TABLES).await;
+        next += TABLES;
+    }
+    eprintln!("{} tables from seed {first}", next - first);
 }
 
 /// A delete file that was cut or changed is a typed error, or deletes the same: no row comes back, none is lost, and nothing panics.

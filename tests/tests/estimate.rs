@@ -37,7 +37,7 @@ async fn with_tpch(config: Config) -> Session {
 async fn quote(session: &Session, sql: &str) -> (Vec<RecordBatch>, Quote, Report) {
     let (rows, report) = run(session, &format!("EXPLAIN COST {sql}")).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     let quote = report.quote.clone().unwrap_or_else(|| panic!("no quote for {sql}: {report:?}"));
-    (rows, quote, report)
+    (rows, *quote, report)
 }
 
 fn picked(quote: &Quote) -> &Forecast {

@@ -15,6 +15,7 @@ mod deletes_random;
 mod dependencies;
 mod deploy;
 mod dialect;
+mod digests;
 mod doctor;
 mod estimate;
 mod fleet;

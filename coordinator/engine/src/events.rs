@@ -33,10 +33,12 @@ pub enum QueryEvent {
         stage: u32,
         bytes: u64,
     },
-    /// A stage's deleted positions go through the exchange, because many fragments would read the same files.
+    /// A stage's deletes go through the exchange, because many fragments would read the same files: vectors of data files, and lists of keys.
     DeletesPublished {
         stage: u32,
         bytes: u64,
+        vectors: usize,
+        keys: usize,
     },
     /// The rows of a build side are there, and all fragments of a stage get them for a join: with their requests, or through the exchange.
     RowsBroadcast {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, Schema};
-use arrow::row::{Row, RowConverter, Rows, SortField};
+use arrow::row::{Row, RowConverter, RowParser, Rows, SortField};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, internal_err, not_impl_err, plan_err};
 use datafusion::execution::memory_pool::MemoryReservation;
@@ -21,8 +21,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 
-use super::key_stream::{BATCH_KEYS, KeyBatch, KeyStream, KeyWriter};
+use super::key_stream::{BATCH_BYTES, BATCH_KEYS, KeyBatch, KeyStream, KeyWriter};
 use super::positions::leaf_of;
+use super::runs::HeldBytes;
 use crate::columns::{FieldIdMatching, field_id};
 use crate::struct_nulls::HandingDown;
 
@@ -97,34 +98,58 @@ pub(super) struct Keys {
 
 struct NewestOfKeys {
     newest: HashMap<Box<[u8]>, i64>,
+    /// Sequence number that is no longer of use: no reader has an older data file.
+    since: i64,
     memory: MemoryReservation,
 }
 
 impl Keys {
-    /// Encodes the keys as [`KeyReader::add`] takes them, in their order. None where they would take more than `bytes_max` bytes.
+    /// Encodes the keys as [`KeyReader::add`] takes them, in their order. None where they would take more than `bytes_max` bytes. It
+    /// computes for seconds where keys are many.
     ///
     /// # Errors
     /// The pool's.
-    pub(super) fn encode(&self, bytes_max: usize) -> Result<Option<Vec<u8>>> {
-        let NewestOfKeys { newest, memory } = &self.found;
-        let held = memory.new_empty();
-        held.try_grow(newest.len() * size_of::<(&[u8], i64)>())?;
+    pub(super) fn encode(&self, bytes_max: usize) -> Result<Option<HeldBytes>> {
+        let NewestOfKeys { newest, memory, .. } = &self.found;
+        let (sorting, encoding) = (memory.new_empty(), memory.new_empty());
+        sorting.try_grow(newest.len() * size_of::<(&[u8], i64)>())?;
         let mut keys: Vec<(&[u8], i64)> = newest.iter().map(|(key, newest)| (key.as_ref(), *newest)).collect();
         keys.sort_unstable();
         let (parser, mut writer) = (self.converter.parser(), KeyWriter::new(&self.columns)?);
-        for keys in keys.chunks(BATCH_KEYS) {
-            let columns = self.converter.convert_rows(keys.iter().map(|(key, _)| parser.parse(key)))?;
-            let newest = keys.iter().map(|(_, newest)| *newest).collect();
-            let before = writer.bytes();
-            writer.write(KeyBatch { columns, newest })?;
+        let mut left = keys.as_slice();
+        while !left.is_empty() {
+            let (batch, after) = left.split_at(batch_of(left));
+            left = after;
+            self.write(&parser, batch, &mut writer)?;
             if writer.bytes() > bytes_max {
                 return Ok(None);
             }
-            held.try_grow(writer.bytes() - before)?;
+            encoding.try_resize(writer.capacity_bytes())?;
         }
-        let encoded = writer.finish()?;
-        Ok((encoded.len() <= bytes_max).then_some(encoded))
+        drop((keys, sorting));
+        let mut encoded = writer.finish()?;
+        if encoded.len() > bytes_max {
+            return Ok(None);
+        }
+        encoded.shrink_to_fit();
+        encoding.try_resize(encoded.len())?;
+        Ok(Some(HeldBytes::new(encoded.into(), encoding)))
     }
+
+    fn write(&self, parser: &RowParser, keys: &[(&[u8], i64)], writer: &mut KeyWriter) -> Result<()> {
+        let columns = self.converter.convert_rows(keys.iter().map(|(key, _)| parser.parse(key)))?;
+        writer.write(KeyBatch { columns, newest: keys.iter().map(|(_, newest)| *newest).collect() })
+    }
+}
+
+/// Returns the number of keys of the next batch: one at least, and otherwise at most [`BATCH_KEYS`] of [`BATCH_BYTES`] together.
+fn batch_of(keys: &[(&[u8], i64)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(key, _): &&(&[u8], i64)| {
+        bytes += key.len();
+        bytes <= BATCH_BYTES
+    };
+    keys.iter().take(BATCH_KEYS).take_while(fits).count().max(1)
 }
 
 /// Reader of keys: of several files side by side, each key once.
@@ -135,11 +160,11 @@ pub(super) struct KeyReader {
 }
 
 impl KeyReader {
-    /// Makes a reader of keys of these fields. `memory` grows with them.
-    pub(super) fn new(table: &Schema, ids: &[i32], memory: MemoryReservation) -> Result<Self> {
+    /// Makes a reader of keys of these fields. `memory` grows with them. Keys that are not newer than `since` are not kept.
+    pub(super) fn new(table: &Schema, ids: &[i32], since: i64, memory: MemoryReservation) -> Result<Self> {
         let columns: Vec<_> = ids.iter().map(|id| KeyColumn::of(table, *id)).collect::<Result<_>>()?;
         let fields = columns.iter().map(|column| SortField::new(column.data_type.clone())).collect();
-        let found = Mutex::new(NewestOfKeys { newest: HashMap::new(), memory });
+        let found = Mutex::new(NewestOfKeys { newest: HashMap::new(), since, memory });
         Ok(Self { columns, converter: RowConverter::new(fields)?, found })
     }
 
@@ -164,6 +189,8 @@ impl KeyReader {
             let columns: Vec<ArrayRef> = exprs.iter().map(evaluated).collect::<Result<_>>()?;
             let rows = self.converter.convert_columns(&columns)?;
             self.found.lock().expect("no holder panics").add(&rows, std::iter::repeat(sequence_number))?;
+            // Others on this thread have a turn.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -172,11 +199,12 @@ impl KeyReader {
     ///
     /// # Errors
     /// A [`super::DamagedDeletes`] where they are not as they were written, and the pool's.
-    pub(super) fn add(&self, keys: KeyStream) -> Result<()> {
+    pub(super) async fn add(&self, keys: KeyStream) -> Result<()> {
         for batch in keys.batches(&self.columns)? {
             let KeyBatch { columns, newest } = batch?;
             let rows = self.converter.convert_columns(&columns)?;
             self.found.lock().expect("no holder panics").add(&rows, newest.values().iter().copied())?;
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -189,11 +217,13 @@ impl KeyReader {
 
 impl NewestOfKeys {
     /// Adds keys with their sequence numbers. Their memory is reserved before they are kept.
-    fn add(&mut self, rows: &Rows, numbers: impl IntoIterator<Item = i64>) -> Result<()> {
+    fn add(&mut self, rows: &Rows, numbers: impl Iterator<Item = i64> + Clone) -> Result<()> {
         let bytes = |row: Row<'_>| row.data().len() + KEY_BYTES;
-        self.memory.try_grow(rows.iter().map(bytes).sum())?;
+        let since = self.since;
+        let of_use = || rows.iter().zip(numbers.clone()).filter(|(_, number)| *number > since);
+        self.memory.try_grow(of_use().map(|(row, _)| bytes(row)).sum())?;
         let mut known = 0;
-        for (row, sequence_number) in rows.iter().zip(numbers) {
+        for (row, sequence_number) in of_use() {
             if let Some(newest) = self.newest.get_mut(row.data()) {
                 *newest = sequence_number.max(*newest);
                 known += bytes(row);

@@ -24,8 +24,11 @@ use crate::columns::field_id;
 /// Longest stream, in bytes. It is read whole.
 pub(super) const KEYS_BYTES_MAX: u64 = 256 << 20;
 
-/// Keys of one batch.
+/// Most keys of one batch.
 pub(super) const BATCH_KEYS: usize = 16 << 10;
+
+/// Most bytes of the keys of one batch. A longer key is alone in its batch.
+pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// Some keys of a stream.
 pub(super) struct KeyBatch {
@@ -61,6 +64,11 @@ impl KeyWriter {
     /// Returns the bytes that it has written.
     pub(super) fn bytes(&self) -> usize {
         self.encoder.get_ref().len()
+    }
+
+    /// Returns the bytes that it holds for what it has written.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.encoder.get_ref().capacity()
     }
 
     pub(super) fn finish(self) -> Result<Vec<u8>> {

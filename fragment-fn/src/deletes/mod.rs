@@ -41,9 +41,11 @@ mod vector;
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use gust_protocol::{DeleteContent, UnitDeletes};
+use tokio::sync::Semaphore;
 
 pub use planned::{DeletePlan, KeyGroup};
 pub use reader::DeleteReader;
@@ -53,14 +55,24 @@ pub(crate) use source::{ScanDeletes, projection_with_keys};
 
 use equality::Keys;
 use positions::Deleted;
+use runs::HeldBytes;
 
-/// Most files of keys that a coordinator reads at a time for all functions.
+/// Most delete files that a coordinator reads at a time for all functions of a stage.
 pub const DIGEST_READS_MAX: usize = 32;
+
+/// Deleted rows of a data file, encoded as a vector.
+#[derive(Debug)]
+pub struct VectorDigest {
+    /// The vector. It counts in the memory pool as long as it is held.
+    pub encoded: Bytes,
+    pub cardinality: u64,
+}
 
 /// Keys of many files, encoded.
 #[derive(Debug)]
 pub struct KeyDigest {
-    pub encoded: Vec<u8>,
+    /// The keys. They count in the memory pool as long as they are held.
+    pub encoded: Bytes,
     ids: Vec<i32>,
     scope: u32,
     newest: i64,
@@ -117,32 +129,46 @@ impl FileDeletes {
         self.reader.forget().await;
     }
 
-    /// Reads the positions of deleted rows, and encodes them as one vector, with its number of positions. None where there are none.
-    /// So a coordinator reads a file of positions once that many functions would read.
+    /// Reads the positions of deleted rows, and encodes them as one vector. None where there are none. So a coordinator reads a file of
+    /// positions once that many functions would read. Each file that is read takes one of `turns`.
     ///
     /// # Errors
-    /// Errors of reading the delete files, and a vector that would be too long.
-    pub async fn digest(&self) -> Result<Option<(Vec<u8>, u64)>> {
-        let Some(deleted) = self.reader.deleted(&self.unit).await? else { return Ok(None) };
+    /// Errors of reading the delete files, a vector that would be too long, and the pool's.
+    pub async fn digest(&self, turns: &Semaphore) -> Result<Option<VectorDigest>> {
+        let Some(deleted) = self.reader.deleted(&self.unit, Some(turns)).await? else { return Ok(None) };
         let encoded = vector::encode(&deleted.rows).map_err(|reason| {
             DataFusionError::ResourcesExhausted(format!("deleted rows of `{}`: {reason}", self.unit.path))
         })?;
-        Ok(Some((encoded, deleted.rows.len())))
+        let memory = self.reserve(encoded.len())?;
+        let encoded = HeldBytes::new(encoded.into(), memory).into_bytes();
+        Ok(Some(VectorDigest { encoded, cardinality: deleted.rows.len() }))
     }
 
-    /// Reads the keys of one of the plan's groups, and encodes them. None where they would take more than `bytes_max` bytes. So a
-    /// coordinator reads files of keys once that many functions would read.
+    /// Reads the keys of one of the plan's groups that are newer than `since`, and encodes them. None where they would take more than
+    /// `bytes_max` bytes. So a coordinator reads files of keys once that many functions would read. Each takes one of `turns`.
     ///
     /// # Errors
-    /// Errors of reading the delete files, whose messages name the file.
-    pub async fn digest_keys(&self, group: usize, bytes_max: usize) -> Result<Option<KeyDigest>> {
+    /// Errors of reading the delete files, whose messages name the file, and the pool's.
+    pub async fn digest_keys(
+        &self,
+        group: usize,
+        since: i64,
+        bytes_max: usize,
+        turns: &Semaphore,
+    ) -> Result<Option<KeyDigest>> {
         let Some(group) = self.plan().groups().get(group) else {
             return internal_err!("there is no group {group} of files of keys");
         };
-        let keys = self.reader.read_keys(group, &self.unit, DIGEST_READS_MAX).await?;
-        let digest =
-            |encoded| KeyDigest { encoded, ids: group.ids.clone(), scope: group.scope, newest: group.newest() };
-        Ok(keys.encode(bytes_max)?.map(digest))
+        let keys = self.reader.read_keys(group, since, &self.unit, Some(turns)).await?;
+        let encoding = tokio::task::spawn_blocking(move || keys.encode(bytes_max)).await;
+        let encoded = encoding.map_err(|panic| DataFusionError::Internal(format!("encoding of keys: {panic}")))??;
+        let digest = |encoded: HeldBytes| KeyDigest {
+            encoded: encoded.into_bytes(),
+            ids: group.ids.clone(),
+            scope: group.scope,
+            newest: group.newest(),
+        };
+        Ok(encoded.map(digest))
     }
 
     /// Returns true where the deletes are, also, positions in the file.
@@ -171,7 +197,7 @@ impl FileDeletes {
 
     /// Reads the positions of deleted rows. None where none is deleted.
     async fn deleted(&self) -> Result<Option<Arc<Deleted>>> {
-        self.reader.deleted(&self.unit).await
+        self.reader.deleted(&self.unit, None).await
     }
 
     fn reserve(&self, bytes: usize) -> Result<MemoryReservation> {

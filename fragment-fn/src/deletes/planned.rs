@@ -47,9 +47,15 @@ impl KeyGroup {
     }
 
     /// Lists the files with keys that delete rows of a data file with the sequence number `number`.
-    pub fn newer(&self, number: i64) -> impl Iterator<Item = u32> {
+    pub fn newer(&self, number: i64) -> impl ExactSizeIterator<Item = u32> {
+        self.between(number, i64::MAX)
+    }
+
+    /// Lists the files among these that are not newer than `until`.
+    pub fn between(&self, number: i64, until: i64) -> impl ExactSizeIterator<Item = u32> {
         let older = self.files.partition_point(|file| file.newest <= number);
-        self.files.get(older..).unwrap_or_default().iter().map(|file| file.number)
+        let end = self.files.partition_point(|file| file.newest <= until);
+        self.files.get(older..end).unwrap_or_default().iter().map(|file| file.number)
     }
 }
 

@@ -21,7 +21,7 @@ use gust_protocol::{AccessId, DeleteContent, DeleteSet, FragmentErrorKind, Objec
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::errors::ParquetError;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::equality::{KeyReader, Keys};
 use super::key_stream::{KEYS_BYTES_MAX, KeyStream};
@@ -29,7 +29,7 @@ use super::planned::{DeletePlan, KeyGroup};
 use super::positions::{self, Deleted, Positions};
 use super::runs::{HeldBytes, VectorRuns};
 use super::shared::{Shared, Users};
-use super::{DamagedDeletes, vector};
+use super::{DIGEST_READS_MAX, DamagedDeletes, vector};
 use crate::classify::{classify, find};
 use crate::fault::FileFault;
 use crate::panics::catch_panic;
@@ -55,6 +55,8 @@ pub struct DeleteReader {
     positions: Vec<Mutex<Option<Positions>>>,
     /// Keys of each of the plan's groups.
     keys: Vec<Shared<Keys>>,
+    /// Least sequence number of the data files of each group. Older keys delete none of their rows.
+    oldest: Vec<i64>,
     /// Columns of the table, of which keys are some.
     table: SchemaRef,
     /// Keeps nothing: each footer is read once.
@@ -73,6 +75,17 @@ struct PositionedFile {
     sets: Vec<u32>,
 }
 
+/// Turns to read a file for a digest, each one at a time. None for a scan: one that has a turn may wait for another that waits for one.
+type Turns<'a> = Option<&'a Semaphore>;
+
+/// Group of files of keys, as data files ask for it.
+struct GroupKeys<'a> {
+    group: &'a KeyGroup,
+    keys: &'a Shared<Keys>,
+    /// Least sequence number of the data files.
+    oldest: i64,
+}
+
 impl DeleteReader {
     /// Makes the reader of a scan over `units`. `table` has the key columns by their field ids. `stores` already count and hedge;
     /// what is kept is counted in `pool`.
@@ -85,13 +98,27 @@ impl DeleteReader {
     ) -> Self {
         let has_positions = |unit: &&UnitDeletes| unit.vector.is_some() || !plan.set(unit).positions.is_empty();
         let mut data: HashMap<Arc<str>, PositionedFile> = HashMap::new();
-        for unit in units.into_iter().filter(has_positions) {
+        let mut oldest_of: HashMap<u32, i64> = HashMap::new();
+        let note = |unit: &&UnitDeletes| {
+            if let Some(set) = unit.set {
+                let oldest = oldest_of.entry(set).or_insert(unit.sequence_number);
+                *oldest = unit.sequence_number.min(*oldest);
+            }
+        };
+        for unit in units.into_iter().inspect(note).filter(has_positions) {
             if !data.contains_key(unit.path.as_str()) {
                 data.insert(Arc::from(unit.path.as_str()), PositionedFile::default());
             }
             let file = data.get_mut(unit.path.as_str());
             if let Some((file, set)) = file.zip(unit.set).filter(|(file, set)| !file.sets.contains(set)) {
                 file.sets.push(set);
+            }
+        }
+        let mut oldest = vec![i64::MAX; plan.groups().len()];
+        for (set, number) in &oldest_of {
+            let scopes = plan.sets().get(*set as usize).map(|set| set.scopes.as_slice()).unwrap_or_default();
+            for group in scopes.iter().flat_map(|scope| plan.groups_of(*scope)) {
+                oldest[group] = oldest[group].min(*number);
             }
         }
         Self {
@@ -101,6 +128,7 @@ impl DeleteReader {
             data,
             positions: plan.files().iter().map(|_| Mutex::default()).collect(),
             keys: plan.groups().iter().map(|_| Shared::default()).collect(),
+            oldest,
             plan,
             table,
             footers: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(0)),
@@ -122,14 +150,17 @@ impl DeleteReader {
 
     /// Lists the groups of keys that may delete rows of a data file.
     pub(super) fn groups(&self, unit: &UnitDeletes) -> impl Iterator<Item = &KeyGroup> {
-        self.keys_of(unit).map(|(group, _)| group)
+        self.keys_of(unit).map(|own| own.group)
     }
 
     /// Lists these groups with the places of their keys.
-    fn keys_of(&self, unit: &UnitDeletes) -> impl Iterator<Item = (&KeyGroup, &Shared<Keys>)> {
+    fn keys_of(&self, unit: &UnitDeletes) -> impl Iterator<Item = GroupKeys<'_>> {
         let numbers = self.plan.set(unit).scopes.iter().flat_map(|scope| self.plan.groups_of(*scope));
-        let groups = numbers.filter_map(|number| Some((self.plan.groups().get(number)?, self.keys.get(number)?)));
-        groups.filter(|(group, _)| group.newest() > unit.sequence_number)
+        let of_group = |number: usize| {
+            let (group, keys) = (self.plan.groups().get(number)?, self.keys.get(number)?);
+            Some(GroupKeys { group, keys, oldest: *self.oldest.get(number)? })
+        };
+        numbers.filter_map(of_group).filter(|own| own.group.newest() > unit.sequence_number)
     }
 
     /// Announces that a unit will ask for its deletes once.
@@ -137,7 +168,7 @@ impl DeleteReader {
         if let Some(file) = self.data.get(unit.path.as_str()) {
             file.users.announce();
         }
-        self.keys_of(unit).for_each(|(_, keys)| keys.announce());
+        self.keys_of(unit).for_each(|own| own.keys.announce());
     }
 
     /// Lets go of all that was read, and of all units that were announced.
@@ -155,7 +186,7 @@ impl DeleteReader {
     ///
     /// # Errors
     /// A [`FileFault`] that names the delete file, the store's errors, and the pool's.
-    pub(super) async fn deleted(&self, unit: &UnitDeletes) -> Result<Option<Arc<Deleted>>> {
+    pub(super) async fn deleted(&self, unit: &UnitDeletes, turns: Turns<'_>) -> Result<Option<Arc<Deleted>>> {
         let named: Vec<u32> = unit.vector.iter().chain(&self.plan.set(unit).positions).copied().collect();
         if named.is_empty() {
             return Ok(None);
@@ -163,7 +194,7 @@ impl DeleteReader {
         let Some((path, data)) = self.data.get_key_value(unit.path.as_str()) else {
             return internal_err!("nobody has said that `{}` needs positions of its deleted rows", unit.path);
         };
-        let reading = named.iter().map(|file| self.positions_in(*file, path, unit)).collect::<Vec<_>>();
+        let reading = named.iter().map(|file| self.positions_in(*file, path, unit, turns)).collect::<Vec<_>>();
         let read: Vec<Option<Arc<Deleted>>> = stream::iter(reading).buffered(READS_MAX).try_collect().await?;
         if data.users.is_last() {
             for place in named.iter().filter_map(|file| self.positions.get(*file as usize)) {
@@ -181,7 +212,13 @@ impl DeleteReader {
     }
 
     /// Returns the positions in a delete file of one data file's rows.
-    async fn positions_in(&self, number: u32, path: &Arc<str>, unit: &UnitDeletes) -> Result<Option<Arc<Deleted>>> {
+    async fn positions_in(
+        &self,
+        number: u32,
+        path: &Arc<str>,
+        unit: &UnitDeletes,
+        turns: Turns<'_>,
+    ) -> Result<Option<Arc<Deleted>>> {
         let (Some(place), own) = (self.positions.get(number as usize), self.file(number)?) else {
             return internal_err!("no place for delete file {number}");
         };
@@ -189,6 +226,7 @@ impl DeleteReader {
         // A plan that runs again finds that its positions were let go.
         let is_kept = place.as_ref().is_some_and(|kept| kept.get(path).is_none_or(Option::is_some));
         if !is_kept {
+            let _turn = turn(turns).await?;
             let read = self.read_positions(number, path, unit);
             *place = Some(caught(read).await.map_err(|error| self.named(own, &unit.path, error))?);
         }
@@ -249,24 +287,39 @@ impl DeleteReader {
     /// # Errors
     /// Those of [`Self::deleted`], and keys that the table's columns do not have.
     pub(super) async fn keys(&self, unit: &UnitDeletes) -> Result<Vec<Arc<Keys>>> {
-        try_join_all(self.keys_of(unit).map(|(group, keys)| keys.get(self.read_keys(group, unit, READS_MAX)))).await
+        let read = |GroupKeys { group, keys, oldest }| async move {
+            // Older keys were not kept.
+            if unit.sequence_number < oldest {
+                return internal_err!("nobody has said that `{}` needs keys of its deleted rows", unit.path);
+            }
+            keys.get(self.read_keys(group, oldest, unit, None)).await
+        };
+        try_join_all(self.keys_of(unit).map(read)).await
     }
 
-    /// Reads the keys of a group's files, `at_once` files at a time. A key that many files have is held once. `unit` is a data file
-    /// that needs them, for messages.
+    /// Reads the keys of a group's files that are newer than `since`, a few files at a time, or as many as there are `turns`. A key that
+    /// many files have is held once. `unit` is a data file that needs them, for messages.
     ///
     /// # Errors
     /// Those of [`Self::keys`].
-    pub(super) async fn read_keys(&self, group: &KeyGroup, unit: &UnitDeletes, at_once: usize) -> Result<Keys> {
-        let keys = KeyReader::new(&self.table, &group.ids, self.keys_held.new_empty())?;
-        let reading = group.files().map(|file| self.keys_in(file, &keys, unit)).collect::<Vec<_>>();
+    pub(super) async fn read_keys(
+        &self,
+        group: &KeyGroup,
+        since: i64,
+        unit: &UnitDeletes,
+        turns: Turns<'_>,
+    ) -> Result<Keys> {
+        let keys = KeyReader::new(&self.table, &group.ids, since, self.keys_held.new_empty())?;
+        let reading = group.newer(since).map(|file| self.keys_in(file, &keys, unit, turns)).collect::<Vec<_>>();
+        let at_once = if turns.is_some() { DIGEST_READS_MAX } else { READS_MAX };
         stream::iter(reading).buffer_unordered(at_once).try_collect::<()>().await?;
         Ok(keys.finish())
     }
 
     /// Reads the keys of one file.
-    async fn keys_in(&self, number: u32, keys: &KeyReader, unit: &UnitDeletes) -> Result<()> {
+    async fn keys_in(&self, number: u32, keys: &KeyReader, unit: &UnitDeletes, turns: Turns<'_>) -> Result<()> {
         let own = self.file(number)?;
+        let _turn = turn(turns).await?;
         let read = async {
             match self.plan.file(number).map(|file| &file.content) {
                 Some(DeleteContent::Equality { sequence_number, .. }) => {
@@ -277,7 +330,7 @@ impl DeleteReader {
                         .map_err(|reason| DamagedDeletes(format!("the keys at byte {offset}: {reason}")))?;
                     let held = self.keys_held.new_empty();
                     held.try_grow(usize::try_from(*bytes).unwrap_or(usize::MAX))?;
-                    keys.add(KeyStream { bytes: self.range(own, range).await?, crc32: *crc32 })
+                    keys.add(KeyStream { bytes: self.range(own, range).await?, crc32: *crc32 }).await
                 }
                 _ => internal_err!("delete file {number} has no keys"),
             }
@@ -348,6 +401,12 @@ impl DeleteReader {
         held.try_grow(bytes)?;
         Ok(held)
     }
+}
+
+/// Waits for a turn to read a file.
+async fn turn(turns: Turns<'_>) -> Result<Option<SemaphorePermit<'_>>> {
+    let Some(turns) = turns else { return Ok(None) };
+    turns.acquire().await.map(Some).map_err(|closed| DataFusionError::Internal(closed.to_string()))
 }
 
 /// Returns the range of a part of a file.

@@ -28,16 +28,27 @@ pub(super) struct VectorRun {
     read: Shared<HeldBytes>,
 }
 
-/// Bytes of a run, and the memory that they take.
+/// Bytes, and the memory that they take.
 #[derive(Debug)]
 pub(super) struct HeldBytes {
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
     _memory: MemoryReservation,
 }
 
 impl HeldBytes {
     pub(super) fn new(bytes: Bytes, memory: MemoryReservation) -> Self {
         Self { bytes, _memory: memory }
+    }
+
+    /// Returns the bytes. Their memory is held until the last part of them is dropped.
+    pub(super) fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -44,7 +44,7 @@ use connection::{Breaker, Connections};
 use identity::{Identities, LentOnly};
 use requests::{Arrived, RequestLog};
 use service::Service;
-use shape::Shaper;
+use shape::{Befallen, Shaper};
 
 /// The only bucket.
 pub const BUCKET: &str = "gust-test";
@@ -107,8 +107,14 @@ impl S3Server {
 
     /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
     pub fn set_shape(&self, shape: Option<Shape>) {
-        let shaper = shape.map(|shape| Arc::new(Shaper::new(shape, Arc::clone(&self.requests))));
+        let shaper = shape.map(|shape| Arc::new(Shaper::new(shape, None, Arc::clone(&self.requests))));
         *self.shape.write().unwrap_or_else(PoisonError::into_inner) = shaper;
+    }
+
+    /// Sets the shape of later requests, whose faults befall some only.
+    pub fn set_shape_for(&self, befallen: Befallen, shape: Shape) {
+        let shaper = Shaper::new(shape, Some(befallen), Arc::clone(&self.requests));
+        *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(shaper));
     }
 
     /// Returns how often each fault of the present shape befell a request.

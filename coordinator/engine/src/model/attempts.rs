@@ -452,7 +452,7 @@ fn results(stages: &[&StageLoad], assume: &Assumptions) -> ResultTraffic {
 }
 
 fn digests(stages: &[&StageLoad], model: &TimeModel, assume: &Assumptions) -> DigestTraffic {
-    // A stage's files are read side by side, by one task.
+    // A stage's files are read side by side, those of positions beside those of keys. One task computes.
     let model = TimeModel { reads_ahead: DIGEST_READS_MAX, cores: 1, ..*model };
     let mut done = DigestTraffic::default();
     for load in stages.iter().filter_map(|stage| stage.digest.as_ref()) {

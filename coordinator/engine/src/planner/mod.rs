@@ -42,7 +42,7 @@ mod quote;
 pub mod rules;
 mod shipped;
 
-pub use deletes::{DIGEST_BYTES_MAX, DigestBounds, DigestWork, DigestedDeletes, GroupWork, StageDeletes, read_bytes};
+pub use deletes::{DigestBounds, DigestWork, DigestedDeletes, DigestedKeys, GroupWork, StageDeletes, read_bytes};
 pub use graph::{DistributedPlan, Placement, Stage};
 pub use passes::broadcast::BroadcastExec;
 pub use passes::stages::{FunctionAccess, Leaf};

@@ -31,7 +31,7 @@ pub struct Report {
     /// Decision on the place; None for statements without a plan, such as CREATE EXTERNAL TABLE.
     pub decision: Option<Decision>,
     /// Price that a statement would have. Only a statement that was not run has one.
-    pub quote: Option<Quote>,
+    pub quote: Option<Box<Quote>>,
     /// Reason why the functions' work was given up and the query ran locally after all.
     pub fell_back: Option<String>,
     /// Next step after that failure.
@@ -73,8 +73,12 @@ pub struct Report {
     pub results_in_exchange: usize,
     /// Stages whose plan was too large to travel with each fragment.
     pub plans_in_exchange: usize,
-    /// Stages whose deleted positions went through the exchange.
+    /// Stages whose deletes went through the exchange.
     pub deletes_in_exchange: usize,
+    /// Data files among them whose deleted positions did.
+    pub delete_vectors_in_exchange: usize,
+    /// Lists of keys among them.
+    pub delete_keys_in_exchange: usize,
     /// Build sides of joins whose rows all fragments of a stage got.
     pub broadcasts: usize,
     /// Encoded bytes of these rows, each build side once.
@@ -210,13 +214,17 @@ impl Report {
                 times.planned = at;
                 self.decision = Some(decision.clone());
             }
-            QueryEvent::Quoted { quote } => self.quote = Some(Quote::clone(quote)),
+            QueryEvent::Quoted { quote } => self.quote = Some(quote.clone()),
             QueryEvent::StageStarted { fragments, .. } => {
                 self.stages += 1;
                 self.fragments += *fragments as usize;
             }
             QueryEvent::PlanPublished { .. } => self.plans_in_exchange += 1,
-            QueryEvent::DeletesPublished { .. } => self.deletes_in_exchange += 1,
+            QueryEvent::DeletesPublished { vectors, keys, .. } => {
+                self.deletes_in_exchange += 1;
+                self.delete_vectors_in_exchange += vectors;
+                self.delete_keys_in_exchange += keys;
+            }
             QueryEvent::RowsBroadcast { bytes, inline, .. } => {
                 self.broadcasts += 1;
                 self.broadcast_bytes += bytes;

@@ -90,8 +90,8 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
             ("stage-started", json!({ "stage": stage, "fragments": fragments, "bytes_planned": bytes_planned }))
         }
         QueryEvent::PlanPublished { stage, bytes } => ("plan-published", json!({ "stage": stage, "bytes": bytes })),
-        QueryEvent::DeletesPublished { stage, bytes } => {
-            ("deletes-published", json!({ "stage": stage, "bytes": bytes }))
+        QueryEvent::DeletesPublished { stage, bytes, vectors, keys } => {
+            ("deletes-published", json!({ "stage": stage, "bytes": bytes, "vectors": vectors, "keys": keys }))
         }
         QueryEvent::RowsBroadcast { stage, rows, bytes, inline } => {
             ("rows-broadcast", json!({ "stage": stage, "rows": rows, "bytes": bytes, "inline": inline }))

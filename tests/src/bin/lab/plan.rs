@@ -1,5 +1,6 @@
 //! Planning of a large Iceberg table over the loopback S3, beside DuckDB and pyiceberg: seconds cold and warm, and the peak of memory.
-//! Each engine is a process of its own. The table has metadata alone, written by `tests/python/plan_table.py`.
+//! Each engine is a process of its own. The table has metadata alone, written by `tests/python/plan_table.py`. Beside it, Gust plans a
+//! table whose files of keys all apply to all data files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use gust_engine::config::{Config, S3Config, Secret, Target};
 use gust_engine::session::Session;
+use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable};
 use gust_tests::python::{self, PythonEnvironment};
 use gust_tests::s3::identity::{COORDINATOR, access_key};
 use gust_tests::s3::{BUCKET, REGION, S3Server, SECRET_ACCESS_KEY};
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::memory::high_water_bytes;
+use super::tax::sibling;
 use super::workload::{Limits, PlanOfFiles};
 use super::{Bound, Outcome};
 
@@ -65,7 +68,9 @@ pub async fn measure(plan: &PlanOfFiles, choice: &Choice, cache: &Path) -> anyho
     for engine in ["pyiceberg", "duckdb"] {
         rows.push((engine, judge(plan, engine, &python, &metadata, server.endpoint())?));
     }
-    Ok(outcome(plan, choice.files, &rows))
+    let mut outcome = outcome(plan, choice.files, &rows);
+    with_deletes(plan, &mut outcome).await?;
+    Ok(outcome)
 }
 
 /// Plans in this process, as a user's first query of a table does and as its next ones do.
@@ -106,6 +111,58 @@ async fn inside(metadata: &str, endpoint: &str, runs: usize) -> anyhow::Result<P
         peak_bytes: high_water_bytes("self").context("no high-water mark of memory")?,
         files,
     })
+}
+
+/// Plans a table with many deletes by each way: the digest of all its files of keys is chosen for functions.
+async fn with_deletes(plan: &PlanOfFiles, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let location = folder.path().display().to_string();
+    let data = |number| DataFile::new(format!("{location}/data/{number}.parquet"), 8 << 20, 100_000);
+    let keys =
+        |number| DeleteFile::new(format!("{location}/deletes/{number}.parquet"), 900, 10, Deletes::Keys(vec![1]));
+    let table = IcebergTable {
+        location: location.clone(),
+        fields: json!([{"id": 1, "name": "id", "required": false, "type": "long"}]),
+        data: (0..plan.data_files).map(data).collect(),
+        deletes: (0..plan.delete_files).map(keys).collect(),
+        ..IcebergTable::default()
+    };
+    std::fs::create_dir_all(folder.path().join("metadata"))?;
+    for (path, bytes) in table.metadata() {
+        std::fs::write(path, bytes)?;
+    }
+    let (kept, once) = (
+        format!("{} equality delete files", plan.delete_files),
+        format!("the coordinator reads {} delete files once", plan.delete_files),
+    );
+    let (mut slowest, mut is_right) = (0.0_f64, true);
+    outcome
+        .table
+        .push(format!("{} data files, {} files of keys: seconds of plans", plan.data_files, plan.delete_files));
+    for on in [Target::Local, Target::Processes, Target::Auto] {
+        let mut config = Config { on, functions_max: 100, ..Config::default() };
+        config.process.program = Some(sibling("bootstrap_under_test")?);
+        let session = Session::new(config)?;
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{}'", table.metadata_path());
+        session.set_up(&create).await?;
+        let mut seconds = Vec::new();
+        for _ in 0..3 {
+            let statement = session.parse("SELECT sum(id) FROM t")?.remove(0);
+            let started = Instant::now();
+            let words = session.explain(statement).await?;
+            seconds.push(started.elapsed().as_secs_f64());
+            is_right &= words.contains(&kept) && words.contains(&once) == (on == Target::Processes);
+        }
+        session.close().await;
+        let shown: Vec<String> = seconds.iter().map(|seconds| format!("{seconds:.2}")).collect();
+        outcome.table.push(format!("{:<9}  {}", on.name(), shown.join("  ")));
+        slowest = seconds.into_iter().fold(slowest, f64::max);
+    }
+    let Limits { aim, worst } = plan.deletes_seconds;
+    let what = "slowest plan with deletes".to_owned();
+    outcome.bounds.push(Bound { what, measured: slowest, aim, worst, unit: "s" });
+    outcome.validity.push(("deletes are planned, and digested for functions".to_owned(), is_right));
+    Ok(())
 }
 
 /// Writes the table, unless an earlier run has, and puts it into the server. Returns its metadata file.

@@ -100,6 +100,11 @@ pub struct PlanOfFiles {
     pub cold_seconds: Limits,
     pub warm_ms: Limits,
     pub peak_mb: Limits,
+    /// Data files of the table with deletes.
+    pub data_files: usize,
+    /// Files of keys, each of which applies to all of them.
+    pub delete_files: usize,
+    pub deletes_seconds: Limits,
 }
 
 #[derive(Deserialize)]

@@ -30,6 +30,19 @@ pub struct Faults {
     pub truncated: f64,
 }
 
+/// Requests of one client for objects whose keys have a part in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Befallen {
+    pub identity: String,
+    pub key: String,
+}
+
+impl Befallen {
+    pub(super) fn has(&self, identity: &str, key: &str) -> bool {
+        self.identity == identity && key.contains(&self.key)
+    }
+}
+
 impl Faults {
     pub(super) fn draw(&self, rng: &mut StdRng) -> Option<StorageFault> {
         let shares = [

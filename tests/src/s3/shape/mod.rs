@@ -31,7 +31,7 @@ use s3s::service::S3Service;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-pub use faults::{Faults, StorageFault};
+pub use faults::{Befallen, Faults, StorageFault};
 pub use latency::Latency;
 pub use limits::RequestLimits;
 pub use pipe::{Bucket, Pipe};
@@ -60,6 +60,8 @@ pub struct Shape {
 /// Shape in use.
 pub(super) struct Shaper {
     shape: Shape,
+    /// Requests that faults befall. None for all.
+    befallen: Option<Befallen>,
     started: Instant,
     log: Arc<RequestLog>,
     state: Mutex<State>,
@@ -90,14 +92,14 @@ struct DrawnTrouble {
 }
 
 impl Shaper {
-    pub(super) fn new(shape: Shape, log: Arc<RequestLog>) -> Self {
+    pub(super) fn new(shape: Shape, befallen: Option<Befallen>, log: Arc<RequestLog>) -> Self {
         let state = State {
             lines: BTreeMap::new(),
             limiter: shape.limits.map(Limiter::new),
             asked: HashMap::new(),
             fired: BTreeMap::new(),
         };
-        Self { shape, started: Instant::now(), log, state: Mutex::new(state) }
+        Self { shape, befallen, started: Instant::now(), log, state: Mutex::new(state) }
     }
 
     /// Returns how often each fault has befallen a request so far.
@@ -154,7 +156,8 @@ impl Shaper {
         let seed = self.shape.seed ^ question.hash ^ nth.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut rng = StdRng::seed_from_u64(seed);
         let latency = self.shape.latency.as_ref().map_or(0.0, |latency| latency.seconds(rng.random()));
-        let fault = self.shape.faults.draw(&mut rng);
+        let may_befall = self.befallen.as_ref().is_none_or(|befallen| befallen.has(&question.identity, &question.key));
+        let fault = self.shape.faults.draw(&mut rng).filter(|_| may_befall);
         DrawnTrouble { latency: Duration::from_secs_f64(latency), fault, cut: rng.random() }
     }
 

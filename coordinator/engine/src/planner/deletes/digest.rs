@@ -5,22 +5,22 @@
 //! - **Files of positions** become a vector for each data file. A fragment reads the vectors of its own data files, which lie side by
 //!   side, with one request.
 //! - **Files of keys** with the same fields and the same scope become one list of keys. A fragment reads all of it, so that a digest
-//!   saves requests rather than bytes: a writer of streams leaves thousands of small files.
+//!   saves requests rather than bytes: a writer of streams leaves thousands of small files ([`super::keys`]).
+//!
+//! A digest has bounds. Vectors have their room first, and then the lists of keys. Of each kind those come first that save most.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fragment_fn::{BRIDGE_BYTES, DeletePlan, FileDeletes, KeyGroup};
 
+use super::keys::{DigestedGroup, digested_groups};
 use super::{FragmentDeletes, own, part, read_bytes, reads};
 use crate::model::load::Reads;
 use crate::planner::passes::pack::PackedFragment;
 use crate::planner::passes::units::Unit;
 
-/// Most bytes of a stage's digest. Where there would be more, functions read the files.
-pub const DIGEST_BYTES_MAX: usize = 64 << 20;
-
-/// Bytes of a Parquet file of keys around its values, at least: a footer and the headers of pages.
-const FRAME_BYTES: u64 = 400;
+/// Part of a digest's bytes that is planned with. What Parquet has packed well may need twice as many.
+const PLANNED_SHARE: usize = 2;
 
 /// Bounds above which the coordinator reads delete files for the fragments of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,16 +29,26 @@ pub struct DigestBounds {
     pub readers_max: usize,
     /// Bytes of reads that a digest has to save. A request counts as much as [`BRIDGE_BYTES`].
     pub saved_bytes_min: i64,
+    /// Bytes of reads that a list of keys has to save each fragment that reads it.
+    pub saved_each_bytes_min: i64,
+    /// Most bytes of a stage's digest. Where there would be more, functions read the files.
+    pub bytes_max: usize,
 }
 
 impl DigestBounds {
     /// Bounds of tests: all that can be digested is.
-    pub const NONE: Self = Self { readers_max: 0, saved_bytes_min: i64::MIN };
+    pub const NONE: Self =
+        Self { readers_max: 0, saved_bytes_min: i64::MIN, saved_each_bytes_min: i64::MIN, bytes_max: 64 << 20 };
+
+    /// Returns the most bytes that a digest is planned with.
+    fn planned_bytes_max(&self) -> u64 {
+        (self.bytes_max / PLANNED_SHARE) as u64
+    }
 }
 
 impl Default for DigestBounds {
     fn default() -> Self {
-        Self { readers_max: 4, saved_bytes_min: 32 << 20 }
+        Self { readers_max: 4, saved_bytes_min: 32 << 20, saved_each_bytes_min: 1, bytes_max: 64 << 20 }
     }
 }
 
@@ -54,13 +64,15 @@ pub struct StageDeletes {
 pub struct DigestWork {
     /// Units for whose data files a vector is made of files of positions, each file once and those of a fragment together.
     pub vectors: Vec<usize>,
-    /// Groups of files of keys of which one list is made.
+    /// Groups of files of keys of which one list is made, those first that save most.
     pub keys: Vec<GroupWork>,
     /// Number of the delete files that are read.
     pub files: usize,
     pub reads: Reads,
     /// About the bytes that are written.
     pub written_bytes: u64,
+    /// Most bytes that are written.
+    pub bytes_max: usize,
 }
 
 /// Work on one group of files of keys.
@@ -70,6 +82,10 @@ pub struct GroupWork {
     pub group: usize,
     /// Unit whose rows it may delete.
     pub unit: usize,
+    /// Sequence number above which files are read. Fragments read older files themselves.
+    pub since: i64,
+    /// Largest of the least sequence numbers of the fragments that read the list. Others read the few files that they need.
+    pub until: i64,
 }
 
 impl StageDeletes {
@@ -78,20 +94,24 @@ impl StageDeletes {
         let each: Vec<FragmentDeletes<'_>> =
             fragments.iter().map(|fragment| FragmentDeletes::of(fragment.units().map(|unit| &units[unit]))).collect();
         let vectors = Vectors::of(plan, units, fragments, &each, bounds);
-        let keys = digested_groups(plan, &each, bounds);
+        let keys = digested_groups(plan, &each, bounds, bounds.planned_bytes_max().saturating_sub(vectors.bytes));
+        let of_groups: BTreeMap<usize, &DigestedGroup> = keys.iter().map(|own| (own.group, own)).collect();
         let reads_of = |(fragment, own): (&PackedFragment, &FragmentDeletes<'_>)| {
             let of_plan = |number| plan.file(number).map(reads).unwrap_or_default();
             let undigested = own.positions(|set| !vectors.sets.contains_key(&set));
             let of_files: Reads = own.vectors.iter().copied().chain(undigested).map(of_plan).sum();
-            let of_group = |(group, (files, number)): (usize, (&KeyGroup, i64))| match keys.get(&group) {
-                Some(bytes) => part(*bytes),
+            let of_group = |(group, (files, number)): (usize, (&KeyGroup, i64))| match of_groups
+                .get(&group)
+                .filter(|own| number <= own.until)
+            {
+                Some(own) => part(own.bytes) + files.between(number, own.since).map(of_plan).sum::<Reads>(),
                 None => files.newer(number).map(of_plan).sum(),
             };
             let of_keys: Reads = own.groups().into_iter().map(of_group).sum();
             of_files + of_keys + vectors.reads(units, fragment)
         };
         let reads = fragments.iter().zip(&each).map(reads_of).collect();
-        Self { fragments: reads, digest: digest(plan, units, fragments, &vectors, &keys) }
+        Self { fragments: reads, digest: digest(plan, units, fragments, &vectors, &keys, bounds) }
     }
 
     /// Returns what a fragment reads of delete files, or of their digest.
@@ -111,9 +131,10 @@ fn digest(
     units: &[Unit],
     fragments: &[PackedFragment],
     vectors: &Vectors,
-    keys: &BTreeMap<usize, u64>,
+    keys: &[DigestedGroup],
+    bounds: &DigestBounds,
 ) -> Option<DigestWork> {
-    let mut work = DigestWork::default();
+    let mut work = DigestWork { bytes_max: bounds.bytes_max, ..DigestWork::default() };
     let (mut files, mut unit_of) = (BTreeSet::new(), BTreeMap::new());
     // Fragment by fragment.
     let deletes = || {
@@ -131,19 +152,20 @@ fn digest(
             files.extend(&plan.set(deletes.unit()).positions);
         }
     }
-    if !keys.is_empty() {
+    let digested: BTreeSet<usize> = keys.iter().map(|own| own.group).collect();
+    if !digested.is_empty() {
         for (unit, deletes) in deletes() {
             let scopes = plan.set(deletes.unit()).scopes.iter();
-            for group in scopes.flat_map(|scope| plan.groups_of(*scope)).filter(|group| keys.contains_key(group)) {
+            for group in scopes.flat_map(|scope| plan.groups_of(*scope)).filter(|group| digested.contains(group)) {
                 unit_of.entry(group).or_insert(unit);
             }
         }
     }
-    for (group, bytes) in keys {
+    for DigestedGroup { group, since, until, bytes, .. } in keys {
         let (Some(files_of), Some(unit)) = (plan.groups().get(*group), unit_of.get(group)) else { continue };
-        work.keys.push(GroupWork { group: *group, unit: *unit });
+        work.keys.push(GroupWork { group: *group, unit: *unit, since: *since, until: *until });
         work.written_bytes += bytes;
-        files.extend(files_of.files());
+        files.extend(files_of.newer(*since));
     }
     work.files = files.len();
     work.reads = files.into_iter().filter_map(|file| plan.file(file)).map(reads).sum();
@@ -155,6 +177,8 @@ fn digest(
 struct Vectors {
     /// Sets of delete files whose positions become vectors, with about the bytes of a vector: an even share of the files.
     sets: BTreeMap<u32, u64>,
+    /// About the bytes of all vectors.
+    bytes: u64,
 }
 
 impl Vectors {
@@ -193,13 +217,21 @@ impl Vectors {
             let again = |file: &u32| Some(cost(1, bytes(*file)) * (*readers.get(file)? as i64 - 1));
             positions(set).iter().filter_map(again).sum::<i64>() - cost(read.get(&set).copied().unwrap_or_default(), 0)
         };
-        let is_worth = |set: u32| {
-            positions(set).iter().any(|file| readers.contains_key(file)) && saves(set) > bounds.saved_bytes_min
-        };
         let share = |file: &u32| bytes(*file) / sharers.get(file).copied().unwrap_or(1).max(1);
-        let of_set = |set: u32| (set, positions(set).iter().map(share).sum());
-        let sets = data.keys().copied().filter(|set| is_worth(*set)).map(of_set).collect();
-        Self { sets }
+        let is_shared = |set: &u32| positions(*set).iter().any(|file| readers.contains_key(file));
+        let mut worth: Vec<(i64, u32)> = data.keys().copied().filter(is_shared).map(|set| (saves(set), set)).collect();
+        worth.retain(|(saved, _)| *saved > bounds.saved_bytes_min);
+        worth.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut found = Self::default();
+        for (_, set) in worth {
+            let each: u64 = positions(set).iter().map(share).sum();
+            let all = each.saturating_mul(data.get(&set).map_or(0, |files| files.len() as u64));
+            if found.bytes.saturating_add(all) <= bounds.planned_bytes_max() {
+                found.bytes += all;
+                found.sets.insert(set, each);
+            }
+        }
+        found
     }
 
     /// Returns about the bytes of a data file's vector. None where it has none.
@@ -219,31 +251,9 @@ impl Vectors {
     }
 }
 
-/// Returns the groups of files of keys that are worth a digest, with about the bytes of it.
-fn digested_groups(plan: &DeletePlan, each: &[FragmentDeletes<'_>], bounds: &DigestBounds) -> BTreeMap<usize, u64> {
-    let mut readers: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
-    for (group, (_, number)) in each.iter().flat_map(FragmentDeletes::groups) {
-        readers.entry(group).or_default().push(number);
-    }
-    let bytes = |files: &mut dyn Iterator<Item = u32>| {
-        let mut sum = (0, 0);
-        files.filter_map(|file| plan.file(file)).for_each(|file| sum = (sum.0 + 1, sum.1 + read_bytes(file)));
-        sum
-    };
-    let worth = |(group, readers): (usize, Vec<i64>)| {
-        let files = plan.groups().get(group).filter(|_| readers.len() > bounds.readers_max)?;
-        let (count, all) = bytes(&mut files.files());
-        let digest = all.saturating_sub(count * FRAME_BYTES);
-        let read = readers.iter().map(|number| bytes(&mut files.newer(*number)));
-        let saved = read.map(|(count, bytes)| cost(count, bytes) - cost(1, digest)).sum::<i64>() - cost(count, all);
-        (saved > bounds.saved_bytes_min && digest <= DIGEST_BYTES_MAX as u64).then_some((group, digest))
-    };
-    readers.into_iter().filter_map(worth).collect()
-}
-
 /// Returns what requests cost, in bytes: as much as one that bridges a gap.
-fn cost(requests: u64, bytes: u64) -> i64 {
+pub(super) fn cost(requests: u64, bytes: u64) -> i64 {
     let cost = requests.saturating_mul(BRIDGE_BYTES).saturating_add(bytes);
     // So that sums of them do not overflow.
-    cost.min(1 << 50) as i64
+    cost.min(1 << 44) as i64
 }

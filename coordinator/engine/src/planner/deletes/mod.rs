@@ -1,11 +1,13 @@
 //! Delete files of a fragment, or of a scan on the coordinator: each once, under numbers of its own. Pure.
 //!
 //! ```text
-//!  units of a fragment ─► FragmentDeletes ─┬─► StageDeletes: reads of each fragment; files that the coordinator had better read ([`digest`])
+//!  units of a fragment ─► FragmentDeletes ─┬─► StageDeletes: reads of each fragment; files that the coordinator had better read ([`digest`],
+//!                                          │   [`keys`])
 //!                                          └─► RequestDeletes: files and sets as a request names them ([`request`])
 //! ```
 
 mod digest;
+mod keys;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -15,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use fragment_fn::{DeletePlan, FileDeletes, KeyGroup, WHOLE_FILE_BYTES_MAX};
 use gust_protocol::{DeleteContent, DeleteFile, UnitDeletes};
 
-pub use digest::{DIGEST_BYTES_MAX, DigestBounds, DigestWork, GroupWork, StageDeletes};
-pub use request::DigestedDeletes;
+pub use digest::{DigestBounds, DigestWork, GroupWork, StageDeletes};
 pub(super) use request::RequestDeletes;
+pub use request::{DigestedDeletes, DigestedKeys};
 
 use super::passes::units::Unit;
 use crate::model::load::Reads;

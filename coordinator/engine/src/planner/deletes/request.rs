@@ -15,7 +15,17 @@ pub struct DigestedDeletes {
     /// Vectors in place of files of positions, by the paths of their data files. None for a file of which no row is deleted.
     pub vectors: BTreeMap<String, Option<DeleteFile>>,
     /// Keys in place of files of keys, by the positions of their groups in the plan.
-    pub keys: BTreeMap<usize, DeleteFile>,
+    pub keys: BTreeMap<usize, DigestedKeys>,
+}
+
+/// Keys in place of files of keys.
+#[derive(Debug, Clone)]
+pub struct DigestedKeys {
+    pub file: DeleteFile,
+    /// Sequence number above which files are in it.
+    pub since: i64,
+    /// Largest of the least sequence numbers of the fragments that it is for. For others their few files are less.
+    pub until: i64,
 }
 
 /// Delete files of one fragment as its request names them.
@@ -45,8 +55,11 @@ impl<'a> RequestDeletes<'a> {
         // Keys of the others are read, too.
         let all = FragmentDeletes::of(units.iter().copied());
         for (group, (files, number)) in all.groups() {
-            match digested.and_then(|digested| digested.keys.get(&group)) {
-                Some(made) => found.files.push(made.clone()),
+            match digested.and_then(|digested| digested.keys.get(&group)).filter(|made| number <= made.until) {
+                Some(made) => {
+                    found.name(&all, files.between(number, made.since));
+                    found.files.push(made.file.clone());
+                }
                 None => found.name(&all, files.newer(number)),
             }
         }

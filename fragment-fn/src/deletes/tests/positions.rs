@@ -1,0 +1,125 @@
+//! Rows that vectors and files of positions delete.
+
+use std::collections::BTreeSet;
+
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+#[tokio::test]
+async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
+    let mut table = Table::new();
+    let file = table.data("a.parquet", 0).await;
+    // At the edges of row groups, all of a page, and all of the last row group but one row.
+    let deleted: Vec<i64> = [0, 5, 6, 7, 8, 9, 10].into_iter().chain(20..29).collect();
+    let vector = table.vector("v.puffin", deleted.iter().map(|row| *row as u64)).await;
+    let deletes = Unit { vector: Some(vector), ..unit("a.parquet") };
+    let expect = without(0..30, &deleted);
+    assert_eq!(table.ids(&[(file.clone(), Some(deletes.clone()))]).await.expect("rows"), expect);
+    let parts = groups_of(&table, &file).await;
+    assert_eq!(parts.len(), 3);
+    let parts: Vec<_> = parts.into_iter().map(|part| (part, Some(deletes.clone()))).collect();
+    let before = table.counters.requests().get;
+    assert_eq!(table.ids(&parts).await.expect("rows"), expect);
+    // One for the whole data file, which is small, and one for the vector.
+    assert_eq!(table.counters.requests().get - before, 2);
+    assert_eq!(table.ids(&parts[1..2]).await.expect("rows"), without(10..20, &deleted));
+    // All rows, and none.
+    let all = table.vector("all.puffin", 0..30).await;
+    let deletes = Unit { vector: Some(all), ..unit("a.parquet") };
+    assert_eq!(table.ids(&[(file.clone(), Some(deletes))]).await.expect("rows"), Vec::<i64>::new());
+    let none = table.vector("none.puffin", []).await;
+    let deletes = Unit { vector: Some(none), ..unit("a.parquet") };
+    assert_eq!(table.ids(&[(file, Some(deletes))]).await.expect("rows").len(), 30);
+}
+
+#[tokio::test]
+async fn a_file_of_positions_is_read_once_for_all_files_that_it_names() {
+    let mut table = Table::new();
+    let (a, b) = (table.data("a.parquet", 0).await, table.data("b.parquet", 100).await);
+    let mut rows: Vec<(&str, i64)> = (0..25).map(|row| ("s3://lake/a.parquet", row)).collect();
+    rows.extend([("s3://lake/b.parquet", 3), ("s3://lake/foreign.parquet", 1)]);
+    let first = table.positions("p1.parquet", &rows).await;
+    // Not sorted, and one row twice.
+    let second = [("s3://lake/b.parquet", 29), ("s3://lake/a.parquet", 29), ("s3://lake/b.parquet", 3)];
+    let second = table.positions("p2.parquet", &second).await;
+    let deletes = |path: &str| Unit { positions: vec![first, second], ..unit(path) };
+    let files = [(a.clone(), Some(deletes("a.parquet"))), (b.clone(), Some(deletes("b.parquet")))];
+    let expect: Vec<i64> = (25..29).chain(without(100..130, &[103, 129])).collect();
+    assert_eq!(table.ids(&files).await.expect("rows"), expect);
+    assert_eq!(table.counters.requests().get, 4);
+    // A data file that only the first names.
+    let files = [(b, Some(Unit { positions: vec![first], ..unit("b.parquet") })), (a, None)];
+    let expect: Vec<i64> = (0..30).chain(without(100..130, &[103])).collect();
+    assert_eq!(table.ids(&files).await.expect("rows"), expect);
+}
+
+/// Scattered rows are dropped by their numbers, which the Parquet reader takes from the row groups.
+#[tokio::test]
+async fn scattered_rows_are_dropped_however_row_groups_are_numbered() {
+    let mut table = Table::new();
+    let file = table.large("a.parquet", 0).await;
+    let bytes = table.store.get(&file.object_meta.location).await.expect("an object").bytes().await.expect("bytes");
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes).expect("a footer");
+    // Scattered rows, and a run that the decoder skips.
+    let deleted: BTreeSet<u64> = (0..LARGE_ROWS).step_by(7).chain(30_000..34_000).collect();
+    let vector = table.vector("v.puffin", deleted.iter().copied()).await;
+    let expect: Vec<i64> = (0..LARGE_ROWS).filter(|row| !deleted.contains(row)).map(|row| row as i64).collect();
+    for ordinals in [[0, 1, 2], [0, 0, 0], [2, 1, 0], [7, 8, 9]] {
+        let mut builder = footer.clone().into_builder();
+        let groups = builder.take_row_groups().into_iter().zip(ordinals);
+        let groups = groups.map(|(group, ordinal)| group.into_builder().set_ordinal(ordinal).build().expect("a group"));
+        let changed = builder.set_row_groups(groups.collect()).build();
+        let mut written = bytes.to_vec();
+        ParquetMetaDataWriter::new(&mut written, &changed).finish().expect("written");
+        let name = format!("{ordinals:?}.parquet");
+        let file = PartitionedFile::new(name.clone(), table.put(&name, written).await.size_bytes);
+        let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit(&name) };
+        let parts = [vec![file.clone()], groups_of(&table, &file).await];
+        for parts in parts {
+            let parts: Vec<_> = parts.into_iter().map(|part| (part, Some(unit.clone()))).collect();
+            assert_eq!(table.ids(&parts).await.expect("rows"), expect, "{ordinals:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn deleted_pages_are_not_read() {
+    let mut table = Table::new();
+    let file = table.large("a.parquet", 0).await;
+    let vector = table.vector("v.puffin", 5_000..55_000).await;
+    let read = async |deletes: Option<Unit>, rows: usize| {
+        let before = table.counters.bytes_read();
+        assert_eq!(table.ids(&[(file.clone(), deletes)]).await.expect("rows").len(), rows);
+        table.counters.bytes_read() - before
+    };
+    let all = read(None, LARGE_ROWS as usize).await;
+    let left = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+    let left = read(Some(left), 10_000).await;
+    assert!(left * 2 < all, "{left} bytes of {all}");
+}
+
+/// Few deleted rows of a large file are skipped by the decoder, many are dropped after it, and runs are skipped in both cases.
+#[tokio::test]
+async fn few_and_many_deleted_rows_of_a_large_file() {
+    let mut table = Table::new();
+    let file = table.large("a.parquet", 0).await;
+    let parts = [vec![file.clone()], groups_of(&table, &file).await];
+    for (seed, count) in [0, 1, 5, 60, 117, 118, 500, 5_000, 40_000].into_iter().enumerate() {
+        let mut random = StdRng::seed_from_u64(seed as u64);
+        let mut deleted: BTreeSet<u64> = (0..count).map(|_| random.random_range(0..LARGE_ROWS)).collect();
+        if random.random() {
+            let start = random.random_range(0..LARGE_ROWS - 3_000);
+            deleted.extend(start..start + random.random_range(900..3_000));
+        }
+        let vector = table.vector(&format!("v{seed}"), deleted.iter().copied()).await;
+        let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+        let expect: Vec<i64> = (0..LARGE_ROWS).filter(|row| !deleted.contains(row)).map(|row| row as i64).collect();
+        for parts in &parts {
+            let parts: Vec<_> = parts.iter().map(|part| (part.clone(), Some(unit.clone()))).collect();
+            assert_eq!(table.ids(&parts).await.expect("rows"), expect, "{count} rows");
+        }
+    }
+}
