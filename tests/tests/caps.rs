@@ -41,7 +41,12 @@ fn a_bad_cap_is_refused_with_its_reason() {
     fails(&place, &["query", "SET gust.max_cost = '0.0000000001'"], 1, &[finer]);
     fails(&place, &["query", "SET gust.max_cost = -1"], 1, &["`-1` is no amount"]);
     fails(&place, &["query", "SET gust.max_cots = 1"], 1, &["`gust.max_cots`", "did you mean `gust.max_cost`?"]);
-    fails(&place, &["query", "SET gust.nonsense = 1"], 1, &["no setting `gust.nonsense`", "there is gust.max_cost"]);
+    fails(
+        &place,
+        &["query", "SET gust.nonsense = 1"],
+        1,
+        &["no setting `gust.nonsense`", "there is gust.dialect, gust.max_cost"],
+    );
     fails(&place, &["query", "RESET gust.nonsense"], 1, &["no setting `gust.nonsense`"]);
     let output = place.gust(&["query", "SELECT 1"]).env("GUST_COST__MAX", "soon").output().expect("it starts");
     check(&output, 2, &["GUST_COST__MAX", "soon", "dollars that are not negative"]);

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 /// Names of the files with statements.
-const FILES: [&str; 5] = ["athena", "trino", "duckdb", "spark", "functions"];
+const FILES: [&str; 6] = ["athena", "trino", "trino_dialect", "duckdb", "spark", "functions"];
 
 /// Characters of the longest message.
 const MESSAGE_MAX: usize = 400;
@@ -46,6 +46,8 @@ struct Habits {
 struct Entry {
     /// Where it comes from.
     from: String,
+    /// Dialect of the session. None for its own.
+    dialect: Option<String>,
     sql: String,
     /// Cells of each row, with bars between them.
     rows: Option<Vec<String>>,
@@ -178,7 +180,11 @@ async fn habits_run_or_are_refused_with_what_to_write() {
     for target in [Target::Local, Target::InProcess] {
         let session = open(target, &data, folder.path()).await;
         for entry in &entries {
+            if let Some(dialect) = &entry.dialect {
+                run(&session, &format!("SET gust.dialect = '{dialect}'")).await.expect("a dialect");
+            }
             let answer = ask(&session, &entry.sql).await;
+            run(&session, "RESET gust.dialect").await.expect("set back");
             if let Some(difference) = difference(entry, target, &answer) {
                 writeln!(wrong, "{target:?}, {}: {}\n  {difference}", entry.from, entry.sql).expect("to a string");
             }

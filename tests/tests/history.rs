@@ -243,6 +243,33 @@ fn an_interrupted_query_is_recorded() {
     assert_eq!(row, expect);
 }
 
+/// A statement of a set-up file has a report and a row, too.
+#[test]
+fn an_interrupted_set_up_is_recorded() {
+    let place = Place::new("");
+    std::fs::write(place.path("setup.sql"), format!("SELECT 1; {ENDLESS}")).expect("written");
+    let mut command = place.gust(&["query", "--report", "json", "--setup", "setup.sql", "SELECT 2"]);
+    let started = Instant::now();
+    let running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    wait_until("it runs", || std::fs::read_dir(place.path("tmp")).is_ok_and(|entries| entries.count() > 0));
+    wait_until("it has run for a while", || started.elapsed() > Duration::from_secs(2));
+    let terminated = Command::new("kill").args(["-TERM", &running.id().to_string()]).status().expect("kill");
+    assert!(terminated.success());
+    let output = running.wait_with_output().expect("it ends");
+    check(&output, 143, &["terminated"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let reports: Vec<Value> = stderr
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(reports.len(), 1, "{stderr}");
+    assert_eq!((&reports[0]["failed_kind"], &reports[0]["failed"]), (&json!("interrupted"), &json!("interrupted")));
+    assert!(reports[0]["id"].is_string(), "{stderr}");
+    let row = ask_one(&place, "SELECT outcome, message FROM gust.queries");
+    assert_eq!(row, json!({"outcome": "cancelled", "message": "interrupted"}));
+}
+
 #[test]
 fn the_user_is_the_account_where_no_variable_names_one() {
     let place = Place::new("");

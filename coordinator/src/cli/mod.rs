@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, labels};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
-use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, Session, SessionOptions};
+use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, Session, SessionOptions, SetUpLog};
 use gust_engine::storage::aws;
 use gust_output::{NewFile, OutputError, OutputFormat, RowOutput, StreamError, end_of, write_statement};
 use gust_protocol::with_hint_line;
@@ -201,14 +201,14 @@ pub(crate) fn only_session(config: Config, own: &[Label]) -> Result<Session, Com
     Ok(Engine::open(config, EngineOptions::default())?.session(options)?)
 }
 
-/// Opens a session and runs the statements of the setup files. `paid` gets the reports of those that paid for reads.
-async fn open(source: &SourceArgs, labels: &[Label], paid: &mut Vec<Report>) -> Result<Session, CommandError> {
+/// Opens a session and runs the statements of the setup files. They are in `log`.
+async fn open(source: &SourceArgs, labels: &[Label], log: &mut SetUpLog) -> Result<Session, CommandError> {
     let session = session(source.config.as_deref(), &source.run.overrides(), labels).await?;
     if let Some(catalog) = &source.catalog {
         session.use_catalog(catalog).await?;
     }
     for path in &source.setup {
-        session.set_up_reported(&read_setup(path)?, paid).await?;
+        session.set_up_reported(&read_setup(path)?, log).await?;
     }
     Ok(session)
 }
@@ -254,7 +254,7 @@ fn completions(shell: Shell) -> Result<(), CommandError> {
 
 async fn explain(source: SourceArgs) -> Result<(), CommandError> {
     let sql = source.read_sql(stdin(), stdin().is_terminal())?;
-    let session = open(&source, &[], &mut Vec::new()).await?;
+    let session = open(&source, &[], &mut SetUpLog::default()).await?;
     for statement in session.parse(&sql)? {
         let text = session.explain(statement).await?;
         match writeln!(stdout(), "{text}") {
@@ -278,15 +278,18 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
     };
     let mut reports = Reports::open(args.report, args.report_file.as_deref())?;
     let mut signals = Signals::listen()?;
-    let mut paid = Vec::new();
-    let session = tokio::select! {
-        session = Box::pin(open(&args.source, &args.labels, &mut paid)) => session,
-        ended = signals.ended() => return Err(ended),
+    let mut log = SetUpLog::default();
+    let opened = tokio::select! {
+        session = Box::pin(open(&args.source, &args.labels, &mut log)) => Ok(session),
+        ended = signals.ended() => Err(ended),
     };
-    for report in &paid {
-        reports.write_setup(report)?;
+    if opened.is_err() {
+        log.interrupt().await;
     }
-    let session = session?;
+    for report in log.take_reports() {
+        reports.write_setup(&report)?;
+    }
+    let session = opened??;
     let recorder = Recorder::new(session.clone());
     let running = async {
         match file.as_ref().map(NewFile::writer).transpose()? {

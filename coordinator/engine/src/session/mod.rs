@@ -46,6 +46,7 @@ pub use parameters::Described;
 pub use pieces::{Piece, Word, WordKind, pieces};
 pub use recorder::{Recorder, Refused, Script};
 pub use run::RunningStatement;
+pub use setup::SetUpLog;
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 
 use crate::cap::SharedBudgets;

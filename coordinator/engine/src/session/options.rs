@@ -16,6 +16,7 @@ use crate::config::{Config, Label, Prefer, labels};
 use crate::error::QueryError;
 use crate::money::{Money, MoneyError};
 use crate::nearest::nearest;
+use crate::sql::Dialect;
 
 /// Options of a session's own. None stands for the engine's configuration.
 #[derive(Debug, Clone, Default)]
@@ -120,8 +121,11 @@ impl SettingsPolicy {
 /// Name of the setting for the most dollars that a statement may cost.
 const MAX_COST: &str = "gust.max_cost";
 
+/// Name of the setting for the meaning of names that engines use for different things.
+const DIALECT: &str = "gust.dialect";
+
 /// Names of all our own settings.
-const NAMES: [&str; 1] = [MAX_COST];
+const NAMES: [&str; 2] = [DIALECT, MAX_COST];
 
 /// Values of the settings, kept with DataFusion's own so that SHOW shows them.
 #[derive(Debug, Clone)]
@@ -129,11 +133,12 @@ pub(super) struct Options {
     cap: Option<Money>,
     /// Cap by the configuration, the flags and the session's options.
     configured: Option<Money>,
+    dialect: Dialect,
 }
 
 impl Options {
     pub(super) fn new(configured: Option<Money>) -> Self {
-        Self { cap: configured, configured }
+        Self { cap: configured, configured, dialect: Dialect::default() }
     }
 }
 
@@ -161,7 +166,13 @@ impl ExtensionOptions for Options {
 
     fn entries(&self) -> Vec<ConfigEntry> {
         let value = self.cap.map(|money| money.to_string());
-        vec![ConfigEntry { key: MAX_COST.to_owned(), value, description: "Dollars that a statement may cost" }]
+        let dialect = Some(self.dialect.name().to_owned());
+        let about =
+            "Meaning of names that engines use for different things: `gust`, or `trino` for Trino's and Athena's";
+        vec![
+            ConfigEntry { key: DIALECT.to_owned(), value: dialect, description: about },
+            ConfigEntry { key: MAX_COST.to_owned(), value, description: "Dollars that a statement may cost" },
+        ]
     }
 }
 
@@ -182,6 +193,20 @@ impl Options {
 
     /// Changes a setting. None sets it back to the configured value. An error changes nothing.
     fn change(&mut self, name: &str, value: Option<&str>) -> Result<(), QueryError> {
+        if name == DIALECT {
+            let wanted = value.unwrap_or_default().to_lowercase();
+            let named = Dialect::ALL.into_iter().find(|dialect| dialect.name() == wanted);
+            self.dialect = match (named, value) {
+                (Some(dialect), _) => dialect,
+                (None, None) => Dialect::default(),
+                (None, Some(value)) => {
+                    let names: Vec<_> = Dialect::ALL.map(|dialect| format!("'{}'", dialect.name())).into();
+                    return Err(QueryError::sql(format!("{name}: there is no dialect `{value}`"))
+                        .with_hint(format!("there are {}", names.join(" and "))));
+                }
+            };
+            return Ok(());
+        }
         if name != MAX_COST {
             let hint = match nearest(name, NAMES) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -205,6 +230,13 @@ impl Session {
         let state = self.context.state_ref();
         let state = state.read();
         state.config().options().extensions.get::<Options>().and_then(|options| options.cap)
+    }
+
+    /// Returns the meaning that names have now.
+    pub(super) fn dialect(&self) -> Dialect {
+        let state = self.context.state_ref();
+        let state = state.read();
+        state.config().options().extensions.get::<Options>().map(|options| options.dialect).unwrap_or_default()
     }
 
     /// Carries out a SET or RESET of one of our own settings. Returns true if the statement was one.
@@ -256,7 +288,7 @@ mod tests {
                 &listed,
                 "datafusion.execution.target_partitions",
                 Some("1"),
-                Some("it may change gust.max_cost, datafusion."),
+                Some("it may change gust.dialect, gust.max_cost, datafusion."),
             ),
         ] {
             match (policy.check(name, value), refused) {
@@ -277,14 +309,23 @@ mod tests {
             let error = options.change(MAX_COST, Some(bad)).expect_err("no amount").to_string();
             assert!(error.contains("gust.max_cost: ") && error.contains("no amount of dollars"), "{error}");
         }
-        for (name, hint) in
-            [("gust.max_cots", "did you mean `gust.max_cost`?"), ("gust.nonsense", "there is gust.max_cost")]
-        {
+        for (name, hint) in [
+            ("gust.max_cots", "did you mean `gust.max_cost`?"),
+            ("gust.nonsense", "there is gust.dialect, gust.max_cost"),
+        ] {
             let error = options.change(name, Some("1")).expect_err("no setting").to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");
         }
         assert_eq!(options.cap, cents(5), "an error changes nothing");
-        assert_eq!(options.entries()[0].value.as_deref(), Some("$0.05000"));
+        let shown = |options: &Options| options.entries().into_iter().map(|entry| entry.value.unwrap_or_default());
+        assert_eq!(shown(&options).collect::<Vec<_>>(), ["gust", "$0.05000"]);
+        for (value, expect) in [(Some("Trino"), "trino"), (None, "gust"), (Some("trino"), "trino")] {
+            options.change(DIALECT, value).expect("a dialect");
+            assert_eq!(shown(&options).next().as_deref(), Some(expect));
+        }
+        let error = options.change(DIALECT, Some("oracle")).expect_err("no dialect").to_string();
+        assert!(error.contains("no dialect `oracle`") && error.contains("'gust' and 'trino'"), "{error}");
+        assert_eq!(options.dialect, Dialect::Trino);
         options.change(MAX_COST, None).expect("there is such a setting");
         assert_eq!(options.cap, cents(7));
     }

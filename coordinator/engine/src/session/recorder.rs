@@ -93,7 +93,7 @@ impl Recorder {
     }
 
     /// Runs a statement to its end and drops its rows. If it paid for reads, it is recorded and has a report.
-    pub(super) async fn run_unshown(self, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
+    pub(super) async fn run_unshown(self: Arc<Self>, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
         let new = self.begin(&statement);
         let stores = new.stores().clone();
         let is_paid = || stores.billed_usage().requests.total() > 0;
@@ -114,7 +114,12 @@ impl Recorder {
             Ok(()) => StatementEnd { outcome: Outcome::Done, message: None },
             Err(error) => error.into(),
         };
-        if is_paid() { (Some(self.end(&end).await), ended) } else { (None, ended) }
+        if is_paid() {
+            return (Some(self.end(&end).await), ended);
+        }
+        // Nothing is under way any more.
+        drop(self.open().take());
+        (None, ended)
     }
 
     /// Opens the record of a statement.

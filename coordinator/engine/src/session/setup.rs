@@ -1,6 +1,7 @@
 //! Statements that prepare a session, such as those of a set-up file.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::Statement as EngineStatement;
@@ -14,6 +15,27 @@ use crate::report::Report;
 /// Tables that are made at the same time. Each waits for a listing, and then for its footers.
 const TABLES_AT_ONCE: usize = 32;
 
+/// Reports on the statements of a set-up file, and those that are under way.
+#[derive(Default)]
+pub struct SetUpLog {
+    reports: Vec<Report>,
+    under_way: Vec<Arc<Recorder>>,
+}
+
+impl SetUpLog {
+    /// Takes the reports of the statements that have ended and paid for reads, also of those before an error.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Records the statements under way as cancelled, once nothing drives them any more. Their reports come after the others.
+    pub async fn interrupt(&mut self) {
+        for recorder in std::mem::take(&mut self.under_way) {
+            self.reports.extend(recorder.interrupt().await);
+        }
+    }
+}
+
 impl Session {
     /// Runs the statements of a text in their order, and drops their rows.
     ///
@@ -23,24 +45,33 @@ impl Session {
     /// # Errors
     /// The error of the first statement that fails. Tables that are made side by side with it may be there.
     pub async fn set_up(&self, sql: &str) -> Result<(), QueryError> {
-        self.set_up_reported(sql, &mut Vec::new()).await
+        self.set_up_reported(sql, &mut SetUpLog::default()).await
     }
 
-    /// Does the same, and adds the reports of the statements that paid for reads, also of those before an error.
+    /// Does the same, and writes the log.
     ///
     /// # Errors
     /// Those of [`Session::set_up`].
-    pub async fn set_up_reported(&self, sql: &str, paid: &mut Vec<Report>) -> Result<(), QueryError> {
+    pub async fn set_up_reported(&self, sql: &str, log: &mut SetUpLog) -> Result<(), QueryError> {
         let mut statements = self.parse(sql)?;
         while !statements.is_empty() {
             let together = side_by_side(&statements);
             let running = statements.drain(..together);
-            let running = running.map(|statement| Box::pin(Recorder::new(self.clone()).run_unshown(statement)));
+            let running = running.map(|statement| {
+                let recorder = Arc::new(Recorder::new(self.clone()));
+                log.under_way.push(Arc::clone(&recorder));
+                Box::pin(recorder.run_unshown(statement))
+            });
+            let running: Vec<_> = running.collect();
             let mut running = stream::iter(running).buffered(TABLES_AT_ONCE);
             while let Some((report, ended)) = running.next().await {
-                paid.extend(report);
+                log.reports.extend(report);
+                if ended.is_err() {
+                    log.under_way.clear();
+                }
                 ended?;
             }
+            log.under_way.clear();
         }
         Ok(())
     }

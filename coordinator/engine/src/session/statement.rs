@@ -11,6 +11,7 @@ use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{
     CopyToStatement, DFParser, DFParserBuilder, ExplainStatement, Statement as EngineStatement,
 };
+use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Statement as SqlStatement};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -25,7 +26,7 @@ use crate::nearest::nearest;
 use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
 use crate::sql::{self, Known, Names, UniquelyNamed};
 use crate::tables::broken::{BrokenTable, broken_table_error};
-use crate::tables::folder::{check_format, is_path};
+use crate::tables::folder::{FolderTable, check_format, is_path};
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
@@ -223,14 +224,31 @@ impl Session {
         references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Writes `"$path"` as the file of a row, where a table is of files.
+    async fn write_paths(&self, statement: &mut EngineStatement) -> Result<(), QueryError> {
+        let mut stores = HashMap::new();
+        for name in sql::paths::tables(statement) {
+            let Ok(reference) = object_name_to_table_reference(name.clone(), true) else { continue };
+            // Where the table cannot be had, the planner's error says so.
+            let Ok(Some(table)) = Box::pin(self.find_table(&reference)).await else { continue };
+            let is_folder = table.schema().field_with_name(sql::paths::PATH).is_err();
+            if let Some(folder) = table.downcast_ref::<FolderTable>().filter(|_| is_folder) {
+                stores.insert(name, folder.store_url());
+            }
+        }
+        Ok(sql::paths::write(statement, &stores)?)
+    }
+
     /// Returns the logical plan of a statement that this session may run, and names to show for its columns.
     pub(super) async fn logical_plan(
         &self,
         mut statement: EngineStatement,
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
-        let written = sql::prepare(&mut statement, &Known::of(&state).with_catalogs(self.catalog_names()))?;
+        let known = Known::of(&state).with_catalogs(self.catalog_names()).with_dialect(self.dialect());
+        let written = sql::prepare(&mut statement, &known)?;
         self.pin_versions(&mut statement)?;
+        self.write_paths(&mut statement).await?;
         mark_merged_keys(&mut statement).map_err(sort_out)?;
         let references = match query_of_a_table(&statement) {
             // The table itself is not there yet.

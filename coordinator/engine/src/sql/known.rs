@@ -1,18 +1,49 @@
-//! Names of the functions and catalogs that a session has.
+//! Names of the functions and catalogs that a session has, and the dialect in which it means them.
 
 use std::collections::BTreeSet;
 
 use datafusion::execution::SessionState;
 
+/// Meaning of names that engines use for different things.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Meaning of `docs/dialect.md`: PostgreSQL's and DuckDB's where both have the name.
+    #[default]
+    Gust,
+    /// Meaning of Trino and Athena.
+    Trino,
+}
+
+impl Dialect {
+    pub(crate) const ALL: [Self; 2] = [Self::Gust, Self::Trino];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Gust => "gust",
+            Self::Trino => "trino",
+        }
+    }
+}
+
 /// Functions of a session, by name and alias, and its catalogs.
 pub(crate) struct Known<'a> {
     state: &'a SessionState,
     catalogs: Vec<String>,
+    dialect: Dialect,
 }
 
 impl<'a> Known<'a> {
     pub(crate) fn of(state: &'a SessionState) -> Self {
-        Self { state, catalogs: Vec::new() }
+        Self { state, catalogs: Vec::new(), dialect: Dialect::default() }
+    }
+
+    /// Sets the dialect.
+    pub(crate) fn with_dialect(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Adds the names of all catalogs.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
-//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`]), and versions of tables go into names ([`versions`]).
+//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`], [`between`]), and versions of tables go into names ([`versions`]).
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
 //! 3. `prepare` keeps the texts of the result's columns ([`names`]). It joins the levels of nested namespaces ([`relations`]). It writes other engines' statements, syntax and
@@ -17,6 +17,7 @@
 //! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
 
 mod balance;
+mod between;
 mod copies;
 mod distinct;
 mod dumps;
@@ -28,6 +29,7 @@ mod lambdas;
 mod lengths;
 pub(crate) mod limits;
 mod names;
+pub(crate) mod paths;
 mod pivots;
 mod quantified;
 mod readers;
@@ -52,7 +54,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
-pub(crate) use known::Known;
+pub(crate) use known::{Dialect, Known};
 pub(crate) use limits::{check_relations, folded_name};
 pub(crate) use names::{Names, UniquelyNamed, unique};
 pub(crate) use walk::walk_mut;
@@ -126,6 +128,7 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, DataFusionError> 
     versions::rewrite(&mut tokens)?;
     words::rewrite(&mut tokens)?;
     lambdas::mark(&mut tokens);
+    between::bracket(&mut tokens);
     Ok(tokens)
 }
 

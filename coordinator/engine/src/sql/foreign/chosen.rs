@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Array, BinaryOperator, CastKind, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    Array, BinaryOperator, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LambdaFunction, ListAggOnOverflow,
     ObjectName, UnaryOperator, Value, ValueWithSpan, Visitor,
 };
@@ -37,7 +37,7 @@ pub(super) enum Choice {
 }
 
 impl Choice {
-    fn tree(tree: Expr) -> Self {
+    pub(super) fn tree(tree: Expr) -> Self {
         Self::Tree { tree: Box::new(tree), copied: Vec::new(), times: 0 }
     }
 }
@@ -64,21 +64,21 @@ impl Call<'_> {
     }
 
     /// Returns the call of another function with the same clauses.
-    fn renamed(&self, name: &str, list: FunctionArgumentList) -> Function {
+    pub(super) fn renamed(&self, name: &str, list: FunctionArgumentList) -> Function {
         let name = ObjectName::from(Ident::with_span(self.at, name));
         Function { name, args: FunctionArguments::List(list), ..self.function.clone() }
     }
 }
 
-fn positional(arguments: impl IntoIterator<Item = Expr>) -> Vec<FunctionArg> {
+pub(super) fn positional(arguments: impl IntoIterator<Item = Expr>) -> Vec<FunctionArg> {
     arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect()
 }
 
-fn text(text: &str) -> Expr {
+pub(super) fn text(text: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
 }
 
-fn bare(mut expr: &Expr) -> &Expr {
+pub(super) fn bare(mut expr: &Expr) -> &Expr {
     while let Expr::Nested(inner) = expr {
         expr = inner;
     }
@@ -86,7 +86,7 @@ fn bare(mut expr: &Expr) -> &Expr {
 }
 
 /// Returns a number that is written out.
-fn number(expr: &Expr) -> Option<f64> {
+pub(super) fn number(expr: &Expr) -> Option<f64> {
     match bare(expr) {
         Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) => number.parse().ok(),
         Expr::UnaryOp { op: UnaryOperator::Minus, expr } => number(expr).map(|number| -number),
@@ -252,6 +252,17 @@ pub(super) fn all_match(call: &Call<'_>) -> Result<Choice, Refusal> {
     Ok(Choice::Template("(NOT array_any_match($1, $2))", vec![call.arguments[0].clone(), lambda]))
 }
 
+/// Seconds since 1970 of a time's last boundary of a unit.
+macro_rules! epoch {
+    ($unit:literal) => {
+        concat!(
+            "CASE WHEN arrow_typeof($1) = 'Date32' THEN date_part('epoch', $1) ELSE date_part('epoch', date_trunc('",
+            $unit,
+            "', $1)) END"
+        )
+    };
+}
+
 /// Counts the boundaries of a unit between two times, as DuckDB and Redshift do.
 pub(super) fn datediff(call: &Call<'_>) -> Result<Choice, Refusal> {
     call.without_clauses()?;
@@ -269,15 +280,9 @@ pub(super) fn datediff(call: &Call<'_>) -> Result<Choice, Refusal> {
             "CAST(12 * (date_part('year', $2) - date_part('year', $1)) + date_part('month', $2) - date_part('month', $1) AS BIGINT)"
         }
         "day" | "days" => "CAST(CAST($2 AS DATE) - CAST($1 AS DATE) AS BIGINT)",
-        "hour" | "hours" => {
-            "CAST((date_part('epoch', date_trunc('hour', $2)) - date_part('epoch', date_trunc('hour', $1))) / 3600 AS BIGINT)"
-        }
-        "minute" | "minutes" => {
-            "CAST((date_part('epoch', date_trunc('minute', $2)) - date_part('epoch', date_trunc('minute', $1))) / 60 AS BIGINT)"
-        }
-        "second" | "seconds" => {
-            "CAST(date_part('epoch', date_trunc('second', $2)) - date_part('epoch', date_trunc('second', $1)) AS BIGINT)"
-        }
+        "hour" | "hours" => return Ok(boundaries(call, "CAST(($2 - $1) / 3600 AS BIGINT)", epoch!("hour"))),
+        "minute" | "minutes" => return Ok(boundaries(call, "CAST(($2 - $1) / 60 AS BIGINT)", epoch!("minute"))),
+        "second" | "seconds" => return Ok(boundaries(call, "CAST($2 - $1 AS BIGINT)", epoch!("second"))),
         _ => {
             return Err(call.refused(
                 "by this unit",
@@ -286,6 +291,23 @@ pub(super) fn datediff(call: &Call<'_>) -> Result<Choice, Refusal> {
         }
     };
     Ok(Choice::Template(template, call.arguments[1..].to_vec()))
+}
+
+/// Counts boundaries by the seconds since 1970 of both times. A date far from now, such as 9999-12-31, is no timestamp of
+/// nanoseconds, which `date_trunc` would make of it.
+fn boundaries(call: &Call<'_>, between: &'static str, seconds: &'static str) -> Choice {
+    let is_date = |of: &Expr| match bare(of) {
+        Expr::TypedString(typed) => typed.data_type == DataType::Date,
+        Expr::Cast { data_type, .. } => *data_type == DataType::Date,
+        _ => false,
+    };
+    let side = |of: &Expr| {
+        let written = if is_date(of) { "date_part('epoch', $1)" } else { seconds };
+        filled(template(written), std::slice::from_ref(of), None, call.at)
+    };
+    let sides: Vec<Expr> = call.arguments[1..].iter().map(side).collect();
+    let tree = filled(template(between), &sides, None, call.at);
+    Choice::Tree { tree: Box::new(tree), copied: call.arguments[1..].to_vec(), times: 2 }
 }
 
 /// Writes `approx_percentile(x, ARRAY[p, q])` as an array of one call each.

@@ -1,7 +1,8 @@
 //! Calls of functions by the names that other engines have for them.
 //!
 //! ```text
-//!  a call ─► the engine's own? ─► stays, but for forms that only others have (FORMS)
+//!  a call ─► something else in Trino, and the session asks for that? ─► written as Trino's meaning ([`trino`])
+//!         ─► the engine's own? ─► stays, but for forms that only others have (FORMS)
 //!         ─► in NAMES?         ─► written as what it means here, or refused with what to write
 //!         ─► else                 refused; the hint is the name that is spelled most like it
 //! ```
@@ -12,13 +13,14 @@
 mod chosen;
 mod listing;
 mod names;
+mod trino;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArguments, Ident,
-    ObjectName, Select, SelectItem, Spanned, Statement, Visitor, VisitorMut,
+    DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArguments, Ident, ObjectName, Select, SelectItem, Spanned, Statement, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -27,7 +29,7 @@ pub(super) use self::listing::{Listed, listed};
 use self::names::{Meaning, Row};
 use super::Refusal;
 use super::copies::{Copied, CopiedBytes};
-use super::known::Known;
+use super::known::{Dialect, Known};
 use super::limits::folded_name;
 use super::template::{Clauses, filled, template, uses};
 use super::walk::{walk, walk_mut};
@@ -80,6 +82,23 @@ impl VisitorMut for Translator<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refusal> {
+        if let (Expr::Extract { field, .. }, Dialect::Trino) = (&mut *expr, self.known.dialect())
+            && matches!(field, DateTimeField::Dow | DateTimeField::DayOfWeek)
+        {
+            // Monday is 1, Sunday is 7.
+            *field = DateTimeField::Isodow;
+        }
+        if self.known.dialect() == Dialect::Trino
+            && let Some((text, arguments)) = trino::substring(expr)
+        {
+            return match self.fill("substr", text, &arguments, None, expr.span()) {
+                Ok(written) => {
+                    *expr = written;
+                    ControlFlow::Continue(())
+                }
+                Err(refusal) => ControlFlow::Break(refusal),
+            };
+        }
         let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
         match self.written(function) {
             Ok(None) => {}
@@ -107,7 +126,16 @@ impl Translator<'_> {
         let name = name_of(&function.name);
         let own = self.known.own_name(&name);
         let is_own = own == Some(name.as_str());
-        let rows = if is_own { names::forms(&name) } else { names::foreign(&name) };
+        let of_trino = match self.known.dialect() {
+            Dialect::Trino => trino::trino(&name),
+            Dialect::Gust => &[],
+        };
+        let is_trino = of_trino.iter().any(|row| row.arguments.contains(&list.args.len()));
+        let rows = match (is_trino, is_own) {
+            (true, _) => of_trino,
+            (false, true) => names::forms(&name),
+            (false, false) => names::foreign(&name),
+        };
         if rows.is_empty() && own.is_none() && !SYNTAX.contains(&name.as_str()) {
             return Err(not_found(function, &name, &self.near(&name)));
         }
@@ -404,7 +432,7 @@ mod tests {
         let state = state();
         let known = Known::of(&state);
         let mut refused: Vec<&str> = Vec::new();
-        for row in names::NAMES.iter().chain(names::FORMS) {
+        for row in names::NAMES.iter().chain(names::FORMS).chain(trino::TRINO) {
             match row.meaning {
                 Meaning::Renamed(to) => assert!(known.own_name(to).is_some(), "{to}"),
                 Meaning::Written(text) | Meaning::Aggregated { text, .. } => {
@@ -431,20 +459,24 @@ mod tests {
         assert_eq!(refused.len(), count, "a name is refused twice");
     }
 
+    /// Writes the line of some names. None for those that are refused.
+    fn line(Row { names, arguments, meaning }: &Row) -> Option<String> {
+        let here = listing::here(meaning)?.replace('|', "\\|");
+        let is_prose = matches!(meaning, Meaning::Chosen { .. });
+        let here = if is_prose { here } else { format!("`{here}`") };
+        let calls: Vec<String> = names.iter().map(|name| listing::call(name, arguments)).collect();
+        Some(format!("| {} | {here} |\n", calls.join(", ")))
+    }
+
     /// Writes the table of `docs/dialect.md`.
     fn page() -> String {
         let mut page = "| call | here |\n|---|---|\n".to_owned();
         let mut refused: BTreeSet<&str> = BTreeSet::new();
-        for Row { names, arguments, meaning } in names::NAMES.iter().chain(names::FORMS) {
-            let Some(here) = listing::here(meaning) else {
-                refused.extend(names.iter().copied());
-                continue;
-            };
-            let here = here.replace('|', "\\|");
-            let is_prose = matches!(meaning, Meaning::Chosen { .. });
-            let here = if is_prose { here } else { format!("`{here}`") };
-            let calls: Vec<String> = names.iter().map(|name| listing::call(name, arguments)).collect();
-            writeln!(page, "| {} | {here} |", calls.join(", ")).expect("to a string");
+        for row in names::NAMES.iter().chain(names::FORMS) {
+            match line(row) {
+                Some(line) => page += &line,
+                None => refused.extend(row.names.iter().copied()),
+            }
         }
         let kept = |name: &&str| names::foreign(name).iter().all(|row| matches!(row.meaning, Meaning::Refused(_)));
         let refused: Vec<&str> = refused.into_iter().filter(kept).collect();
@@ -472,14 +504,50 @@ mod tests {
     #[test]
     fn the_page_lists_the_names() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/dialect.md");
-        let text = std::fs::read_to_string(&path).expect("the page");
-        let (head, rest) = text.split_once("<!-- names -->\n").expect("a mark");
-        let (table, tail) = rest.split_once("<!-- end of names -->\n").expect("a mark");
-        if std::env::var_os("DIALECT_WRITE").is_some() {
-            let text = format!("{head}<!-- names -->\n{}<!-- end of names -->\n{tail}", page());
-            std::fs::write(&path, text).expect("written");
-            return;
+        let of_trino = trino::TRINO.iter().map(|row| line(row).expect("none is refused")).collect::<String>();
+        let of_trino = format!("| call | here |\n|---|---|\n{of_trino}");
+        for (mark, expect) in [("names", page()), ("trino", of_trino)] {
+            let text = std::fs::read_to_string(&path).expect("the page");
+            let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->\n"));
+            let (head, rest) = text.split_once(&begin).expect("a mark");
+            let (table, tail) = rest.split_once(&end).expect("a mark");
+            if std::env::var_os("DIALECT_WRITE").is_some() {
+                std::fs::write(&path, format!("{head}{begin}{expect}{end}{tail}")).expect("written");
+            } else {
+                assert_eq!(table, expect);
+            }
         }
-        assert_eq!(table, page());
+    }
+
+    /// A call with the same text has another meaning, and all others have their own.
+    #[test]
+    fn trinos_meaning_comes_before_the_engines() {
+        let state = state();
+        let written = |sql: &str, dialect: Dialect| {
+            let mut statement = parsed(sql);
+            translate(&mut statement, &Known::of(&state).with_dialect(dialect)).expect("a meaning");
+            statement.to_string()
+        };
+        for (sql, trino, gust) in [
+            ("SELECT concat(a, 'b')", "SELECT (a || 'b') AS \"concat(a, 'b')\"", "SELECT concat(a, 'b')"),
+            ("SELECT 1 WHERE md5(a) = b", "SELECT 1 WHERE decode(md5(a), 'hex') = b", "SELECT 1 WHERE md5(a) = b"),
+            ("SELECT 1 WHERE SUBSTR(a, 2) = b", "SELECT 1 WHERE SUBSTR(a, 2) = b", "SELECT 1 WHERE SUBSTR(a, 2) = b"),
+            (
+                "SELECT 1 WHERE EXTRACT(DOW FROM a) = 7",
+                "SELECT 1 WHERE EXTRACT(ISODOW FROM a) = 7",
+                "SELECT 1 WHERE EXTRACT(DOW FROM a) = 7",
+            ),
+            (
+                "SELECT 1 WHERE iff(a, b, c)",
+                "SELECT 1 WHERE CASE WHEN a THEN b ELSE c END",
+                "SELECT 1 WHERE CASE WHEN a THEN b ELSE c END",
+            ),
+        ] {
+            assert_eq!(written(sql, Dialect::Trino), trino);
+            assert_eq!(written(sql, Dialect::Gust), gust);
+        }
+        let from_the_end = "SELECT 1 WHERE SUBSTR(a, -1) = b";
+        assert!(written(from_the_end, Dialect::Trino).contains("CASE WHEN "));
+        assert_eq!(written(from_the_end, Dialect::Gust), from_the_end);
     }
 }

@@ -37,7 +37,7 @@ use Meaning::{Aggregated, Chosen, Refused, Renamed, Written};
 /// Any number of arguments.
 const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 
-const fn row(names: &'static [&'static str], arguments: RangeInclusive<usize>, meaning: Meaning) -> Row {
+pub(super) const fn row(names: &'static [&'static str], arguments: RangeInclusive<usize>, meaning: Meaning) -> Row {
     Row { names, arguments, meaning }
 }
 
@@ -346,7 +346,7 @@ pub(super) static FORMS: &[Row] = &[
     ),
 ];
 
-fn by_name(table: &'static [Row]) -> HashMap<&'static str, Vec<&'static Row>> {
+pub(super) fn by_name(table: &'static [Row]) -> HashMap<&'static str, Vec<&'static Row>> {
     let mut rows: HashMap<_, Vec<_>> = HashMap::new();
     for row in table {
         for name in row.names {

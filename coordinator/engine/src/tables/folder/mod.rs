@@ -81,6 +81,14 @@ struct Declared {
 }
 
 impl FolderTable {
+    /// Returns the beginning of its files' paths, such as `s3://bucket/`; `/` for files of this machine.
+    pub fn store_url(&self) -> String {
+        match self.locations.first().map(|location| location.store.as_str()) {
+            Some(url) if !url.starts_with("file:") => url.to_owned(),
+            _ => "/".to_owned(),
+        }
+    }
+
     fn partitions(&self) -> &[FieldRef] {
         self.columns.table_partition_cols()
     }
