@@ -86,7 +86,7 @@ enum Verdict {
 pub async fn judge(seeds: Range<u64>, at_once: usize, bootstrap: &Path, cache: &Path) -> anyhow::Result<Verdicts> {
     let folder = tempfile::Builder::new().prefix("odd-values-").tempdir_in(cache)?;
     let queries: Vec<(u64, Query)> = seeds.map(|seed| (seed, query(seed))).collect();
-    let texts: Vec<&str> = queries.iter().map(|(_, query)| query.sql.as_str()).collect();
+    let texts: Vec<&str> = queries.iter().map(|(_, query)| query.judged.as_str()).collect();
     std::fs::write(folder.path().join("queries.json"), serde_json::to_string(&texts)?)?;
     if let Run::Skipped { reason } = python::run(cache, "odd_values.py", &[folder.path()])? {
         bail!("DuckDB is the judge and is not to be had: {reason}");

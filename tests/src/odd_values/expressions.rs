@@ -96,6 +96,30 @@ impl Kind {
     }
 }
 
+/// Marks around two texts of one meaning: ours and the judge's.
+const MARKS: [char; 3] = ['\u{1}', '\u{2}', '\u{3}'];
+
+fn either(ours: &str, theirs: &str) -> String {
+    let [begin, middle, end] = MARKS;
+    format!("{begin}{ours}{middle}{theirs}{end}")
+}
+
+/// Returns a text as we read it, or as the judge does.
+pub fn as_read_by(text: &str, is_judge: bool) -> String {
+    let [begin, middle, end] = MARKS;
+    let (mut kept, mut sides) = (String::new(), Vec::new());
+    for sign in text.chars() {
+        match sign {
+            _ if sign == begin => sides.push(false),
+            _ if sign == middle => sides.iter_mut().last().into_iter().for_each(|side| *side = true),
+            _ if sign == end => _ = sides.pop(),
+            sign if sides.iter().all(|side| *side == is_judge) => kept.push(sign),
+            _ => {}
+        }
+    }
+    kept
+}
+
 /// Randomness, and the prefixes that columns are called by.
 pub struct Writer<'a> {
     pub random: &'a mut SmallRng,
@@ -172,7 +196,13 @@ impl Writer<'_> {
             Date => &["coalesce({}, DATE '2000-01-01')", "greatest({}, DATE '1970-01-01')"],
             Time => &["greatest({}, {})", "least({}, {})"],
         };
-        self.pick(around).replace("{}", &inner)
+        let around = self.pick(around);
+        if self.chance(0.15) {
+            // The same for each element of a list, of which one is taken.
+            let (other, place) = (self.column(kind), self.random.random_range(1..=2));
+            return format!("(list_transform([{inner}, {other}], lambda e: {}))[{place}]", around.replace("{}", "e"));
+        }
+        around.replace("{}", &inner)
     }
 
     /// Returns a small number: a length, a year, a month, a position or a key.
@@ -180,7 +210,24 @@ impl Writer<'_> {
         let text = self.value(Text, depth);
         let date = self.value(Date, depth);
         let small = self.value(Small, depth);
-        match self.random.random_range(0..9) {
+        match self.random.random_range(0..11) {
+            // Elements that are kept, with a column from outside.
+            9 => {
+                let (kind, not) = (self.kind(), self.pick(&["", "NOT "]));
+                let (element, other, least) = (self.value(kind, depth), self.column(kind), self.column(kind));
+                let compare = self.pick(&["=", "<>", "<", ">=", "IS DISTINCT FROM"]);
+                let kept =
+                    format!("list_filter([{element}, {other}, {element}], lambda e: {not}(e {compare} {least}))");
+                format!("coalesce(array_length({kept}), 0)")
+            }
+            // A list from the left: DuckDB's first element is the state.
+            10 => {
+                let (other, body) =
+                    (self.column(Small), self.pick(&["s + coalesce(e, 7)", "s * 2 + e", "greatest(s, e)"]));
+                let ours = format!("reduce([{small}, {other}], 1, (s, e) -> {body}, s -> s * 3)");
+                let theirs = format!("(list_reduce([1, {small}, {other}], lambda s, e: {body}) * 3)");
+                format!("CAST({} AS INT)", either(&ours, &theirs))
+            }
             5 => format!("CAST(date_diff('day', {date}, DATE '2000-01-01') AS INT)"),
             6 => format!("coalesce(array_length(split({text}, 'a')), 0)"),
             7 => format!("coalesce(array_length(regexp_extract_all({text}, '[a-z]')), 0)"),

@@ -6,12 +6,14 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::expressions::Kind::*;
-use super::expressions::{KINDS, Kind, Writer};
+use super::expressions::{KINDS, Kind, Writer, as_read_by};
 
 /// Statement, and whether the order of its rows counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     pub sql: String,
+    /// The same in the judge's words, which are mostly ours.
+    pub judged: String,
     pub ordered: bool,
 }
 
@@ -33,12 +35,16 @@ pub fn query(seed: u64) -> Query {
     }
 }
 
+fn written(text: &str, ordered: bool) -> Query {
+    Query { sql: as_read_by(text, false), judged: as_read_by(text, true), ordered }
+}
+
 fn any_order(sql: String) -> Query {
-    Query { sql, ordered: false }
+    written(&sql, false)
 }
 
 fn in_order(sql: String) -> Query {
-    Query { sql, ordered: true }
+    written(&sql, true)
 }
 
 /// Returns ` WHERE …`, or nothing.
@@ -174,7 +180,7 @@ fn joined(writer: &mut Writer<'_>) -> Query {
     };
     let sql =
         format!("SELECT x.id AS xid, y.id AS yid, {values} FROM {left} AS x {join} {right} AS y ON {on}{filter}{tail}");
-    Query { sql, ordered }
+    written(&sql, ordered)
 }
 
 /// Returns a join's condition, mostly an equality. A full join has equalities alone, because DuckDB has no other full joins.
