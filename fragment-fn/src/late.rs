@@ -2,10 +2,11 @@
 //!
 //! A hash join tells the scans of its probe side which keys it has, once its build side is complete. DataFusion prunes row
 //! groups by that. It compares rows only where all filters are pushed down, which decodes them twice where most rows stay. Here
-//! each file that is opened is read in one of two ways:
+//! each file that is opened is read in one of three ways:
 //!
 //! ```text
-//!  file ─► plan_file ─┬─ no complete filter, or those proved useless ─► as planned
+//!  file ─► plan_file ─┬─ no complete filter ─► as planned
+//!                     ├─ those that decide about rows proved useless ─► as planned, pruned by the predicate with each key once
 //!                     └─ else ─► decoder with a KeyFilter for each filter, and PruningOnly for the rest of the predicate
 //! ```
 //!
@@ -27,7 +28,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Formatter};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
@@ -44,7 +45,7 @@ use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
 use object_store::ObjectStore;
 
 use crate::forwarding::forwarding_to;
-use filter::{KeyFilter, PruningOnly, Tally, unrouted};
+use filter::{KeyFilter, PruningOnly, Tally, settled};
 
 /// Largest size of the keys that a stream keeps decoded between its filter and its rows. Beyond it they are decoded twice.
 const KEYS_BYTES_MAX: usize = 16 << 20;
@@ -86,16 +87,18 @@ pub(crate) fn keys(scan: &FileScanConfig, rule: LateColumns) -> Vec<Arc<dyn Phys
     filters.flat_map(|filter| filter.children()).cloned().collect()
 }
 
-/// Returns the predicate of a scan of `table` as files with late columns are pruned by it now: by more than the planned one.
-pub(crate) fn pruned_by(predicate: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Arc<dyn PhysicalExpr> {
+/// Returns the predicate of a scan of `table` as files are pruned by it now: by more than the planned one. None where that one prunes as
+/// much, or will change.
+pub(crate) fn pruned_by(predicate: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Option<Arc<dyn PhysicalExpr>> {
     let conjuncts = split_conjunction(predicate);
-    if conjuncts.iter().any(|conjunct| matches!(State::of(conjunct), State::Changing)) {
-        return Arc::clone(predicate);
+    let is_changing = conjuncts.iter().any(|conjunct| matches!(State::of(conjunct), State::Changing));
+    if is_changing || !conjuncts.iter().any(|conjunct| has_changed(conjunct)) {
+        return None;
     }
-    conjunction(conjuncts.into_iter().map(|conjunct| match is_of_keys(conjunct, table) && has_changed(conjunct) {
-        true => unrouted(conjunct),
+    Some(conjunction(conjuncts.into_iter().map(|conjunct| match has_changed(conjunct) {
+        true => settled(conjunct, table),
         false => Arc::clone(conjunct),
-    }))
+    })))
 }
 
 /// Returns the names of a filter's columns.
@@ -150,6 +153,8 @@ struct Filter {
     expr: Arc<dyn PhysicalExpr>,
     /// None for one that does not decide about rows here.
     tally: Option<Arc<Tally>>,
+    /// Its value, once it will stay as it is.
+    known: OnceLock<Arc<dyn PhysicalExpr>>,
 }
 
 impl LateSource {
@@ -160,7 +165,7 @@ impl LateSource {
         let (parquet, filters) = filters(scan)?;
         let filter = |expr: Arc<dyn PhysicalExpr>| {
             let tally = is_of_keys(&expr, parquet.table_schema()).then(|| Arc::new(Tally::new(rule)));
-            Filter { expr, tally }
+            Filter { expr, tally, known: OnceLock::new() }
         };
         let filters: Arc<[Filter]> = filters.into_iter().map(filter).collect();
         if filters.iter().all(|filter| filter.tally.is_none()) {
@@ -174,26 +179,41 @@ impl LateSource {
     }
 
     /// Returns the predicate for a file that is opened now, None to read it as planned.
-    fn predicate(&self) -> Option<Arc<dyn PhysicalExpr>> {
-        let (mut keys, mut others) = (Vec::new(), Vec::new());
+    fn predicate(&self) -> Option<Predicate> {
+        let table = self.parquet.table_schema();
+        let (mut keys, mut others, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        let mut some_changed = false;
         for filter in self.filters.iter() {
-            match (State::of(&filter.expr), &filter.tally) {
+            match State::of(&filter.expr) {
                 // What changes while the file is read prunes more than keys do.
-                (State::Changing, _) => return None,
-                (State::Unknown, _) => {}
-                (State::Known, Some(tally)) if !tally.is_given_up() && has_changed(&filter.expr) => {
-                    keys.push((tally, &filter.expr))
+                State::Changing => return None,
+                State::Unknown => unknown.push(Arc::clone(&filter.expr)),
+                State::Known => {
+                    let has_changed = has_changed(&filter.expr);
+                    some_changed |= has_changed;
+                    let known = Arc::clone(filter.known.get_or_init(|| match has_changed {
+                        true => settled(&filter.expr, table),
+                        false => Arc::clone(&filter.expr),
+                    }));
+                    match filter.tally.as_ref().filter(|tally| has_changed && !tally.is_given_up()) {
+                        Some(tally) => keys.push((tally, known)),
+                        None => others.push(PruningOnly::over(known)),
+                    }
                 }
-                (State::Known, _) => others.push(PruningOnly::over(Arc::clone(&filter.expr))),
             }
         }
-        if keys.is_empty() {
+        let decides_rows = !keys.is_empty();
+        if !decides_rows && !some_changed {
             return None;
+        }
+        if !decides_rows {
+            // They prune once they have a value, and the decoder evaluates nothing.
+            others.append(&mut unknown);
         }
         // The one that keeps least comes first.
         keys.sort_by(|(one, _), (other, _)| one.share().total_cmp(&other.share()));
-        let keys = keys.into_iter().map(|(tally, expr)| KeyFilter::over(unrouted(expr), Arc::clone(tally)));
-        Some(conjunction(keys.chain(others)))
+        let keys = keys.into_iter().map(|(tally, known)| KeyFilter::over(known, Arc::clone(tally)));
+        Some(Predicate { expr: conjunction(keys.chain(others)), decides_rows })
     }
 
     fn with_parquet(&self, parquet: &Arc<dyn FileSource>) -> Self {
@@ -202,7 +222,14 @@ impl LateSource {
     }
 }
 
+/// Predicate of one file. It prunes, and may decide about rows.
+struct Predicate {
+    expr: Arc<dyn PhysicalExpr>,
+    decides_rows: bool,
+}
+
 /// State of a conjunct.
+#[derive(Debug, PartialEq, Eq)]
 enum State {
     /// It will stay as it is.
     Known,
@@ -285,11 +312,14 @@ impl Morselizer for LateMorselizer {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
         let Some(predicate) = self.source.predicate() else { return self.planned.plan_file(file) };
         let LateSource { parquet, scan, .. } = &self.source;
-        let mut options = parquet.table_parquet_options().clone();
-        options.global.pushdown_filters = true;
-        options.global.reorder_filters = false;
-        options.global.max_predicate_cache_size.get_or_insert(KEYS_BYTES_MAX);
-        let late = parquet.with_predicate(predicate).with_table_parquet_options(options);
+        let mut late = parquet.with_predicate(predicate.expr);
+        if predicate.decides_rows {
+            let mut options = parquet.table_parquet_options().clone();
+            options.global.pushdown_filters = true;
+            options.global.reorder_filters = false;
+            options.global.max_predicate_cache_size.get_or_insert(KEYS_BYTES_MAX);
+            late = late.with_table_parquet_options(options);
+        }
         late.create_morselizer(Arc::clone(&self.store), scan, self.partition)?.plan_file(file)
     }
 }

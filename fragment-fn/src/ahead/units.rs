@@ -34,7 +34,7 @@ use super::layout::FileLayout;
 use file::{FILTERS, FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
 use filters::Verdict;
 pub(super) use lanes::Lanes;
-use window::Window;
+use window::{FIRST_SHARE, Window};
 
 /// Name of one speculative GET of a scan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,7 +172,7 @@ impl Units {
             places: Vec::new(),
             asked: Vec::new(),
             open: BTreeMap::new(),
-            window: Window::new(reading, lanes.streams()),
+            window: Window::new(reading, lanes.streams(), bounds.unit_bytes_max / FIRST_SHARE),
             verdict: Verdict::default(),
             planned: 0,
             clock: 0,
@@ -217,7 +217,7 @@ impl Units {
         if unit.state == UnitState::Planned {
             unit.state = UnitState::Asked;
             self.planned -= 1;
-            self.window.asked(unit.rows);
+            self.window.asked(unit);
         }
         true
     }
@@ -307,16 +307,16 @@ impl Units {
             }
             match unit.state {
                 UnitState::Behind => {
-                    self.window.begun_on_demand(unit.rows);
+                    self.window.begun_on_demand(unit);
                     unit.state = UnitState::Begun;
                 }
                 UnitState::Planned => {
                     self.planned -= 1;
-                    self.window.begun_on_demand(unit.rows);
+                    self.window.begun_on_demand(unit);
                     unit.state = UnitState::Begun;
                 }
                 UnitState::Asked => {
-                    self.window.begun();
+                    self.window.begun(unit);
                     unit.state = UnitState::Begun;
                 }
                 UnitState::Begun | UnitState::Gone => {}
@@ -381,7 +381,7 @@ impl Units {
         count_aborted(&mut self.usage, piece);
         if unit.state == UnitState::Asked && !unit.has_more() {
             unit.state = UnitState::Gone;
-            self.window.dropped(unit.rows);
+            self.window.dropped(unit);
         }
     }
 
@@ -473,7 +473,7 @@ impl Units {
         for unit in &mut units[range.start.min(end)..end] {
             match std::mem::replace(&mut unit.state, UnitState::Gone) {
                 UnitState::Planned => self.planned -= 1,
-                UnitState::Asked => self.window.dropped(unit.rows),
+                UnitState::Asked => self.window.dropped(unit),
                 UnitState::Behind | UnitState::Begun | UnitState::Gone => {}
             }
             for piece in &mut unit.pieces {

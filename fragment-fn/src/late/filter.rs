@@ -1,5 +1,6 @@
 //! Conjuncts of the predicate of a file whose columns are late.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,11 +9,15 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::functions::core::input_file_name;
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::ScalarFunctionExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, DynamicFilterPhysicalExpr, Literal};
+use datafusion::physical_expr::expressions::{
+    BinaryExpr, CaseExpr, DynamicFilterPhysicalExpr, InListExpr, Literal, lit,
+};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::LateColumns;
@@ -71,14 +76,51 @@ impl Display for Tally {
 /// Most parts of a join's build side of which each row is compared with all.
 const PARTS_MAX: usize = 4;
 
-/// Returns what a join's filter is now, or lets more rows through where that is cheaper: a row is compared with the keys of each
-/// part of the build side, instead of being sent to its part's, which copies the rows.
-pub(super) fn unrouted(filter: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
-    let now = filter.downcast_ref::<DynamicFilterPhysicalExpr>().and_then(|filter| filter.current().ok());
-    match now.as_ref().and_then(any_part) {
-        Some(parts) => parts,
-        None => Arc::clone(filter),
+/// Returns a join's complete filter as files are read by it. It lets more rows through where that is cheaper: a row is compared with the
+/// keys of each part of the build side, instead of being sent to its part's, which copies the rows. Each key is listed once.
+pub(super) fn settled(filter: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> Arc<dyn PhysicalExpr> {
+    let Some(join) = filter.downcast_ref::<DynamicFilterPhysicalExpr>() else { return Arc::clone(filter) };
+    let listed = join.current().and_then(|now| now.transform_down(|expr| Ok(keys_once(expr, table.table_schema()))));
+    let now = match listed.map(|now| (any_part(&now.data), now)) {
+        Ok((Some(parts), _)) => parts,
+        Ok((None, now)) if now.transformed => now.data,
+        _ => return Arc::clone(filter),
+    };
+    match table.table_partition_cols().is_empty() {
+        true => now,
+        // Only by what was a dynamic filter are files without statistics pruned by the values of their partition.
+        false => {
+            let shorter = DynamicFilterPhysicalExpr::new(join.children().into_iter().cloned().collect(), lit(true));
+            if shorter.update(now).is_err() {
+                return Arc::clone(filter);
+            }
+            shorter.mark_complete();
+            Arc::new(shorter)
+        }
     }
+}
+
+/// Leaves out repeated values of a list. DataFusion 55.2 lists a key for each row of a build side (apache/datafusion#24236), and all
+/// values are gone through several times for each file.
+fn keys_once(expr: Arc<dyn PhysicalExpr>, table: &Schema) -> Transformed<Arc<dyn PhysicalExpr>> {
+    let Some(list) = expr.downcast_ref::<InListExpr>() else { return Transformed::no(expr) };
+    let (shorter, transformed) = match with_keys_once(list, table) {
+        Some(shorter) => (Arc::new(shorter) as _, true),
+        None => (expr, false),
+    };
+    Transformed::new(shorter, transformed, TreeNodeRecursion::Jump)
+}
+
+fn with_keys_once(list: &InListExpr, table: &Schema) -> Option<InListExpr> {
+    let value = |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Literal>().map(|literal| literal.value().clone());
+    let mut seen = HashSet::new();
+    let mut values = list.list().iter().map(value).collect::<Option<Vec<ScalarValue>>>()?;
+    values.retain(|value| seen.insert(value.clone()));
+    if values.len() == list.len() {
+        return None;
+    }
+    let values = ScalarValue::iter_to_array(values).ok()?;
+    InListExpr::try_new_from_array(Arc::clone(list.expr()), values, list.negated(), table).ok()
 }
 
 /// Joins the parts of a CASE over a row's part, also below the OR that keeps NULL keys.

@@ -1,10 +1,12 @@
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileGroup;
 use datafusion::datasource::physical_plan::parquet::can_expr_be_pushed_down_with_schemas;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{ColumnarValue, Operator};
-use datafusion::physical_expr::expressions::{IsNullExpr, binary, case, col, lit};
+use datafusion::physical_expr::expressions::{InListExpr, IsNullExpr, binary, case, col, lit};
+use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 
 use super::*;
@@ -60,7 +62,7 @@ fn keys_alone_decide_about_rows_and_everything_prunes() {
     let late = late(&filters).expect("a join's filter");
     assert!(late.predicate().is_none(), "its build side is not complete");
     built(&join, compared("k", Operator::Eq, 5));
-    let (decoded, pruning) = parts(&late.predicate().expect("a complete filter"));
+    let (decoded, pruning) = parts(&late.predicate().expect("a complete filter").expr);
     assert_eq!(decoded, ["DynamicFilter [ k@0 = 5 ]"]);
     assert!(pruning.is_some());
     let planned = parts(&conjunction([Arc::clone(&filters[1]), Arc::clone(&filters[0])])).1;
@@ -72,7 +74,7 @@ fn a_filter_that_changes_keeps_a_file_as_planned() {
     let (join, top) = (join(&["k"]), join(&["v"]));
     let late = late(&[Arc::clone(&join) as _, Arc::clone(&top) as _]).expect("a join's filter");
     built(&join, compared("k", Operator::Eq, 5));
-    assert_eq!(parts(&late.predicate().expect("the other has no value")).0, ["DynamicFilter [ k@0 = 5 ]"]);
+    assert_eq!(parts(&late.predicate().expect("the other has no value").expr).0, ["DynamicFilter [ k@0 = 5 ]"]);
     top.update(compared("v", Operator::Lt, 9)).expect("updated");
     assert!(late.predicate().is_none());
 }
@@ -130,6 +132,7 @@ fn rows_are_compared_with_all_parts_of_a_build_side() {
     };
     let kept_null: Arc<dyn PhysicalExpr> = Arc::new(IsNullExpr::new(column("k")));
     let filter: Arc<dyn PhysicalExpr> = Arc::clone(&join) as _;
+    let table = TableSchema::from(schema());
     for (now, expected) in [
         (routed(2), "k@0 = 10 OR k@0 = 11"),
         (
@@ -139,10 +142,38 @@ fn rows_are_compared_with_all_parts_of_a_build_side() {
         (compared("k", Operator::Eq, 5), "DynamicFilter [ k@0 = 5 ]"),
     ] {
         join.update(now).expect("updated");
-        assert_eq!(unrouted(&filter).to_string(), expected);
+        assert_eq!(settled(&filter, &table).to_string(), expected);
     }
     join.update(routed(5)).expect("updated");
-    assert!(unrouted(&filter).is::<DynamicFilterPhysicalExpr>(), "a part is found faster than five are compared");
+    let five = settled(&filter, &table);
+    assert!(Arc::ptr_eq(&five, &filter), "a part is found faster than five are compared: {five}");
+}
+
+#[test]
+fn each_key_of_a_build_side_is_listed_once() {
+    let listed = |keys: &[Option<i64>]| {
+        let keys: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
+        let keys = InListExpr::try_new_from_array(column("k"), keys, false, &schema()).expect("a list");
+        binary(compared("k", Operator::GtEq, 1), Operator::And, Arc::new(keys), &schema()).expect("a filter")
+    };
+    let (join, other) = (join(&["k"]), join(&["v"]));
+    let late = late(&[Arc::clone(&join) as _, Arc::clone(&other) as _]).expect("a join's filter");
+    built(&join, listed(&[Some(1), Some(2), None, Some(1), None, Some(2), Some(1)]));
+    let predicate = late.predicate().expect("a complete filter");
+    let mut lists = Vec::new();
+    let note = |expr: &Arc<dyn PhysicalExpr>| {
+        lists.extend(expr.downcast_ref::<InListExpr>().map(InListExpr::len));
+        Ok(TreeNodeRecursion::Continue)
+    };
+    snapshot_physical_expr(Arc::clone(&predicate.expr)).expect("its value").apply(note).expect("visited");
+    assert_eq!((lists.as_slice(), predicate.decides_rows), ([3].as_slice(), true), "1, 2 and NULL: {}", predicate.expr);
+    // Many rows stay: it prunes, and decides about no rows. The other prunes once it has a value.
+    late.filters[0].tally.as_ref().expect("of a join").add(100_000, 100_000);
+    let predicate = late.predicate().expect("a complete filter");
+    assert!(!predicate.decides_rows && State::of(&predicate.expr) == State::Changing, "{}", predicate.expr);
+    built(&other, compared("v", Operator::Eq, 5));
+    let pruning = parts(&predicate.expr).1.expect("both prune");
+    assert!(pruning.contains("k_") && pruning.contains("v_"), "{pruning}");
 }
 
 #[test]
@@ -153,8 +184,8 @@ fn the_filter_that_keeps_least_comes_first() {
     built(&other, compared("v", Operator::Eq, 2));
     let tally = late.filters[0].tally.as_ref().expect("of a join");
     tally.add(100, 15);
-    let decoded = parts(&late.predicate().expect("filters")).0;
+    let decoded = parts(&late.predicate().expect("filters").expr).0;
     assert_eq!(decoded, ["DynamicFilter [ v@1 = 2 ]", "DynamicFilter [ k@0 = 1 ]"]);
     tally.add(100_000, 100_000);
-    assert_eq!(parts(&late.predicate().expect("a filter")).0, ["DynamicFilter [ v@1 = 2 ]"]);
+    assert_eq!(parts(&late.predicate().expect("a filter").expr).0, ["DynamicFilter [ v@1 = 2 ]"]);
 }

@@ -30,6 +30,8 @@ pub(in super::super) struct Schemas {
     filters: DynamicFilterTracking,
     /// Scalar subqueries of the predicate without a value.
     pending: Vec<Arc<dyn PhysicalExpr>>,
+    /// Predicate that prunes more than the planned one, as long as no filter changes.
+    predicate: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// Facts about a file on which a meaning depends.
@@ -62,7 +64,7 @@ impl Schemas {
             Some(predicate) => DynamicFilterTracking::classify(predicate),
             None => DynamicFilterTracking::Static,
         };
-        Self { last: None, filters, pending: pending_subqueries(spec.predicate.as_ref()) }
+        Self { last: None, filters, pending: pending_subqueries(spec.predicate.as_ref()), predicate: None }
     }
 
     /// Returns true if a dynamic filter has changed since the last call. Layouts made before it may have too many units.
@@ -74,7 +76,7 @@ impl Schemas {
             is_pending
         });
         if changed {
-            self.last = None;
+            (self.last, self.predicate) = (None, None);
         }
         changed
     }
@@ -96,7 +98,11 @@ impl Schemas {
         let last = match self.last.take() {
             Some(last) if last.0 == shape => last,
             _ => {
-                let meaning = FileMeaning::new(spec, &shape, footer)?;
+                let planned = spec.predicate.as_ref();
+                if !spec.late_keys.is_empty() && self.predicate.is_none() {
+                    self.predicate = planned.and_then(|planned| late::pruned_by(planned, &spec.table));
+                }
+                let meaning = FileMeaning::new(spec, self.predicate.as_ref().or(planned).cloned(), &shape, footer)?;
                 (shape, meaning)
             }
         };
@@ -105,7 +111,12 @@ impl Schemas {
 }
 
 impl FileMeaning {
-    fn new(spec: &ScanSpec, shape: &FileShape, footer: &Arc<ParquetMetaData>) -> Result<Self> {
+    fn new(
+        spec: &ScanSpec,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        shape: &FileShape,
+        footer: &Arc<ParquetMetaData>,
+    ) -> Result<Self> {
         let logical = spec.table.file_schema();
         let mut columns = shape.schema.columns().iter();
         if spec.options.coerce_int96.is_some() && columns.any(|column| column.physical_type() == Type::INT96) {
@@ -118,10 +129,6 @@ impl FileMeaning {
             false => replace_columns_with_literals(expr, &shape.literals),
         };
         let mut projection = spec.projection(shape.is_keyed).clone().try_map_exprs(literal)?;
-        let predicate = spec.predicate.clone().map(|predicate| match spec.late_keys.is_empty() {
-            true => predicate,
-            false => late::pruned_by(&predicate, &spec.table),
-        });
         let mut predicate = predicate.map(literal).transpose()?;
         let mut late_keys = spec.late_keys.iter().cloned().map(literal).collect::<Result<Vec<_>>>()?;
         if predicate.is_some() || *logical != physical {

@@ -33,8 +33,9 @@ impl Units {
         for file in candidates {
             let units = &mut self.files[file as usize];
             let time = *units.begins.get_or_insert(self.clock) + units.front as u64;
-            let is_begun = units.units[units.front].state != UnitState::Planned;
-            if (is_begun || self.window.allows()) && best.is_none_or(|(least, _)| time < least) {
+            let unit = &units.units[units.front];
+            let is_begun = unit.state != UnitState::Planned;
+            if (is_begun || self.window.allows(unit.bytes())) && best.is_none_or(|(least, _)| time < least) {
                 best = Some((time, file));
             }
         }

@@ -160,15 +160,20 @@ fn start(units: &[Unit], place: Place) -> u64 {
 impl Unit {
     fn new(layout: &UnitLayout, bounds: PieceBounds) -> Self {
         let pieces = pieces(&layout.ranges, bounds);
-        let bytes: u64 = pieces.iter().map(|piece| length(&piece.range)).sum();
-        if pieces.is_empty() || bytes > bounds.unit_bytes_max {
-            return Self::on_demand(layout);
+        let unit = Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Planned, pieces };
+        match unit.bytes() {
+            bytes if bytes == 0 || bytes > bounds.unit_bytes_max => Self::on_demand(layout),
+            _ => unit,
         }
-        Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Planned, pieces }
     }
 
     fn on_demand(layout: &UnitLayout) -> Self {
         Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Gone, pieces: Vec::new() }
+    }
+
+    /// Sums up the bytes of its requests.
+    pub(super) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| length(&piece.range)).sum()
     }
 
     /// Returns true where no reader has begun it, and one still may.

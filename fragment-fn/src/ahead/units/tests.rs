@@ -119,30 +119,62 @@ fn a_range_lies_in_one_piece() {
 
 #[test]
 fn a_window_follows_the_reading() {
-    // Row groups of 100 rows that are asked for at first, and after two of them were begun, with two streams.
+    // Row groups of 100 rows and ten bytes that are asked for at first, and after two of them were begun, with two streams.
     use Consumption::{All, Growing, OnDemand, Rows};
-    for (consumption, begins, first, then) in [
-        (All, Begins::AtOnce, 40, 40),
-        (All, Begins::WhenPolled, 4, 40),
-        (Growing, Begins::AtOnce, 2, 6),
-        (Growing, Begins::WhenPolled, 2, 6),
-        (Rows(10), Begins::AtOnce, 2, 2),
-        (Rows(200), Begins::AtOnce, 2, 2),
-        (Rows(300), Begins::AtOnce, 2, 3),
-        (Rows(5000), Begins::AtOnce, 2, 4),
-        (OnDemand, Begins::AtOnce, 0, 0),
+    for (consumption, begins, bytes_max, first, then) in [
+        (All, Begins::AtOnce, 400, 40, 40),
+        (All, Begins::WhenPolled, 400, 4, 40),
+        (All, Begins::WhenPolled, 1600, 10, 40),
+        (Growing, Begins::AtOnce, 400, 2, 6),
+        (Growing, Begins::WhenPolled, 400, 2, 6),
+        (Rows(10), Begins::AtOnce, 400, 2, 2),
+        (Rows(200), Begins::AtOnce, 400, 2, 2),
+        (Rows(300), Begins::AtOnce, 400, 2, 3),
+        (Rows(5000), Begins::AtOnce, 400, 2, 4),
+        (OnDemand, Begins::AtOnce, 400, 0, 0),
     ] {
         let layouts: Vec<_> = (0..10).map(|_| plain(4)).collect();
         let lanes = Lanes::Shared { streams: 2, queue: (0..10).collect() };
-        let mut units = Units::new(10, lanes, reading(consumption, begins), BOUNDS);
+        let bounds = PieceBounds { unit_bytes_max: bytes_max, ..BOUNDS };
+        let mut units = Units::new(10, lanes, reading(consumption, begins), bounds);
         let mut asked = drain(&mut units, &layouts);
-        assert_eq!(asked.len(), first, "{consumption:?} {begins:?} at first");
+        assert_eq!(asked.len(), first, "{consumption:?} {begins:?} {bytes_max} at first");
         for file in 0..2 {
             assert!(units.opened(file as usize, file).is_empty());
             take(&mut units, file, 0..10);
         }
         asked.extend(drain(&mut units, &layouts));
         assert_eq!(asked.len(), then, "{consumption:?} {begins:?} after two");
+    }
+}
+
+/// Row groups that were given back leave room for others.
+#[test]
+fn a_first_window_is_of_small_row_groups_and_counts_what_it_holds() {
+    let bounds = PieceBounds { unit_bytes_max: 1600, ..BOUNDS };
+    let window = |sizes: &[u64]| {
+        let units = sizes.iter().enumerate().map(|(at, bytes)| {
+            let start = at as u64 * 10_000;
+            UnitLayout { row_group: at, rows: 100, ranges: vec![start..start + bytes] }
+        });
+        let mut window =
+            Units::new(1, Lanes::Own(vec![vec![0]]), reading(Consumption::All, Begins::WhenPolled), bounds);
+        window.add(0, &FileLayout { units: units.collect(), ..FileLayout::default() });
+        window
+    };
+    // A hundred bytes, or 32 row groups, or two whatever their size.
+    for (sizes, first, then) in [
+        (vec![10; 40], 10, 10),
+        (vec![1; 40], 32, 8),
+        (vec![300; 40], 2, 2),
+        ([vec![10; 5], vec![300; 5]].concat(), 5, 2),
+    ] {
+        let mut units = window(&sizes);
+        let asked = drain(&mut units, &[]);
+        assert_eq!(asked.len(), first, "{sizes:?}");
+        let bytes: u64 = asked.iter().map(|wanted| length(&wanted.range)).sum();
+        assert_eq!(units.give_back(bytes).len(), first, "{sizes:?}");
+        assert_eq!(drain(&mut units, &[]).len(), then, "{sizes:?} after {bytes} bytes were given back");
     }
 }
 
