@@ -53,7 +53,7 @@ fn metric(server: &Served<'_>, name: &str) -> f64 {
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
 }
 
-/// DataFusion's cross join hands on millions of rows to an aggregate without a pause.
+/// DataFusion's cross join hands on rows to an aggregate without a pause. 400 million pairs take two seconds of an idle processor.
 #[test]
 fn a_cancelled_query_holds_its_place_while_it_computes() {
     let place = Place::new("on = 'local'\n[server]\nqueries_max = 1\n");
@@ -62,13 +62,12 @@ fn a_cancelled_query_holds_its_place_while_it_computes() {
         let body = request.to_string();
         server.curl("/v1/statements", &["-H", "Content-Type: application/json", "--data-binary", &body]).json()
     };
-    let pairs = "SELECT sum(a.value + b.value) AS s FROM generate_series(1, 500000) a, generate_series(1, 200) b";
+    let pairs = "SELECT sum(a.value + b.value) AS s FROM generate_series(1, 500000) a, generate_series(1, 800) b";
     let told = post(&json!({ "sql": pairs, "wait_seconds": 1, "on_wait": "cancel" }));
     assert_eq!(told["state"], "CANCELLED", "{told}");
     let before = server.processor_ticks();
     let queued = post(&json!({ "sql": "SELECT 1 AS one", "wait_seconds": 0 }));
-    pause(Duration::from_millis(300));
-    assert!(server.processor_ticks() > before + 10, "it computes on");
+    wait_until("it computes on", || server.processor_ticks() > before + 10);
     assert_eq!(metric(&server, "gust_queries_running"), 1.0);
     let href = queued["href"].as_str().expect("a place");
     assert_eq!(server.curl(href, &[]).json()["state"], "QUEUED", "{queued}");
