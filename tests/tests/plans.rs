@@ -149,8 +149,8 @@ async fn a_plan_over_iceberg_is_that_of_the_snapshot() {
 
 /// Returns the line about the coordinator, the line about a fragment of the first stage, and the verdict.
 async fn memory(config: Config, sql: &str) -> (String, String, String) {
-    let session = with_tpch(config).await;
-    let explained = explain(&session, sql).await;
+    let session = Box::pin(with_tpch(config)).await;
+    let explained = Box::pin(explain(&session, sql)).await;
     session.close().await;
     let line = |start: &str| {
         let found = explained.lines().find(|line| line.trim_start().starts_with(start));

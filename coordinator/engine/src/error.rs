@@ -53,6 +53,17 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    pub const ALL: [Self; 8] = [
+        Self::Sql,
+        Self::Data,
+        Self::Resources,
+        Self::Functions,
+        Self::TimedOut,
+        Self::CapReached,
+        Self::Interrupted,
+        Self::Setup,
+    ];
+
     /// Returns the kind in one word, for programs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -136,6 +136,13 @@ impl Admission {
         Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), began: None }
     }
 
+    /// Takes a place of a user, if there is one now.
+    pub(crate) fn take(&self, user: &str) -> Option<Permit> {
+        let mut state = lock(&self.0);
+        state.has_place(user).then(|| state.begin(user))?;
+        Some(self.permit(user))
+    }
+
     /// Queues a query of a user.
     ///
     /// # Errors

@@ -100,16 +100,13 @@ impl Place {
     fn take(&self) -> bool {
         let mut state = self.state();
         if let PlaceState::NotNeeded = *state {
-            *state = place_among(&self.results, &self.user)
+            *state = self
+                .results
+                .take(&self.user)
                 .map_or(PlaceState::Refused, |permit| PlaceState::Held { _permit: permit });
         }
         matches!(*state, PlaceState::Held { .. })
     }
-}
-
-/// Takes a place among the results that are written; None if there is none for the user now.
-pub(crate) fn place_among(results: &Admission, user: &str) -> Option<Permit> {
-    results.queue(user).ok()?.turn().now_or_never()
 }
 
 impl Chunks {
@@ -144,6 +141,8 @@ impl Chunks {
         let Self { parts, place, stalled_max, .. } = self;
         drop(place);
         tokio::select! {
+            // The end of a user who was thrown out is told where it is read.
+            biased;
             sent = tokio::time::timeout(stalled_max, parts.send(last)) => drop(sent),
             _ = gone(door, principal, std::future::pending().boxed()) => {}
         }
@@ -187,10 +186,14 @@ impl Write for Chunks {
             if !self.place.take() {
                 return Err(gone());
             }
-            let chunk = Part::Chunk(self.take_pending());
-            // A writer has a thread of its own, which a client must not hold for ever.
-            let sent = self.runtime.block_on(tokio::time::timeout(self.stalled_max, self.parts.send(chunk)));
-            sent.map_err(|_| gone())?.map_err(|_| gone())?;
+            // A client's time counts for each chunk. A writer may write a whole column at once.
+            let mut pending = self.take_pending();
+            while !pending.is_empty() {
+                let chunk = Part::Chunk(pending.split_to(pending.len().min(CHUNK_BYTES)));
+                // A writer has a thread of its own, which a client must not hold for ever.
+                let sent = self.runtime.block_on(tokio::time::timeout(self.stalled_max, self.parts.send(chunk)));
+                sent.map_err(|_| gone())?.map_err(|_| gone())?;
+            }
         }
         Ok(bytes.len())
     }

@@ -23,6 +23,9 @@ use tower_layer::Layer;
 /// Bytes after which hyper knows the protocol, and its own time-outs hold: the preface of HTTP/2.
 const BEGINNING_BYTES: usize = 24;
 
+/// Bytes that a ping has at most, with TLS. Pings are no answers.
+const PING_BYTES_MAX: usize = 128;
+
 /// Acceptor that has places for a number of connections. One more is closed at once.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounded<A> {
@@ -55,7 +58,9 @@ pub(crate) struct LetIn(Arc<Mutex<Requests>>);
 #[derive(Debug)]
 struct Requests {
     under_way: usize,
-    /// Time at which the last one ended, or at which the connection began.
+    /// True once one was let in.
+    is_known: bool,
+    /// Time at which the last one ended, or bytes of its answer were sent, or at which the connection began.
     last: Instant,
 }
 
@@ -65,7 +70,7 @@ pub(crate) struct UnderWay(LetIn);
 
 impl LetIn {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(Requests { under_way: 0, last: Instant::now() })))
+        Self(Arc::new(Mutex::new(Requests { under_way: 0, is_known: false, last: Instant::now() })))
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -74,8 +79,25 @@ impl LetIn {
 
     /// Counts a request.
     pub(crate) fn begin(&self) -> UnderWay {
-        self.requests().under_way += 1;
+        let mut requests = self.requests();
+        (requests.under_way, requests.is_known) = (requests.under_way + 1, true);
+        drop(requests);
         UnderWay(self.clone())
+    }
+
+    /// Gives a client that was let in once more of the time between two requests. Returns false for a stranger.
+    fn goes_on(&self) -> bool {
+        let mut requests = self.requests();
+        requests.last = Instant::now();
+        requests.is_known
+    }
+
+    /// Tells that bytes were sent. The end of an answer may wait here for its reader after the request has ended.
+    fn sent(&self, bytes: usize) {
+        let mut requests = self.requests();
+        if requests.is_known && bytes > PING_BYTES_MAX {
+            requests.last = Instant::now();
+        }
     }
 
     /// Returns the time since which nothing is asked; None while something is answered.
@@ -173,6 +195,13 @@ impl<S> Connection<S> {
         }
     }
 
+    fn written(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.let_in.sent(*bytes);
+        }
+        self.in_time(written, cx)
+    }
+
     /// Gives a write its time. It begins where nothing can be written, and is over where something was.
     fn in_time<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
@@ -191,7 +220,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if this.poll_idle(cx).is_ready() {
+        let arrived = buffer.filled().len() - before;
+        // The beginning of a request that comes at the last moment is not thrown away.
+        if this.poll_idle(cx).is_ready() && !(arrived > 0 && this.let_in.goes_on()) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let Some(beginning) = &mut this.beginning else { return read };
@@ -199,7 +230,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             ready!(beginning.ends.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        let arrived = buffer.filled().len() - before;
         beginning.bytes_left = beginning.bytes_left.saturating_sub(arrived);
         if beginning.bytes_left == 0 {
             this.beginning = None;
@@ -211,7 +241,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.in_time(written, cx)
+        self.written(written, cx)
     }
 
     fn poll_write_vectored(
@@ -220,7 +250,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.in_time(written, cx)
+        self.written(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -288,6 +318,16 @@ mod tests {
             drop(under_way);
         });
         assert_eq!(seconds_to_the_end(&mut known).await, 130);
+        // Another request's bytes come at the moment of the end, and the last bytes of an answer are sent after it.
+        client.write_all(&[b'x'; 24]).await.expect("sent");
+        let mut bytes = [0; 24];
+        known.read_exact(&mut bytes).await.expect("they are handed on");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        for sent in [PING_BYTES_MAX, PING_BYTES_MAX + 1] {
+            let_in.sent(sent);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        assert_eq!(seconds_to_the_end(&mut known).await, 25);
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::budgets::KeptBudgets;
+use crate::jwt::Provider;
 use crate::metrics::{Metrics, Moment};
 use crate::statements::Statements;
-use crate::tokens::{Principal, Tokens};
+use crate::tokens::{Credential, NoUser, PREFIX, Principal, Tokens};
 
 /// Settings of DataFusion that SET may change. Those of the whole process, and sizes without a bound, are not among them.
 const SETTINGS: &[Allowed] = &[
@@ -71,6 +72,8 @@ pub(crate) struct Door {
     /// File of the tokens; None for a server without users.
     tokens_path: Option<PathBuf>,
     tokens: watch::Sender<Option<Arc<Tokens>>>,
+    /// Provider of identities; None without one.
+    provider: Option<Provider>,
     pub(crate) admission: Admission,
     /// Results that are written.
     pub(crate) results: Admission,
@@ -112,6 +115,7 @@ impl Door {
     pub(crate) async fn open(
         config: Config,
         tokens: Option<Tokens>,
+        provider: Option<Provider>,
         catalog: Option<String>,
         setup: &[String],
     ) -> Result<Self, QueryError> {
@@ -126,10 +130,10 @@ impl Door {
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let results_max = RESULTS_MAX.max(2 * queries_max).min(RESULTS_THREADS_MAX);
         let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
-        let budgets = KeptBudgets::open(server, tokens.as_ref())?;
+        let budgets = KeptBudgets::open(server, tokens.as_ref(), provider.as_ref())?;
         let engine = Engine::open(config, options)?;
         // Users see the views that it makes. So it has no history but its own.
-        let of_users = tokens.is_some();
+        let of_users = tokens.is_some() || provider.is_some();
         let options = SessionOptions {
             principal: of_users.then(|| SETUP.to_owned()),
             own_history: of_users,
@@ -144,6 +148,7 @@ impl Door {
             timeout,
             tokens_path,
             tokens: watch::Sender::new(tokens.map(Arc::new)),
+            provider,
             admission: Admission::new(queries_max, queued_max),
             results: Admission::new(results_max, results_max).with_user_max(results_max / RESULTS_SHARE),
             stalled_max: STALLED_MAX,
@@ -165,30 +170,91 @@ impl Door {
         self.catalog.as_deref()
     }
 
-    /// Returns the tokens; None for a server without users.
-    pub(crate) fn tokens(&self) -> Option<Arc<Tokens>> {
+    fn tokens(&self) -> Option<Arc<Tokens>> {
         self.tokens.borrow().clone()
+    }
+
+    /// Tells if the server has users.
+    pub(crate) fn has_users(&self) -> bool {
+        self.tokens.borrow().is_some() || self.provider.is_some()
+    }
+
+    /// Returns the user of a secret: a token of the file or of the identity provider.
+    ///
+    /// # Errors
+    /// The reason why it is not taken.
+    pub(crate) async fn principal(&self, secret: &str) -> Result<Principal, NoUser> {
+        match (&self.provider, self.tokens()) {
+            (Some(provider), _) if !secret.starts_with(PREFIX) => provider.principal(secret).await,
+            (_, Some(tokens)) => tokens.principal(secret, Utc::now()),
+            (_, None) => Err(NoUser::Unknown),
+        }
+    }
+
+    /// Checks that the token by which a user is known still holds.
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub(crate) fn knows(&self, principal: &Principal) -> Result<(), NoUser> {
+        match (&principal.credential, self.tokens()) {
+            (Some(Credential::Web(web)), _) if web.ends <= Utc::now() => Err(NoUser::Expired),
+            (Some(Credential::Token(hash)), Some(tokens)) => match tokens.principal_of(hash, Utc::now())? {
+                same if same == *principal => Ok(()),
+                _ => Err(NoUser::Unknown),
+            },
+            (Some(Credential::Web(_) | Credential::Token(_)), _) | (None, _) => Ok(()),
+        }
+    }
+
+    /// Fetches the keys of the identity provider.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] if they cannot be had.
+    pub(crate) async fn fetch_keys(&self) -> Result<(), QueryError> {
+        match &self.provider {
+            Some(provider) => provider.fetch().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches the keys of the identity provider anew, until the server stops.
+    pub(crate) async fn refresh_keys(self: Arc<Self>) {
+        let Some(provider) = &self.provider else { return };
+        tokio::select! {
+            () = provider.refresh() => {}
+            () = self.stopping.cancelled() => {}
+        }
     }
 
     /// Reads the tokens anew. After an error the earlier ones hold.
     ///
     /// # Errors
-    /// Those of [`Tokens::read`].
+    /// Those of [`Tokens::read`], and that of a budget whose group is there no more: then no token is new, and those that were taken
+    /// out are gone.
     pub(crate) fn reload(&self) -> Result<(), QueryError> {
         let Some(path) = &self.tokens_path else { return Ok(()) };
-        let tokens = Arc::new(Tokens::read(path)?);
-        self.tokens.send_replace(Some(tokens));
-        Ok(())
+        let tokens = Tokens::read(path)?;
+        let named = self.provider.as_ref().map_or(Ok(()), |provider| provider.check_names(&tokens));
+        let budgets = self.budgets.as_ref();
+        let checked = named.and_then(|()| budgets.map_or(Ok(()), |it| it.check(&tokens, self.provider.as_ref())));
+        let (tokens, refused) = match (checked, self.tokens()) {
+            // What was taken out is gone in any case: it may have leaked.
+            (Err(error), Some(before)) => (before.kept_in(&tokens), Err(error)),
+            (checked, _) => (tokens, checked),
+        };
+        self.tokens.send_replace(Some(Arc::new(tokens)));
+        refused
     }
 
     /// Waits until the token by which a principal is known holds no more. On a server without users it waits for ever.
     pub(crate) async fn dismissed(&self, principal: &Principal) {
-        let Some(token) = &principal.token else { return std::future::pending().await };
+        let Some(credential) = &principal.credential else { return std::future::pending().await };
         let mut tokens = self.tokens.subscribe();
         loop {
-            let left = match tokens.borrow_and_update().as_ref() {
-                Some(tokens) => tokens.holds_for(token, Utc::now()),
-                None => Some(EXPIRY_PAUSE),
+            let left = match (credential, tokens.borrow_and_update().as_ref()) {
+                (Credential::Token(token), Some(tokens)) => tokens.holds_for(token, Utc::now()),
+                (Credential::Token(_), None) => Some(EXPIRY_PAUSE),
+                (Credential::Web(web), _) => (web.ends - Utc::now()).to_std().ok().filter(|left| !left.is_zero()),
             };
             let Some(left) = left else { return };
             // A token expires without a word.
@@ -196,10 +262,12 @@ impl Door {
         }
     }
 
-    /// Returns the metrics of the server as text.
-    pub(crate) fn metrics_text(&self) -> String {
+    /// Returns the metrics of the server as text, with the budgets that a user shares.
+    pub(crate) fn metrics_text(&self, principal: &Principal) -> String {
         let (running, waiting) = self.admission.counts();
-        let budgets = self.budgets.as_ref().map(KeptBudgets::states).unwrap_or_default();
+        // Nothing is spent of them here.
+        let budgets = self.budgets_of(principal).ok().flatten();
+        let budgets = budgets.map_or_else(Vec::new, |budgets| budgets.states());
         self.metrics.text(Moment { running, waiting, kept: self.statements.kept(), budgets })
     }
 
@@ -209,9 +277,18 @@ impl Door {
     }
 
     /// Returns the budgets that a user shares; None without any.
-    pub(crate) fn budgets_of(&self, principal: &Principal) -> Option<SharedBudgets> {
-        let (budgets, tokens) = (self.budgets.as_ref()?, self.tokens()?);
-        budgets.of(principal.user.as_deref()?, &tokens)
+    ///
+    /// # Errors
+    /// Those of [`KeptBudgets::of`].
+    pub(crate) fn budgets_of(&self, principal: &Principal) -> Result<Option<SharedBudgets>, QueryError> {
+        let (Some(budgets), Some(user)) = (&self.budgets, principal.user.as_deref()) else { return Ok(None) };
+        match &principal.credential {
+            Some(Credential::Web(web)) => budgets.of(user, &web.groups),
+            Some(Credential::Token(_)) | None => {
+                let groups = self.tokens().map(|tokens| tokens.groups_of(user, Utc::now())).unwrap_or_default();
+                budgets.of(user, &groups.into_iter().collect::<Vec<_>>())
+            }
+        }
     }
 
     /// Keeps what is spent of the budgets in their file, until the server stops.
@@ -232,7 +309,7 @@ impl Door {
             labels,
             cap: [cap, self.cap].into_iter().flatten().min(),
             timeout: timeout.map(|timeout| timeout.min(self.timeout)),
-            budgets: self.budgets_of(principal),
+            budgets: self.budgets_of(principal)?,
             ..SessionOptions::default()
         };
         let session = self.engine.session(options)?;
@@ -256,6 +333,18 @@ impl Door {
             Some(first) => session.use_catalog(first).await,
             None => Ok(()),
         }
+    }
+
+    /// Asks each catalog for its first namespaces.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
+    pub(crate) async fn ask_catalogs(&self) -> Result<(), QueryError> {
+        let session = self.engine.session(SessionOptions::default())?;
+        for name in session.config().catalogs.keys() {
+            session.use_catalog(name).await?;
+        }
+        Ok(())
     }
 
     /// Waits until no task of a query is left. No connection brings more of them.
@@ -282,7 +371,8 @@ impl Door {
             tracing::warn!("some queries did not end in time");
         }
         if let Some(budgets) = &self.budgets {
-            budgets.save().await;
+            // A failure is logged. There is nothing else to be done with it.
+            let _is_saved = budgets.save().await;
         }
         self.engine.close().await;
     }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::connections::{Bounded, Times};
 use crate::door::{Door, STALLED_MAX};
 use crate::http::{Hosts, routes};
+use crate::jwt::Provider;
 use crate::postgres::Postgres;
 use crate::tls;
 use crate::tokens::Tokens;
@@ -24,8 +25,8 @@ use crate::tokens::Tokens;
 /// Longest time in which the head of a request arrives.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Longest time of a connection without a request that was let in. Clients connect again.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Longest time of a connection without a request that was let in. Proxies close theirs after 60 s: they have to be the first.
+const IDLE_MAX: Duration = Duration::from_secs(75);
 
 /// Pause after which a client of HTTP/2 is asked if it is still there, and its time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -88,6 +89,11 @@ impl Server {
         }
         // Files are read before others can reach anything.
         let tokens = config.server.tokens.as_deref().map(Tokens::read).transpose()?;
+        let provider = config.server.jwt.as_ref().map(Provider::new).transpose()?;
+        let provider = provider.map(|provider| provider.with_budgets(&config.server.budgets));
+        if let (Some(tokens), Some(provider)) = (&tokens, &provider) {
+            provider.check_names(tokens)?;
+        }
         let tls = match &config.server.tls {
             Some(files) => Some(Tls { files: files.clone(), used: RustlsConfig::from_config(tls::read(files)?) }),
             None => None,
@@ -102,9 +108,12 @@ impl Server {
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let (drain, connections_max) = (config.server.drain, config.server.connections_max as usize);
         let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
-        let door = Arc::new(Door::open(config, tokens, catalog, &setup).await?);
+        let door = Arc::new(Door::open(config, tokens, provider, catalog, &setup).await?);
         tokio::spawn(Arc::clone(&door).tidy());
         tokio::spawn(Arc::clone(&door).keep_budgets());
+        // A provider that is down locks nobody out who has a token of the file. The log has the error.
+        drop(door.fetch_keys().await);
+        tokio::spawn(Arc::clone(&door).refresh_keys());
         let handle = Handle::new();
         let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
         let routes = routes(Arc::clone(&door), hosts).into_make_service();
@@ -135,6 +144,15 @@ impl Server {
             used.reload_from_config(tls::read(files)?);
         }
         tokens
+    }
+
+    /// Checks what a start does not: that the identity provider tells its keys, and that each catalog answers.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] for the first that does not.
+    pub async fn check(&self) -> Result<(), QueryError> {
+        self.door.fetch_keys().await?;
+        self.door.ask_catalogs().await
     }
 
     /// Returns the URL at which it listens.
@@ -211,12 +229,14 @@ fn refused(at: SocketAddr, flag: &str, error: &io::Error) -> QueryError {
 
 /// Refuses an address that others can reach, unless there are tokens and TLS.
 fn is_protected(listen: SocketAddr, server: &ServerConfig, is_behind_tls_proxy: bool) -> Result<(), QueryError> {
-    let (has_users, has_tls) = (server.tokens.is_some(), server.tls.is_some() || is_behind_tls_proxy);
+    let (has_users, has_tls) =
+        (server.tokens.is_some() || server.jwt.is_some(), server.tls.is_some() || is_behind_tls_proxy);
     let (what, hint) = match (listen.ip().is_loopback(), has_users, has_tls) {
         (true, ..) | (false, true, true) => return Ok(()),
-        (false, false, _) => {
-            ("users", "set `tokens` under [server], with tokens of `gust token new`; or listen at 127.0.0.1")
-        }
+        (false, false, _) => (
+            "users",
+            "set `tokens` under [server], with tokens of `gust token new`, or [server.jwt]; or listen at 127.0.0.1",
+        ),
         (false, true, false) => {
             ("TLS", "set `certificate` and `key` under [server.tls], or give --behind-tls-proxy where a proxy ends it")
         }

@@ -1,12 +1,12 @@
 //! Metrics for Prometheus, folded from the reports of statements, as the history is: they cannot disagree.
 //!
-//! No label has an id or a text of a client's, so that the number of series is bounded. Budgets have the names of the configuration.
+//! No label has an id or a text of a client's, so that the number of series is bounded. Budgets have the names of the configuration,
+//! and are shown to those who share them.
 
 use std::sync::atomic::AtomicU64;
 
 use gust_engine::cap::BudgetState;
 use gust_engine::history::StatementEnd;
-use gust_engine::money::Money;
 use gust_engine::report::Report;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::prometheus_text::encode;
@@ -15,6 +15,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+/// Beginning of each metric's name.
+const PREFIX: &str = "gust";
 
 /// Media type of the text.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -47,9 +50,6 @@ pub(crate) struct Metrics {
     running: Gauge,
     waiting: Gauge,
     kept: Gauge,
-    budget: BudgetDollars,
-    budget_spent: BudgetDollars,
-    budget_held: BudgetDollars,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,7 +90,7 @@ pub(crate) struct Moment {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("gust");
+        let mut registry = Registry::with_prefix(PREFIX);
         let metrics = Self {
             statements: Family::default(),
             errors: Family::default(),
@@ -108,23 +108,15 @@ impl Default for Metrics {
             running: Gauge::default(),
             waiting: Gauge::default(),
             kept: Gauge::default(),
-            budget: Family::default(),
-            budget_spent: Family::default(),
-            budget_held: Family::default(),
             registry: Registry::default(),
         };
-        let dollars = Unit::Other("dollars".to_owned());
+        let dollars = unit_of_dollars();
         registry.register("statements", "Statements that have ended", metrics.statements.clone());
         registry.register("errors", "Statements that failed, by the kind of error", metrics.errors.clone());
         registry.register("statements_unpriced", "Statements whose cost is not known", metrics.unpriced.clone());
         registry.register_with_unit("statement", "Time of statements", Unit::Seconds, metrics.seconds.clone());
         registry.register_with_unit("cost", "Known cost of statements", dollars.clone(), metrics.dollars.clone());
-        registry.register_with_unit(
-            "waste",
-            "Cost that brought no row",
-            dollars.clone(),
-            metrics.dollars_wasted.clone(),
-        );
+        registry.register_with_unit("waste", "Cost that brought no row", dollars, metrics.dollars_wasted.clone());
         registry.register("rows", "Rows of results", metrics.rows.clone());
         registry.register("fragments", "Fragments that statements were cut into", metrics.fragments.clone());
         registry.register("attempts", "Attempts of functions", metrics.attempts.clone());
@@ -135,13 +127,6 @@ impl Default for Metrics {
         registry.register("queries_running", "Queries that run", metrics.running.clone());
         registry.register("queries_waiting", "Queries that wait for their turn", metrics.waiting.clone());
         registry.register("statements_kept", "Submitted statements under way or kept", metrics.kept.clone());
-        for (name, help, family) in [
-            ("budget", "Dollars of a budget", &metrics.budget),
-            ("budget_spent", "Dollars that were spent of a budget in its day or month", &metrics.budget_spent),
-            ("budget_held", "Dollars of a budget that statements under way hold", &metrics.budget_held),
-        ] {
-            registry.register_with_unit(name, help, dollars.clone(), family.clone());
-        }
         Self { registry, ..metrics }
     }
 }
@@ -181,19 +166,36 @@ impl Metrics {
         self.running.set(number(running));
         self.waiting.set(number(waiting));
         self.kept.set(number(kept));
-        for BudgetState { config, spent, held, .. } in budgets {
-            let (of, name, period) = (config.holder.kind(), config.holder.name().to_owned(), config.period.name());
-            let label = BudgetLabel { of, name, period };
-            let dollars = |money: Money| money.nano_dollars() as f64 / 1e9;
-            self.budget.get_or_create(&label).set(dollars(config.limit));
-            self.budget_spent.get_or_create(&label).set(dollars(spent));
-            self.budget_held.get_or_create(&label).set(dollars(held));
-        }
         let mut text = String::new();
         // A text takes whatever is written to it.
-        if let Err(error) = encode(&mut text, &self.registry) {
+        if let Err(error) = encode(&mut text, &self.registry).and_then(|()| encode(&mut text, &of_budgets(budgets))) {
             tracing::error!(%error, "the metrics cannot be written");
         }
         text
     }
+}
+
+fn unit_of_dollars() -> Unit {
+    Unit::Other("dollars".to_owned())
+}
+
+/// Makes the metrics of some budgets. Others ask for others.
+fn of_budgets(budgets: Vec<BudgetState>) -> Registry {
+    let [limits, spendings, holdings] = [(); 3].map(|()| BudgetDollars::default());
+    for BudgetState { config, spent, held, .. } in budgets {
+        let (of, name, period) = (config.holder.kind(), config.holder.name().to_owned(), config.period.name());
+        let label = BudgetLabel { of, name, period };
+        for (family, money) in [(&limits, config.limit), (&spendings, spent), (&holdings, held)] {
+            family.get_or_create(&label).set(money.nano_dollars() as f64 / 1e9);
+        }
+    }
+    let mut registry = Registry::with_prefix(PREFIX);
+    for (name, help, family) in [
+        ("budget", "Dollars of a budget", limits),
+        ("budget_spent", "Dollars that were spent of a budget in its day or month", spendings),
+        ("budget_held", "Dollars of a budget that statements under way hold", holdings),
+    ] {
+        registry.register_with_unit(name, help, unit_of_dollars(), family);
+    }
+    registry
 }

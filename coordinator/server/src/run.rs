@@ -26,7 +26,7 @@ pub(crate) const TOO_MANY: &str = "53300";
 const STATEMENTS_MAX: usize = 100;
 
 /// Statements of one request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) principal: Principal,
     pub(crate) sql: String,
@@ -280,14 +280,14 @@ mod tests {
     async fn a_panic_is_a_failure_with_its_report() {
         let mut config = Config { on: Target::Local, ..Config::default() };
         config.history.enabled = false;
-        let door = Door::open(config, None, None, &[]).await.expect("a door");
+        let door = Door::open(config, None, None, None, &[]).await.expect("a door");
         let (principal, wishes) = (Principal::default(), SessionWishes::default());
         let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes };
         let failure = Box::pin(run(&door, asked, &mut Broken)).await.expect_err("it panics");
         assert_eq!(failure.error.sqlstate(), FAULT);
         let report = failure.report.expect("what it has cost");
         assert!(report.id.is_some() && report.id == failure.id, "{:?}", report.id);
-        let metrics = door.metrics_text();
+        let metrics = door.metrics_text(&Principal::default());
         assert!(metrics.contains("gust_statements_total{outcome=\"failed\"} 1"), "{metrics}");
         door.close().await;
     }

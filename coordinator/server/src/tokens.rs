@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -20,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::jwt::WebToken;
+
 /// Beginning of each secret, by which people and scanners know it.
-const PREFIX: &str = "gust_";
+pub(crate) const PREFIX: &str = "gust_";
 
 /// Random bytes of a secret.
 const SECRET_BYTES: usize = 32;
@@ -37,8 +40,28 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct Principal {
     /// Name of the user; None on a server without users.
     pub(crate) user: Option<String>,
-    /// Hash of the token by which he is known.
-    pub(crate) token: Option<Hash>,
+    /// Token by which he is known.
+    pub(crate) credential: Option<Credential>,
+}
+
+/// Token by which a user is known.
+#[derive(Debug, Clone)]
+pub(crate) enum Credential {
+    /// One of the file, by the hash of its secret.
+    Token(Hash),
+    /// One of an identity provider.
+    Web(Arc<WebToken>),
+}
+
+impl Principal {
+    /// Tells if a client may call the user by this name. A provider's users are called by their subject, too.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let subject = match &self.credential {
+            Some(Credential::Web(web)) => Some(web.subject.as_str()),
+            Some(Credential::Token(_)) | None => None,
+        };
+        self.user.as_deref() == Some(name) || subject == Some(name)
+    }
 }
 
 impl PartialEq for Principal {
@@ -63,7 +86,7 @@ pub(crate) struct Tokens {
     tokens: Vec<Token>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Token {
     user: String,
@@ -114,6 +137,10 @@ pub(crate) enum NoUser {
     Unknown,
     #[error("the token has expired")]
     Expired,
+    #[error("the token is not taken: {0}")]
+    Refused(&'static str),
+    #[error("the keys of the identity provider cannot be had")]
+    NoKeys,
 }
 
 impl Tokens {
@@ -129,12 +156,14 @@ impl Tokens {
         if tokens.tokens.is_empty() {
             return Err(failed("it has no token".to_owned()).with_hint("make one with `gust token new`"));
         }
-        // The names of the server's own beginning have two dashes.
-        let is_name =
-            |name: &str| !name.trim().is_empty() && !name.contains(char::is_control) && !name.starts_with("--");
-        if let Some(at) = tokens.tokens.iter().position(|token| !is_name(&token.user)) {
-            let words = "has no name, or one with control characters or dashes at its beginning";
-            return Err(failed(format!("the user of token {} {words}", at + 1)));
+        for (at, token) in tokens.tokens.iter().enumerate() {
+            let wrong = match (is_name(&token.user), token.groups.iter().all(|group| is_name(group))) {
+                (true, true) => continue,
+                (false, _) => "the user",
+                (true, false) => "a group",
+            };
+            let words = "has no name, or one with control characters, or with blanks or dashes at its beginning";
+            return Err(failed(format!("{wrong} of token {} {words}", at + 1)));
         }
         Ok(tokens)
     }
@@ -149,10 +178,20 @@ impl Tokens {
         self.tokens.iter().flat_map(|token| &token.groups).map(String::as_str)
     }
 
-    /// Returns the groups of a user: those of all tokens.
-    pub(crate) fn groups_of(&self, user: &str) -> BTreeSet<&str> {
-        let of_user = self.tokens.iter().filter(|token| token.user == user);
-        of_user.flat_map(|token| &token.groups).map(String::as_str).collect()
+    /// Returns the groups of a user: those of all his tokens that hold.
+    pub(crate) fn groups_of(&self, user: &str, now: DateTime<Utc>) -> BTreeSet<String> {
+        let holds = |token: &&Token| token.expires.is_none_or(|expires| expires > now);
+        let of_user = self.tokens.iter().filter(|token| token.user == user).filter(holds);
+        of_user.flat_map(|token| &token.groups).cloned().collect()
+    }
+
+    /// Returns those of these tokens that new ones have, too, with their ends: nothing is added, and what was taken out is gone.
+    pub(crate) fn kept_in(&self, new: &Self) -> Self {
+        let kept = |token: &Token| {
+            let same = new.tokens.iter().find(|it| it.sha256 == token.sha256 && it.user == token.user)?;
+            Some(Token { expires: same.expires, ..token.clone() })
+        };
+        Self { tokens: self.tokens.iter().filter_map(kept).collect() }
     }
 
     /// Returns the time for which a token still holds; None if it holds no more.
@@ -178,9 +217,14 @@ impl Tokens {
         let token = self.tokens.iter().find(is_it).ok_or(NoUser::Unknown)?;
         match token.expires {
             Some(expires) if expires <= now => Err(NoUser::Expired),
-            _ => Ok(Principal { user: Some(token.user.clone()), token: Some(Hash(*hash)) }),
+            _ => Ok(Principal { user: Some(token.user.clone()), credential: Some(Credential::Token(Hash(*hash))) }),
         }
     }
+}
+
+/// Tells if a user or a group may have this name. The names of the server's own beginning have two dashes.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.trim() == name && !name.contains(char::is_control) && !name.starts_with("--")
 }
 
 /// Reads a file that only its owner, and his group, can read.
@@ -284,6 +328,11 @@ mod tests {
             ("[[tokens]]\nuser = 'a'", 0o600, "unknown field"),
             ("secret", 0o600, "expected"),
             (&format!("[[token]]\nuser = ' '\nsha256 = '{}'", "0".repeat(64)), 0o600, "token 1 has no name"),
+            (
+                &format!("[[token]]\nuser = 'a'\ngroups = ['b ']\nsha256 = '{}'", "0".repeat(64)),
+                0o600,
+                "a group of token 1",
+            ),
             ("", 0o604, "everybody on this machine can read it"),
             ("", 0o602, "everybody on this machine can read it"),
         ] {

@@ -156,8 +156,10 @@ pub struct CostArgs {
     #[arg(long, value_parser = formats(), default_value = OutputFormat::Table.name(), value_name = "FORMAT")]
     pub format: OutputFormat,
     /// Configuration file, which may name the history [default: gust.toml in this folder, if there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// Keys of `--by`.
@@ -227,6 +229,22 @@ pub struct QueryArgs {
     /// Label that finds the query in the history; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<Label>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Server that runs the statements.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Let this server run the statements, e.g. `https://gust.example:8123`. Places, settings and tables are the server's own
+    #[arg(long = "server", value_name = "URL")]
+    pub url: Option<String>,
+    /// File with the token for the server [default: the variable GUST_TOKEN]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificate of the authority that has signed the server's, in PEM [default: the system's authorities]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
 }
 
 /// Statements to run, their tables, and their place.
@@ -328,6 +346,13 @@ impl Cli {
             let message = "--label-key groups by a label: leave --by out, or use --by label";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
+        if let Command::Query(query) = &cli.command
+            && query.server.url.is_some()
+            && let Some(flag) = query.source.of_this_machine()
+        {
+            let message = format!("{flag} is about this machine, and the server runs the statements: leave it out");
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
         Ok(cli)
     }
 
@@ -346,6 +371,21 @@ impl Cli {
 }
 
 impl SourceArgs {
+    /// Returns the first given flag that a server does not take.
+    fn of_this_machine(&self) -> Option<&'static str> {
+        let RunArgs { on, allow_fallback, functions, prefer, deadline, timeout: _, max_cost: _ } = &self.run;
+        let flags = [
+            ("--setup", !self.setup.is_empty()),
+            ("--config", self.config.is_some()),
+            ("--on", on.is_some()),
+            ("--allow-fallback", *allow_fallback),
+            ("--functions", functions.is_some()),
+            ("--prefer", prefer.is_some()),
+            ("--deadline", deadline.is_some()),
+        ];
+        flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+
     /// Reads the statements' text. Only an omitted SQL on a terminal is an error: the user would not know that the program waits.
     pub fn read_sql(&self, stdin: impl Read, stdin_is_terminal: bool) -> Result<String, SqlError> {
         if let Some(path) = &self.file {
@@ -581,6 +621,9 @@ mod tests {
         check(&["token", "new"], "--user <NAME>");
         check(&["token", "new", "--user", ""], "a name has 1 to 128 bytes");
         check(&["token", "new", "--user", "a", "--expires", "soon"], "'soon' for '--expires <DURATION>'");
+        check(&["query", "--server", "http://localhost:8123", "--on", "local"], "--on is about this machine");
+        check(&["query", "--token-file", "token", "SELECT 1"], "--server <URL>");
+        check(&["cost", "--server", "http://localhost:8123", "--config", "gust.toml"], "cannot be used with");
         check(&["serve", "SELECT 1"], "unexpected argument 'SELECT 1'");
         check(&["exchange"], "Usage: gust exchange");
         check(&["exchange", "gc", "--older-than", "soon"], "'soon' for '--older-than <DURATION>'");

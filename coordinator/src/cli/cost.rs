@@ -9,32 +9,44 @@ use gust_engine::session::Session;
 use gust_output::{OutputError, RowOutput, StreamError, write_statement};
 
 use super::args::{CostArgs, GroupBy, StartedSince};
-use super::{CommandError, check_terminal, configuration};
+use super::{CommandError, check_terminal, configuration, remote};
 use crate::cli::say::say;
 
 /// Writes one row a group. Remarks that explain the rows go to stderr.
 pub(super) async fn cost(args: CostArgs) -> Result<(), CommandError> {
     check_terminal(args.format)?;
+    let by = args.group_by();
+    let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
+    if let Some(url) = &args.server.url {
+        told(remote::query::rows(url, &args.server, sql, args.format).await?, &by, url);
+        return Ok(());
+    }
     let overrides = Overrides { on: Some(Target::Local), ..Overrides::default() };
     let config = configuration(args.config.as_deref(), &overrides)?;
     let Some(path) = config.history.path.clone() else {
         return Err(CommandError::usage(NO_PLACE).with_hint(Some(NO_PLACE_HINT)));
     };
-    let by = args.group_by();
     let session = Session::new(config)?;
-    let sql = sql(&by, args.since.map(|since| beginning(since, Utc::now())));
     let mut running = session.run(session.parse(&sql)?.remove(0)).await?;
     let written = write_statement(&mut running, &RowOutput::new(stdout(), args.format)).await;
     running.finish().await;
     session.close().await;
     match written {
-        Ok(0) => say!("no query is recorded for that in {}", path.display()),
-        Ok(_) if by == GroupBy::Label => say!("a query with several labels counts for each of them"),
-        Ok(_) | Err(StreamError::Output(OutputError::ReaderGone)) => {}
+        Ok(rows) => told(rows, &by, &path.display().to_string()),
+        Err(StreamError::Output(OutputError::ReaderGone)) => {}
         Err(StreamError::Output(error)) => return Err(error.into()),
         Err(StreamError::Query(error)) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Says what the rows do not say by themselves.
+fn told(rows: u64, by: &GroupBy, place: &str) {
+    match rows {
+        0 => say!("no query is recorded for that in {place}"),
+        _ if *by == GroupBy::Label => say!("a query with several labels counts for each of them"),
+        _ => {}
+    }
 }
 
 /// Returns the moment from which queries count. A day begins at midnight UTC, as the days of a roll-up do.

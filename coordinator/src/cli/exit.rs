@@ -1,5 +1,7 @@
 //! Exit codes of the program.
 
+use gust_engine::error::ErrorKind;
+
 /// The end of a run, as a script sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -36,6 +38,18 @@ Exit codes:
   129  hung up (SIGHUP)
   130  interrupted (Ctrl-C)
   143  terminated (SIGTERM)";
+
+    /// Returns the end of a program whose statement failed.
+    pub const fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Sql | ErrorKind::Data | ErrorKind::Resources => Self::QueryFailed,
+            ErrorKind::Functions => Self::FunctionsFailed,
+            ErrorKind::CapReached => Self::CapReached,
+            ErrorKind::TimedOut => Self::TimedOut,
+            ErrorKind::Interrupted => Self::Interrupted,
+            ErrorKind::Setup => Self::Usage,
+        }
+    }
 
     pub const fn code(self) -> u8 {
         self as u8

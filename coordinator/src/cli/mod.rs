@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::Shell;
 use gust_engine::config::{Config, ConfigError, ConfigFile, Label, Overrides, labels};
-use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::error::QueryError;
 use gust_engine::report::Report;
 use gust_engine::session::{Engine, EngineOptions, Finding, Recorder, Session, SessionOptions, SetUpLog};
 use gust_engine::storage::aws;
@@ -25,6 +25,7 @@ mod exchange;
 pub mod exit;
 mod prices;
 pub mod progress;
+mod remote;
 mod say;
 mod serve;
 mod signals;
@@ -83,15 +84,7 @@ impl From<SqlError> for CommandError {
 
 impl From<QueryError> for CommandError {
     fn from(error: QueryError) -> Self {
-        let exit = match error.kind() {
-            ErrorKind::Sql | ErrorKind::Data | ErrorKind::Resources => Exit::QueryFailed,
-            ErrorKind::Functions => Exit::FunctionsFailed,
-            ErrorKind::CapReached => Exit::CapReached,
-            ErrorKind::TimedOut => Exit::TimedOut,
-            ErrorKind::Interrupted => Exit::Interrupted,
-            ErrorKind::Setup => Exit::Usage,
-        };
-        Self::new(exit, error.message()).with_hint(error.hint())
+        Self::new(Exit::of(error.kind()), error.message()).with_hint(error.hint())
     }
 }
 
@@ -131,6 +124,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let progress = if cli.verbose == 0 { Progress::on_stderr() } else { Progress::hidden() };
     let ended = control.block_on(async {
         match cli.command {
+            Command::Query(args) if args.server.url.is_some() => Box::pin(remote::query::query(args)).await,
             Command::Query(args) => Box::pin(query(args, progress)).await,
             Command::Explain(args) => Box::pin(explain(args)).await,
             Command::Demo(args) => Box::pin(demo::demo(args, progress)).await,
@@ -267,16 +261,7 @@ async fn explain(source: SourceArgs) -> Result<(), CommandError> {
 
 async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> {
     let sql = args.source.read_sql(stdin(), stdin().is_terminal())?;
-    if let (Some(rows), Some(report)) = (&args.output, &args.report_file)
-        && std::path::absolute(rows).ok() == std::path::absolute(report).ok()
-    {
-        return Err(CommandError::usage("--output and --report-file name one file").with_hint(Some("name two files")));
-    }
-    let mut file = match &args.output {
-        Some(path) => Some(NewFile::create(path).map_err(|error| usage_of_output(&error))?),
-        None => check_terminal(args.format).map(|()| None)?,
-    };
-    let mut reports = Reports::open(args.report, args.report_file.as_deref())?;
+    let (mut file, mut reports) = destinations(&args)?;
     let mut signals = Signals::listen()?;
     let mut log = SetUpLog::default();
     let opened = tokio::select! {
@@ -302,8 +287,7 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
                 statements(&recorder, &sql, args.dry_run, &output, &mut file, &progress, &mut reports).await?;
                 match file.is_none() {
                     true => Ok(()),
-                    false => Err(CommandError::usage("--output: no statement has rows, and no file is written")
-                        .with_hint(Some("leave --output out"))),
+                    false => Err(no_rows()),
                 }
             }
         }
@@ -317,6 +301,24 @@ async fn query(args: QueryArgs, progress: Progress) -> Result<(), CommandError> 
         reports.write(&report)?;
     }
     ended
+}
+
+/// Makes the file of the rows, if one is named, and the destination of the reports.
+fn destinations(args: &QueryArgs) -> Result<(Option<NewFile>, Reports), CommandError> {
+    if let (Some(rows), Some(report)) = (&args.output, &args.report_file)
+        && std::path::absolute(rows).ok() == std::path::absolute(report).ok()
+    {
+        return Err(CommandError::usage("--output and --report-file name one file").with_hint(Some("name two files")));
+    }
+    let file = match &args.output {
+        Some(path) => Some(NewFile::create(path).map_err(|error| usage_of_output(&error))?),
+        None => check_terminal(args.format).map(|()| None)?,
+    };
+    Ok((file, Reports::open(args.report, args.report_file.as_deref())?))
+}
+
+fn no_rows() -> CommandError {
+    CommandError::usage("--output: no statement has rows, and no file is written").with_hint(Some("leave --output out"))
 }
 
 fn usage_of_output(error: &OutputError) -> CommandError {
@@ -426,14 +428,28 @@ impl Reports {
     }
 
     fn write(&mut self, report: &Report) -> Result<(), CommandError> {
-        let text = match self.format {
+        match self.format {
             ReportFormat::None => {
                 warn(report);
-                return Ok(());
+                Ok(())
             }
-            ReportFormat::Text => format!("{report}\n\n"),
-            ReportFormat::Json => serde_json::to_string(report).map_err(CommandError::usage)? + "\n",
-        };
+            ReportFormat::Text => self.write_text(&format!("{report}\n\n")),
+            ReportFormat::Json => {
+                self.write_text(&(serde_json::to_string(report).map_err(CommandError::usage)? + "\n"))
+            }
+        }
+    }
+
+    /// Writes the report of a server.
+    fn write_told(&mut self, text: &str, json: &str) -> Result<(), CommandError> {
+        match self.format {
+            ReportFormat::None => Ok(()),
+            ReportFormat::Text => self.write_text(&format!("{text}\n\n")),
+            ReportFormat::Json => self.write_text(&format!("{json}\n")),
+        }
+    }
+
+    fn write_text(&mut self, text: &str) -> Result<(), CommandError> {
         let written = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()),
             None => {

@@ -163,6 +163,11 @@ fn on_disk(on: Target) -> Config {
 
 /// Checks the cases everywhere: with files on this disk and in S3, read locally, by in-process functions, and by processes.
 async fn check(cases: Vec<Case>) {
+    // It holds several configurations.
+    Box::pin(checked(cases)).await;
+}
+
+async fn checked(cases: Vec<Case>) {
     let server = S3Server::start().expect("a server");
     let folder = TempDir::new().expect("a temporary folder");
     for (number, case) in cases.iter().enumerate() {

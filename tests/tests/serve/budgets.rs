@@ -1,5 +1,6 @@
 //! Budgets of users and groups, as curl and psql see them. The coordinator's machine costs a dollar a second here.
 
+use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -70,10 +71,11 @@ fn two_queries_at_once_do_not_pass_a_budget() {
     assert_eq!(server.budgets(&bob), Vec::<Value>::new());
     // A refused statement has taken its time, too.
     let spent = dollars(&server.budgets(&ada)[0], "dollars_spent");
-    let metrics = server.ask(&bob, "/metrics", &[]).text();
+    let metrics = server.ask(&ada, "/metrics", &[]).text();
     let label = "{of=\"user\",name=\"ada\",period=\"day\"}";
     assert!(metrics.contains(&format!("gust_budget_dollars{label} 2.0")), "{metrics}");
     assert!(metrics.contains(&format!("gust_budget_spent_dollars{label} {spent}")), "{metrics}");
+    assert!(!server.ask(&bob, "/metrics", &[]).text().contains("ada"), "others do not see it");
     if has_psql() {
         let mut psql = server.psql(&["-w", "-c", "SELECT 1"]);
         super::postgres::failed(
@@ -157,14 +159,17 @@ async fn a_group_pays_the_bills_of_its_users() {
         asking.map(|asking| asking.join().expect("no panic"))
     });
     assert_eq!(rows, [json!([{ "s": 2_002_000 }]), json!([{ "s": 2_002_000 }])]);
-    let bills = "SELECT sum(dollars_at_most) AS dollars, sum(fragments) AS fragments FROM gust.queries WHERE statement LIKE '%sum(k)%'";
+    let bills = "SELECT sum(dollars_at_most) AS dollars, sum(fragments) AS fragments, sum(attempts_wasted) AS wasted FROM gust.queries WHERE statement LIKE '%sum(k)%'";
     let billed = server.sql_of(&ada, bills).json();
     assert!(billed[0]["fragments"].as_u64() >= Some(2), "functions have run: {billed}");
     let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    let wasted = billed[0]["wasted"].as_u64();
     let billed = number(&billed[0]["dollars"]).expect("an amount");
     let group = server.budgets(&ada)[0].clone();
     assert_eq!((group["of"].as_str(), group["name"].as_str()), (Some("group"), Some("analysts")));
-    assert!(billed > 0.0 && (dollars(&group, "dollars_spent") - billed).abs() < 1e-9, "{billed}: {group}");
+    let above = dollars(&group, "dollars_spent") - billed;
+    // Requests of an attempt that was cancelled are in no bill, and are paid for.
+    assert!(billed > 0.0 && above > -1e-9 && (above < 1e-9 || wasted > Some(0)), "{billed}: {group}");
     // Both of bob's have to suffice, and his own does not.
     let refused = server.sql_of(&bob, sum);
     assert_eq!((refused.status, &refused.json()["budget"]["name"]), (402, &json!("bob")), "{refused:?}");
@@ -179,6 +184,70 @@ async fn a_group_pays_the_bills_of_its_users() {
     ];
     let capped = server.ask(&ada, "/v1/query", &capped);
     assert_eq!((capped.status, capped.json().get("budget")), (402, None), "{capped:?}");
+}
+
+/// A catalog that answers nothing holds up the planning, whose time costs a dollar a second.
+#[test]
+fn planning_and_its_estimates_are_in_the_budget_while_they_run() {
+    let catalog = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let lake = format!(
+        "[catalogs.lake]\ntype = 'rest'\nuri = 'http://{}'\nallow_http = true\n",
+        catalog.local_addr().expect("an address")
+    );
+    let configuration = format!("{DOLLAR_A_SECOND}budgets_file = 'spent.json'\n{OF_ADA}{lake}");
+    let (place, [ada, bob]) = with_users(&configuration, [&["ada"], &["bob"]]);
+    let spent_in_file = || {
+        let file = serde_json::from_slice::<Value>(&std::fs::read(place.path("spent.json")).expect("the file"));
+        file.expect("whole")["budgets"][0]["nano_dollars"].as_u64().expect("an amount")
+    };
+    for (at, sql) in ["SELECT * FROM lake.a.t", "EXPLAIN SELECT * FROM lake.a.t", "EXPLAIN COST SELECT * FROM lake.a.t"]
+        .into_iter()
+        .enumerate()
+    {
+        // Each has a budget of its own.
+        let limit = configuration.replace("dollars_per_day = 2", &format!("dollars_per_day = {}", 2 + 2 * at));
+        std::fs::write(place.path("gust.toml"), limit).expect("written");
+        let server = Served::start(&place, &[]);
+        let before = spent_in_file();
+        let started = Instant::now();
+        let refused = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| server.sql_of(&ada, sql));
+            wait_until("the file knows what planning has spent", || spent_in_file() > before + 300_000_000);
+            assert!(!asking.is_finished(), "{sql}: it is planned");
+            asking.join().expect("no panic")
+        });
+        assert_eq!((refused.status, &refused.json()["budget"]["name"]), (402, &json!("ada")), "{sql}: {refused:?}");
+        assert!(started.elapsed().as_secs_f64() > 0.3, "{sql}");
+        assert_eq!(server.sql_of(&bob, "SELECT 1 AS one").json(), json!([{ "one": 1 }]));
+    }
+}
+
+/// Tokens without the users or groups of a budget are not taken: its users would have none.
+#[test]
+fn no_budget_goes_with_new_tokens() {
+    let groups = "[[server.budget]]\ngroup = 'analysts'\ndollars_per_month = 5\n";
+    let users: [&[&str]; 2] = [&["ada", "--groups", "analysts"], &["bob"]];
+    let (place, [ada, bob]) = with_users(&format!("{DOLLAR_A_SECOND}{groups}"), users);
+    let server = Served::start(&place, &[]);
+    let tokens = std::fs::read_to_string(place.path("tokens.toml")).expect("the file");
+    let write = |text: &str| super::identity::write_private(&place.path("tokens.toml"), text);
+    let (carl, lines) = super::identity::token(&place, &["carl", "--groups", "analyst"]);
+    write(&format!("{}\n{lines}", tokens.replace("analysts", "analyst")));
+    server.signal("HUP");
+    super::pause(std::time::Duration::from_millis(500));
+    assert_eq!(server.sql_of(&carl, "SELECT 1").status, 401, "no token is new");
+    assert_eq!(server.budgets(&ada).len(), 1);
+    // What has leaked is gone, although its group is nobody's then.
+    write(&lines);
+    server.signal("HUP");
+    wait_until("it was taken out", || server.sql_of(&ada, "SELECT 1").status == 401);
+    assert_eq!(server.sql_of(&bob, "SELECT 1").status, 401);
+    // An expired token gives no group.
+    let (old, expired) = super::identity::token(&place, &["bob", "--groups", "analysts", "--expires", "1ms"]);
+    write(&format!("{tokens}\n{lines}\n{expired}"));
+    server.signal("HUP");
+    wait_until("the tokens were read anew", || server.sql_of(&carl, "SELECT 1").status == 200);
+    assert_eq!((server.budgets(&bob).len(), server.sql_of(&old, "SELECT 1").status), (0, 401));
 }
 
 #[test]

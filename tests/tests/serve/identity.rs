@@ -144,7 +144,9 @@ pub(super) fn certificate(place: &Place, name: &str) -> bool {
     let subject = format!("/CN={name}");
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", &subject, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
+        .args(["-subj", &subject, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        // rustls takes no authority's certificate for a server's.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
         .arg(&key)
         .arg("-out")
         .arg(&certificate)

@@ -13,9 +13,11 @@ mod bounds;
 mod budgets;
 mod flight;
 mod identity;
+mod jwt;
 mod metrics;
 mod openapi;
 mod postgres;
+mod remote;
 mod statements;
 mod tables;
 

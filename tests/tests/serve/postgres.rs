@@ -85,9 +85,18 @@ async fn psql_reads_rows_and_errors() {
         ("SELECT {'a': 1, 'b': 'x'} AS s", "(1,x)"),
         ("SELECT MAP {'a': 1} AS m", "{a: 1}"),
         ("SELECT name FROM t WHERE k < 0", ""),
+        ("COPY (SELECT k, NULL, name FROM t WHERE k < 3 ORDER BY k) TO STDOUT", "1\t\\N\tn1\n2\t\\N\tn2"),
+        ("\\copy (SELECT k, 'a,\"b' AS v FROM t WHERE k = 7) TO STDOUT CSV HEADER", "k,v\n7,\"a,\"\"b\""),
+        ("COPY (SELECT 1) TO STDOUT; SELECT 2", "1\n2"),
     ] {
         assert_eq!(server.printed(sql), expect, "{sql}");
     }
+    let copied = place.path("rows.csv");
+    let copy = format!("\\copy t (name, k) TO '{}' WITH (FORMAT csv, HEADER)", copied.display());
+    assert_eq!(server.printed(&copy), "COPY 1000");
+    let copied = std::fs::read_to_string(copied).expect("the client's file");
+    let mut lines: Vec<&str> = copied.lines().collect();
+    assert_eq!((lines.remove(0), lines.len(), lines.contains(&"n7,7")), ("name,k", 1000, true));
     let count = server.psql(&["-c", "SELECT value FROM generate_series(1, 1000003)"]).output().expect("psql");
     let lines = count.stdout.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!((lines, count.status.code()), (1_000_003, Some(0)));
@@ -96,7 +105,14 @@ async fn psql_reads_rows_and_errors() {
     failed(&error("SELECT 1,\n  missing FROM t"), &["42703", "LINE 2:   missing FROM t", "          ^"]);
     failed(&error("SELECT 1; SELECT 1 1"), &["42601", "LINE 1: SELECT 1; SELECT 1 1"]);
     failed(&error("SELECT 'open"), &["42601"]);
-    failed(&error("COPY t TO STDOUT"), &["ERROR:"]);
+    failed(&error("COPY t TO '/tmp/rows.csv'"), &["ERROR:"]);
+    failed(&error("COPY t FROM STDIN"), &["ERROR:"]);
+    failed(
+        &error("COPY (SELECT 1 AS one, missing FROM t) TO STDOUT"),
+        &["42703", "LINE 1: COPY (SELECT 1 AS one, missing"],
+    );
+    failed(&error("COPY ordres TO STDOUT"), &["ERROR:  42P01: there is no table `ordres`"]);
+    failed(&error("COPY (SELECT 1 / (value - 9000) FROM generate_series(1, 9000)) TO STDOUT"), &["ivide by zero"]);
     // Rows that were sent before an error are followed by it.
     let cut = error("SELECT 1 / (value - 3000000) AS q FROM generate_series(1, 3000000)");
     failed(&cut, &["ivide by zero"]);
@@ -533,4 +549,43 @@ async fn messages_out_of_place_are_errors_and_the_connection_goes_on() {
     socket.write_all(&[many, message(b'S', b"")].concat()).expect("sent");
     hears(&mut socket, "100 portals are open");
     server.is_well();
+}
+
+/// Returns false where something is missing. In CI it has to be there.
+fn is_there(what: &str, is_there: bool) -> bool {
+    assert!(is_there || std::env::var("CI").is_err(), "CI does not skip: {what} is missing");
+    if !is_there {
+        eprintln!("skipped: {what} is missing");
+    }
+    is_there
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn java_speaks_by_jdbc() {
+    let driver = std::env::var_os("POSTGRES_JDBC").unwrap_or("/usr/share/java/postgresql.jar".into());
+    let driver = Path::new(&driver);
+    let has_java = Command::new("java").arg("-version").output().is_ok_and(|output| output.status.success());
+    if !is_there("Java, or Debian's libpostgresql-jdbc-java", has_java && driver.exists()) {
+        return;
+    }
+    let place = numbers().await;
+    let server = Served::start(&place, &[&POSTGRES[..], &["--setup", "setup.sql"]].concat());
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/PostgresJdbc.java");
+    let mut java = Command::new("java");
+    java.arg("-cp").arg(driver).arg(program).arg(server.postgres_port().to_string());
+    let output = java.output().expect("java");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).ends_with("ok\n"), "{output:?}");
+    server.is_well();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlalchemy_reflects() {
+    let place = numbers().await;
+    let server = Served::start(&place, &[&POSTGRES[..], &["--setup", "setup.sql"]].concat());
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let port = server.postgres_port().to_string();
+    match run_with(cache, CLIENTS, "alchemy.py", &[&port]).unwrap_or_else(|error| panic!("{error:#}")) {
+        Run::Done { stdout } => assert_eq!(stdout, "ok\n"),
+        Run::Skipped { reason } => eprintln!("skipped: {reason}"),
+    }
 }

@@ -9,12 +9,15 @@
 //! A statement holds money for its attempts before they begin, pays its bill at its end, and gives the rest back. Its bill counts in
 //! the window in which it ends. All budgets have one lock, so that a statement takes from several of them at once or from none.
 //!
-//! A window is a day or a month of UTC. Only a later window gives money anew: a clock that goes back gives none twice.
+//! A window is a day or a month of UTC. Only a later window gives money anew: a clock that goes back gives none twice. One that jumps
+//! ahead of the steady clock is believed once it has stayed there for a while ([`Time`]).
 //!
 //! Non-goals: it writes no file. Its owner saves [`Budgets::saved`], and makes the budgets with it when the process starts anew.
 
 use std::fmt::{Debug, Display, Formatter};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -24,14 +27,24 @@ use super::EXCESS_DIVISOR;
 use crate::config::{BudgetConfig, BudgetHolder, BudgetPeriod};
 use crate::money::Money;
 
-/// Source of the time, UTC's.
-type Clock = Box<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+use time::Time;
+
+mod time;
+
+/// Source of the time: UTC's, and a steady one's.
+type Clock = Box<dyn Fn() -> (DateTime<Utc>, Instant) + Send + Sync>;
 
 /// All budgets of a server.
 pub struct Budgets {
-    budgets: Mutex<Vec<Budget>>,
+    state: Mutex<State>,
     clock: Clock,
     changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    budgets: Vec<Budget>,
+    time: Time,
 }
 
 #[derive(Debug)]
@@ -94,11 +107,13 @@ pub struct OverBudget {
     pub state: BudgetState,
     /// Money that the statement would need next, if that is known.
     pub wants: Option<Money>,
+    /// True if other statements hold the money: it may come back.
+    pub is_held: bool,
 }
 
 impl Display for OverBudget {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { state, wants } = self;
+        let Self { state, wants, is_held } = self;
         let BudgetConfig { holder, period, limit } = &state.config;
         let (kind, name, period, left) = (holder.kind(), holder.name(), period.name(), state.left());
         write!(f, "the budget of {kind} `{name}` does not suffice: {left} of {limit} a {period} is left")?;
@@ -108,11 +123,31 @@ impl Display for OverBudget {
         if let Some(wants) = wants {
             write!(f, "; this one would need {wants}")?;
         }
-        write!(f, "; it begins anew at {}", state.ends.to_rfc3339_opts(SecondsFormat::Secs, true))
+        match is_held {
+            true => Ok(()),
+            false => write!(f, "; it begins anew at {}", state.ends.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        }
     }
 }
 
 impl std::error::Error for OverBudget {}
+
+/// Lock on all budgets.
+struct Opened<'a>(MutexGuard<'a, State>);
+
+impl Deref for Opened<'_> {
+    type Target = Vec<Budget>;
+
+    fn deref(&self) -> &Vec<Budget> {
+        &self.0.budgets
+    }
+}
+
+impl DerefMut for Opened<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<Budget> {
+        &mut self.0.budgets
+    }
+}
 
 /// Returns the first day of the window that a moment is in.
 fn window(period: BudgetPeriod, now: DateTime<Utc>) -> NaiveDate {
@@ -132,6 +167,10 @@ impl Budget {
         let today = window(config.period, now);
         // One that was saved for a later window holds until the clock is there again.
         let saved = saved.iter().find(|saved| saved.is_of(&config) && saved.begins >= today);
+        if let Some(later) = saved.filter(|saved| saved.begins > today) {
+            let (name, begins) = (config.holder.name(), later.begins);
+            tracing::error!(name, %begins, "the clock is before the window of a budget, which begins anew after it; is the clock right?");
+        }
         let (begins, paid) = saved.map_or((today, 0), |saved| (saved.begins, saved.nano_dollars));
         let paid = Money::from_nano_dollars(paid);
         Self { config, begins, paid, spending: Money::ZERO, held: Money::ZERO }
@@ -165,13 +204,13 @@ impl Budget {
     }
 
     fn refusal(&self, wants: Option<Money>) -> OverBudget {
-        OverBudget { state: self.state(), wants }
+        OverBudget { state: self.state(), wants, is_held: false }
     }
 }
 
 impl Debug for Budgets {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Budgets").field("budgets", &self.budgets).finish_non_exhaustive()
+        f.debug_struct("Budgets").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -180,19 +219,21 @@ impl Budgets {
     pub fn new(
         configs: Vec<BudgetConfig>,
         saved: &[SavedBudget],
-        clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static,
+        clock: impl Fn() -> (DateTime<Utc>, Instant) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let now = clock();
+        let (now, steady) = clock();
         let budgets = configs.into_iter().map(|config| Budget::new(config, saved, now)).collect();
-        Arc::new(Self { budgets: Mutex::new(budgets), clock: Box::new(clock), changed: Notify::new() })
+        let state = State { budgets, time: Time::new(now, steady) };
+        Arc::new(Self { state: Mutex::new(state), clock: Box::new(clock), changed: Notify::new() })
     }
 
     /// Returns the budgets, each in its window of now.
-    fn lock(&self) -> MutexGuard<'_, Vec<Budget>> {
-        let mut budgets = self.budgets.lock().expect("no holder panics");
-        let now = (self.clock)();
-        budgets.iter_mut().for_each(|budget| budget.turn(now));
-        budgets
+    fn lock(&self) -> Opened<'_> {
+        let mut state = self.state.lock().expect("no holder panics");
+        let (wall, steady) = (self.clock)();
+        let now = state.time.look(wall, steady);
+        state.budgets.iter_mut().for_each(|budget| budget.turn(now));
+        Opened(state)
     }
 
     /// Returns the budgets that a user shares; None if there are none.
@@ -264,6 +305,8 @@ struct Mine {
     held: Money,
     /// Money that it holds in any case.
     least: Money,
+    /// Bound on the requests of attempts that have begun and have not told them. No bill has their price.
+    untold: Money,
     is_closed: bool,
 }
 
@@ -272,15 +315,27 @@ impl Purse {
         self.mine.lock().expect("no holder panics")
     }
 
-    /// Refuses a statement whose budgets have nothing left.
+    /// Refuses a statement whose budgets are spent. Money that others hold may come back.
     ///
     /// # Errors
     /// [`OverBudget`] of the first of them.
     pub fn check(&self) -> Result<(), OverBudget> {
         let budgets = self.shared.budgets.lock();
         let mut of_user = self.shared.of.iter().map(|at| &budgets[*at]);
-        let empty = of_user.find(|budget| budget.state().left() == Money::ZERO);
+        let empty = of_user.find(|budget| budget.state().spent >= budget.config.limit);
         empty.map_or(Ok(()), |budget| Err(budget.refusal(None)))
+    }
+
+    /// Adds to the requests of attempts that have not told them.
+    pub(crate) fn add_untold(&self, requests: Money) {
+        let mut mine = self.mine();
+        mine.untold += requests;
+    }
+
+    /// Takes the requests of an attempt out that has told them, or never began.
+    pub(crate) fn tell(&self, requests: Money) {
+        let mut mine = self.mine();
+        mine.untold = mine.untold.saturating_sub(requests);
     }
 
     /// Returns the most that the statement may hold now, with what it holds already.
@@ -299,9 +354,15 @@ impl Purse {
     /// # Errors
     /// [`OverBudget`] of a budget that has less left. Then nothing is held.
     pub(crate) fn hold_at_least(&self, least: Money) -> Result<(), OverBudget> {
-        let spending = self.mine().spending;
-        self.hold(spending, least)?;
-        self.mine().least = least;
+        let mut mine = self.mine();
+        let mut budgets = self.shared.budgets.lock();
+        let held = least.max(mine.least);
+        if let Some(short) = self.short(&mine, &budgets, held) {
+            return Err(short);
+        }
+        let spending = mine.spending;
+        self.change(&mut mine, &mut budgets, spending, held);
+        mine.least = least;
         Ok(())
     }
 
@@ -325,11 +386,20 @@ impl Purse {
         self.short(&self.mine(), &self.shared.budgets.lock(), held)
     }
 
+    /// A statement that has paid gets no more.
     fn short(&self, mine: &Mine, budgets: &[Budget], held: Money) -> Option<OverBudget> {
+        if mine.is_closed {
+            return self.shared.of.first().map(|at| budgets[*at].refusal(Some(held)));
+        }
         let needs = |budget: &Budget| budget.paid + budget.held.saturating_sub(mine.held) + held;
         let is_short = |budget: &&Budget| held > mine.held && needs(budget) > budget.config.limit;
-        let short = self.shared.of.iter().map(|at| &budgets[*at]).find(is_short)?;
-        Some(short.refusal(Some(held.saturating_sub(mine.held))))
+        let is_held =
+            |budget: &Budget| budget.paid + budget.spending.saturating_sub(mine.spending) + held <= budget.config.limit;
+        let mut short: Vec<&Budget> = self.shared.of.iter().map(|at| &budgets[*at]).filter(is_short).collect();
+        // One that is spent decides: waiting for others would be in vain.
+        short.sort_by_key(|budget| is_held(budget));
+        let first = short.first()?;
+        Some(OverBudget { is_held: is_held(first), ..first.refusal(Some(held.saturating_sub(mine.held))) })
     }
 
     /// Tells what is spent and held, wanted or not. Returns the refusal of a budget that is over.
@@ -340,6 +410,25 @@ impl Purse {
         self.change(&mut mine, &mut budgets, spending, held);
         let mut of_user = self.shared.of.iter().map(|at| &budgets[*at]);
         of_user.find(|budget| budget.is_over()).map(|budget| budget.refusal(None))
+    }
+
+    /// Tells what the start of a statement has spent at least, beside what it holds. Returns the refusal of a budget that it takes too
+    /// much of, before others under the same budget hear of it.
+    pub(crate) fn note_at_least(&self, spending: Money) -> Option<OverBudget> {
+        let mut mine = self.mine();
+        let mut budgets = self.shared.budgets.lock();
+        let (before, spending) = (mine.held, spending.max(mine.spending));
+        let held = spending.max(before);
+        let is_passed = |budget: &Budget| {
+            let limit = budget.config.limit + budget.config.limit.part_of(2 * EXCESS_DIVISOR);
+            held > before && budget.paid + budget.held.saturating_sub(before) + held > limit
+        };
+        let passed = self.shared.of.iter().any(|at| is_passed(&budgets[*at]));
+        let short = if passed { self.short(&mine, &budgets, held) } else { None };
+        self.change(&mut mine, &mut budgets, spending, if short.is_some() { before } else { held });
+        let is_spent = |budget: &&Budget| budget.paid + budget.spending > budget.config.limit;
+        let mut of_user = self.shared.of.iter().map(|at| &budgets[*at]);
+        short.or_else(|| of_user.find(is_spent).map(|budget| budget.refusal(None)))
     }
 
     fn change(&self, mine: &mut Mine, budgets: &mut [Budget], spending: Money, held: Money) {
@@ -355,14 +444,14 @@ impl Purse {
         self.shared.budgets.changed.notify_one();
     }
 
-    /// Pays the bill of a statement that has ended, and gives the rest back. Later calls change nothing. A bill that is not known
-    /// is all that is held.
+    /// Pays the bill of a statement that has ended, and the requests that no bill has, and gives the rest back. Later calls change
+    /// nothing. A bill that is not known is all that is held.
     pub fn pay(&self, bill: Option<Money>) {
         let mut mine = self.mine();
         if mine.is_closed {
             return;
         }
-        let bill = bill.unwrap_or(mine.held);
+        let bill = bill.map_or(mine.held, |bill| bill + mine.untold);
         let mut budgets = self.shared.budgets.lock();
         self.change(&mut mine, &mut budgets, Money::ZERO, Money::ZERO);
         mine.is_closed = true;

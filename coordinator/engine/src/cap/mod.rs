@@ -18,7 +18,7 @@
 //!
 //! Each attempt asks for a fair share of the money that is left, or for three times its expected time if that is more.
 //! An attempt that does not fit waits until another has ended, in the order of arrival. If no other runs, it gets the
-//! time that the money affords, or the query ends.
+//! time that the money affords, or the query ends. Money that other statements under one budget hold is waited for.
 //!
 //! Where the user shares budgets with others, the same money has to be free in each of them ([`Purse`]).
 //!
@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 mod budget;
 mod refusal;
@@ -67,7 +68,13 @@ const EXCESS_DIVISOR: u64 = 25;
 const BUDGET_DIVISOR: u64 = 2;
 
 /// Interval at which the coordinator's own spending is checked.
-const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Interval at which the budgets hear of a statement whose rows nobody reads.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longest wait for money that other statements hold. They may wait for this one.
+const HELD_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// LISTs that clean the exchange: one at the query's end, and one when its last attempt has ended.
 const CLEANING_LISTS: u64 = 2;
@@ -140,6 +147,7 @@ enum SpendingRequest {
 #[derive(Debug)]
 struct Waiter {
     request: SpendingRequest,
+    since: Instant,
     grant: oneshot::Sender<Answer>,
 }
 
@@ -199,13 +207,28 @@ impl Cap {
         self.purse.as_ref().map_or(Ok(()), |purse| purse.hold_at_least(at_least)).map_err(OverCap::from)
     }
 
-    /// Returns when the query has to end for want of money.
-    pub async fn passed(&self) -> OverCap {
+    /// Returns when the query has to end for want of money. Attempts that wait for money of others' statements begin meanwhile.
+    pub async fn passed(self: &Arc<Self>) -> OverCap {
         loop {
             if let Some(over) = self.over() {
                 return over;
             }
+            if self.purse.is_some() {
+                self.grant_waiting();
+            }
             tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+    }
+
+    /// Tells the budgets what is spent while nobody reads the rows. Once there is too little, all further attempts are refused.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            if let Some(over) = self.over() {
+                self.lock().refused = Some(over);
+                self.grant_waiting();
+                return;
+            }
         }
     }
 
@@ -276,7 +299,7 @@ impl Cap {
         at: fn(&mut VecDeque<Waiter>, Waiter),
     ) -> oneshot::Receiver<Answer> {
         let (grant, granted) = oneshot::channel();
-        at(&mut self.lock().queue, Waiter { request, grant });
+        at(&mut self.lock().queue, Waiter { request, since: Instant::now(), grant });
         self.grant_waiting();
         granted
     }
@@ -298,7 +321,7 @@ impl Cap {
         while state.queue.front().is_some_and(|waiter| waiter.grant.is_closed()) {
             state.queue.pop_front();
         }
-        let request = state.queue.front()?.request;
+        let (request, since) = state.queue.front().map(|waiter| (waiter.request, waiter.since))?;
         let answer = loop {
             match (state.refused.clone(), self.terms(request, &state)) {
                 (Some(over), _) => break Err(over),
@@ -311,6 +334,11 @@ impl Cap {
                 (None, None) if state.open > 0 => return None,
                 (None, None) => {
                     let over = self.refusal(&state, self.least_quantities(request).cost(&self.tariff));
+                    // Other statements may give it back, unless they wait as well.
+                    let may_wait = since.elapsed() < HELD_WAIT_MAX;
+                    if may_wait && matches!(&over, OverCap::Budget(over) if over.is_held) {
+                        return None;
+                    }
                     state.refused = Some(over.clone());
                     break Err(over);
                 }

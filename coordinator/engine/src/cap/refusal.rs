@@ -29,6 +29,7 @@ impl OverCap {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::BeforeRun { .. } | Self::WhileRunning(_) => "allow more with --max-cost, or read less",
+            Self::Budget(over) if over.is_held => "ask again when statements under way have ended",
             Self::Budget(_) => "wait until it begins anew, or ask for more under [[server.budget]]",
         }
     }

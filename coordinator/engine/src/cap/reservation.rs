@@ -23,7 +23,8 @@ impl Cap {
         }
         state.reserved += amount;
         state.open += 1;
-        Ok(Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked: Quantities::default() })
+        let booked = Quantities::default();
+        Ok(Reservation { cap: Arc::clone(self), amount, time, work, worst_case, booked, untold: Money::ZERO })
     }
 }
 
@@ -37,6 +38,8 @@ pub(crate) struct Reservation {
     worst_case: Quantities,
     /// Spending that is booked when the reservation is dropped.
     booked: Quantities,
+    /// Bound on its requests, while they are not told.
+    untold: Money,
 }
 
 impl Reservation {
@@ -48,6 +51,10 @@ impl Reservation {
     /// Marks the attempt as begun. From here on it may cost money, even if nothing is heard of it.
     pub(crate) fn begun(mut self) -> Self {
         self.booked = std::mem::take(&mut self.worst_case);
+        if let Some(purse) = &self.cap.purse {
+            self.untold = self.cap.requests(&self.work).cost(&self.cap.tariff);
+            purse.add_untold(self.untold);
+        }
         self
     }
 
@@ -67,6 +74,10 @@ impl Reservation {
             }
             Err(_) if was_started => spent.add_all(&self.cap.requests(&self.work)),
             Err(_) => {}
+        }
+        let is_told = invocation.outcome.is_ok() || !was_started;
+        if let Some(purse) = self.cap.purse.as_ref().filter(|_| is_told) {
+            purse.tell(self.untold);
         }
         self.booked = spent;
     }

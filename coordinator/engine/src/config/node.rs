@@ -24,8 +24,8 @@ use super::units;
 
 /// Prefix of the variables that are settings. `VARIABLES_RESERVED` are exceptions.
 pub const VARIABLE_PREFIX: &str = "GUST_";
-/// Variables with the prefix that are no settings. `GUST_LOG` is the filter of the log on stderr.
-const VARIABLES_RESERVED: [&str; 1] = ["GUST_LOG"];
+/// Variables with the prefix that are no settings. `GUST_LOG` is the filter of the log on stderr, and `GUST_TOKEN` the token for `--server`.
+const VARIABLES_RESERVED: [&str; 2] = ["GUST_LOG", "GUST_TOKEN"];
 
 /// A setting or a table of settings, and the place of its key.
 #[derive(Debug)]

@@ -21,6 +21,8 @@ pub struct ServerConfig {
     /// File of tokens, which `gust token new` makes. With it, each request needs one. None is a server without users.
     #[serde(deserialize_with = "units::optional_path")]
     pub tokens: Option<PathBuf>,
+    /// Identity provider, whose JSON web tokens are taken beside those of the file. None is a server without one.
+    pub jwt: Option<JwtConfig>,
     /// Certificate and key, in PEM. None is a server without TLS.
     pub tls: Option<TlsConfig>,
     /// Most queries that run at the same time, 1 to [`super::QUERIES_MAX`]. Default 4: each is sure of an eighth of
@@ -132,6 +134,28 @@ impl BudgetPeriod {
     }
 }
 
+/// Identity provider of the server's users. A user's name is issuer and subject with `#` between.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtConfig {
+    /// Claim `iss` of all tokens.
+    pub issuer: String,
+    /// Claim `aud` of tokens for this server; a token may name others beside it.
+    pub audience: String,
+    /// URL of the provider's keys (`jwks_uri`), with https; http is taken on this machine alone.
+    pub jwks: String,
+    /// Algorithms of signatures that are taken, of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA. Default RS256.
+    #[serde(default = "algorithms")]
+    pub algorithms: Vec<String>,
+    /// Claim with the user's groups, a text or a list of texts. Default none: its users have no groups.
+    #[serde(default)]
+    pub groups_claim: Option<String>,
+}
+
+fn algorithms() -> Vec<String> {
+    vec!["RS256".to_owned()]
+}
+
 /// Files of the server's TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +174,7 @@ impl Default for ServerConfig {
             reach: Vec::new(),
             hosts: Vec::new(),
             tokens: None,
+            jwt: None,
             tls: None,
             queries_max: 4,
             queued_max: 100,

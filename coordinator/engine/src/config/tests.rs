@@ -16,7 +16,7 @@ fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError>
 fn without_settings_defaults_hold() {
     let none = Config::load(None, [], &Overrides::default()).expect("defaults");
     assert_eq!(none, Config::default());
-    let unrelated = [("PATH", "/bin"), ("GUST_LOG", "debug"), ("GUSTO", "1"), ("GUST_ON", "")];
+    let unrelated = [("PATH", "/bin"), ("GUST_LOG", "debug"), ("GUST_TOKEN", "x"), ("GUSTO", "1"), ("GUST_ON", "")];
     let unset = Config { file: Some("lake/gust.toml".into()), ..Config::default() };
     assert_eq!(load("", &unrelated).expect("nothing is set"), unset);
 }
@@ -93,6 +93,12 @@ fn a_file_sets_everything() {
         tokens = "tokens.toml"
         tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
         budgets_file = "budgets.json"
+        [server.jwt]
+        issuer = "https://idp.example"
+        audience = "gust"
+        jwks = "https://idp.example/keys"
+        algorithms = ["ES256"]
+        groups_claim = "groups"
         [[server.budget]]
         user = "ada"
         dollars_per_day = 0.5
@@ -161,6 +167,13 @@ fn a_file_sets_everything() {
             reach: ["s3://lake/open/", "lake/open"].map(str::to_owned).to_vec(),
             hosts: vec!["gust.example".to_owned()],
             tokens: Some("lake/tokens.toml".into()),
+            jwt: Some(JwtConfig {
+                issuer: "https://idp.example".to_owned(),
+                audience: "gust".to_owned(),
+                jwks: "https://idp.example/keys".to_owned(),
+                algorithms: vec!["ES256".to_owned()],
+                groups_claim: Some("groups".to_owned()),
+            }),
             tls: Some(TlsConfig { certificate: "lake/cert.pem".into(), key: "/etc/gust/key.pem".into() }),
             queries_max: 8,
             queued_max: 50,

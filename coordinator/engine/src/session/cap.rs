@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gust_protocol::Usage;
 
 use super::Session;
-use crate::cap::{Cap, Limits, Purse, lower_bound};
+use crate::cap::{CHECK_INTERVAL, Cap, Limits, OverBudget, Purse, lower_bound};
 use crate::cost::{Tariff, own_cost};
 use crate::error::QueryError;
 use crate::events::EventLog;
@@ -63,12 +63,31 @@ impl Session {
         Ok(self.cap_with(limits, self.tariff_for_cap().await?, 0, events))
     }
 
+    /// Waits until one of the budgets that a statement shares is over, and tells them meanwhile what its start has spent here. Where
+    /// there are none, or no prices, it waits for ever.
+    pub(super) async fn over_budget(&self, purse: Option<Arc<Purse>>, events: EventLog) -> OverBudget {
+        let (Some(purse), Ok(tariff)) = (purse, self.tariff().await) else { return std::future::pending().await };
+        let spending = self.own_spending(tariff, events);
+        loop {
+            if let Some(over) = purse.note_at_least(spending(0)) {
+                return over;
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+    }
+
     fn cap_with(&self, limits: impl Into<Limits>, tariff: Tariff, fragments: u64, events: EventLog) -> Arc<Cap> {
-        let (stores, prices) = (self.stores.clone(), tariff.clone());
-        Cap::new(limits, tariff, fragments, move |result_bytes| {
+        let spending = self.own_spending(tariff.clone(), events);
+        Cap::new(limits, tariff, fragments, spending)
+    }
+
+    /// Returns what a statement has spent here. The argument is the bytes of results to leave out.
+    fn own_spending(&self, prices: Tariff, events: EventLog) -> impl Fn(u64) -> Money + Send + Sync + use<> {
+        let stores = self.stores.clone();
+        move |result_bytes| {
             let Usage { requests, bytes_read, .. } = stores.billed_usage();
             own_cost(&requests, bytes_read.saturating_sub(result_bytes), events.elapsed(), &prices)
-        })
+        }
     }
 }
 

@@ -337,9 +337,12 @@ fn private_places(config: &Config, folder: &Path) -> Vec<String> {
     let beside = databases.flat_map(|path| ["", "-journal", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}")));
     let keys = config.server.tls.iter().map(|tls| &tls.key);
     let server = &config.server;
-    let secrets = server.tokens.iter().chain(&server.budgets_file).chain(keys).chain(config.file.iter());
+    let secrets = server.tokens.iter().chain(keys).chain(config.file.iter());
     let secrets = secrets.filter_map(|path| path.to_str().map(str::to_owned));
-    own.chain(beside).chain(secrets).collect()
+    // The file of budgets is locked and written by others beside it.
+    let budgets = server.budgets_file.iter().filter_map(|path| path.to_str());
+    let budgets = budgets.flat_map(|path| ["", ".lock", ".new"].map(|suffix| format!("{path}{suffix}")));
+    own.chain(beside).chain(secrets).chain(budgets).collect()
 }
 
 fn memory_bytes(config: &Config) -> usize {

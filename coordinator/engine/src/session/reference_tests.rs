@@ -14,7 +14,7 @@ const CONFIG: &str = concat!(include_str!("../config/mod.rs"), include_str!("../
 const CATALOGS: &str = include_str!("../config/catalogs.rs");
 
 /// Tables of `gust.toml`, with their structs.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("", "Config"),
     ("s3", "S3Config"),
     ("process", "ProcessConfig"),
@@ -23,6 +23,7 @@ const TABLES: [(&str, &str); 9] = [
     ("history", "HistoryConfig"),
     ("iceberg", "IcebergConfig"),
     ("server", "ServerConfig"),
+    ("server.jwt", "JwtConfig"),
     ("server.tls", "TlsConfig"),
 ];
 

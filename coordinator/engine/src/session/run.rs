@@ -17,13 +17,13 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, LogicalPlan};
 use fragment_fn::ahead::AheadAccount;
 use futures::StreamExt;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
 use super::Session;
 use super::classify::{ran_out_of_memory_here, ran_out_of_time};
 use super::copy::CopyTarget;
-use crate::cap::{Cap, Purse};
+use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
@@ -64,9 +64,11 @@ pub struct RunningStatement {
     /// Context that all runs on functions share.
     functions: Option<Arc<QueryContext>>,
     /// Attempts of its fragments; None if it has used no functions.
-    attempts: Option<QueryAttempts>,
+    attempts: Option<ClosedAtEnd>,
     /// Cap of the query; None if its cost has no limit.
     cap: Option<Arc<Cap>>,
+    /// Task that tells its budgets what it spends, also while nobody reads its rows.
+    watched: Option<AbortOnDropHandle<()>>,
     /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
     /// File that the rows are for, if it is COPY … TO and nobody has taken it on.
@@ -77,6 +79,15 @@ pub struct RunningStatement {
     computing: TaskTracker,
     /// Purse of the budgets that its user shares.
     purse: Option<Arc<Purse>>,
+}
+
+/// Attempts of a statement that are closed when it is dropped, by whichever way it ends.
+struct ClosedAtEnd(QueryAttempts);
+
+impl Drop for ClosedAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl RunningStatement {
@@ -155,16 +166,9 @@ impl RunningStatement {
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
-        let cap = self.cap.clone();
-        let over = async {
-            match cap {
-                Some(cap) => cap.passed().await,
-                None => std::future::pending().await,
-            }
-        };
         let next = tokio::select! {
             biased;
-            over = over => {
+            over = passed(self.cap.clone()) => {
                 self.stream = None;
                 return Err(self.failed(QueryError::over_cap(over)));
             }
@@ -203,7 +207,9 @@ impl RunningStatement {
         let planned = self.session.planner().plan(self.session.context.state(), &logical).await;
         let planned = planned.map_err(QueryError::from_engine)?;
         if let Some(limits) = limits {
-            self.cap = Some(self.session.open_cap(limits, &planned, self.events.clone()).await?);
+            let cap = self.session.open_cap(limits, &planned, self.events.clone()).await?;
+            self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));
+            self.cap = Some(cap);
         }
         self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
         let remote = planned.functions.is_some();
@@ -235,7 +241,7 @@ impl RunningStatement {
                 }
             };
             self.functions = Some(Arc::clone(&query));
-            self.attempts = Some(query.attempts.clone());
+            self.attempts.get_or_insert_with(|| ClosedAtEnd(query.attempts.clone()));
             let files = stages.iter().flat_map(|stage| stage.files());
             self.session.engine.fleet.note_handout(&size, at_once, files);
             let config = context.session_config().clone().with_extension(query);
@@ -270,13 +276,18 @@ impl RunningStatement {
         Ok(())
     }
 
-    /// Runs a second planning, until the deadline at most.
+    /// Runs a second planning, until the deadline or the cap at most.
     async fn planned_in_time<T: Send + 'static>(
         &mut self,
         planning: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, QueryError> {
         let planning = self.session.engine.workers.run(planning);
-        match tokio::time::timeout_at(self.deadline.into(), planning).await {
+        let planned = tokio::select! {
+            biased;
+            over = passed(self.cap.clone()) => return Err(self.failed(QueryError::over_cap(over))),
+            planned = tokio::time::timeout_at(self.deadline.into(), planning) => planned,
+        };
+        match planned {
             Ok(planned) => planned.map_err(|error| self.failed(error)),
             Err(_) => Err(self.timed_out()),
         }
@@ -290,6 +301,14 @@ impl RunningStatement {
     fn failed(&self, error: QueryError) -> QueryError {
         self.events.push(QueryEvent::failed(&error));
         error
+    }
+}
+
+/// Waits until a query has to end for want of money. One without a cap waits for ever.
+async fn passed(cap: Option<Arc<Cap>>) -> OverCap {
+    match cap {
+        Some(cap) => cap.passed().await,
+        None => std::future::pending().await,
     }
 }
 

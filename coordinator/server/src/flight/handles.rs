@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Principal {
-        Principal { user: Some(name.to_owned()), token: None }
+        Principal { user: Some(name.to_owned()), credential: None }
     }
 
     fn values(bytes: usize) -> Values {

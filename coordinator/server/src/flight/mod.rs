@@ -25,7 +25,7 @@ use datafusion::common::ScalarValue;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use gust_engine::error::QueryError;
-use gust_engine::session::{Described, OWN_CATALOG, OWN_SCHEMA, Session};
+use gust_engine::session::{Described, OWN_CATALOG, OWN_SCHEMA, Session, Statement};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -38,6 +38,7 @@ mod parameters;
 mod rows;
 mod service;
 mod status;
+mod wishes;
 
 use crate::admission::Admission;
 use crate::door::{Door, SessionWishes};
@@ -46,6 +47,7 @@ use crate::tokens::Principal;
 use handles::Handles;
 pub(crate) use status::as_status;
 use status::{of_error, of_flight, of_full};
+use wishes::{Wishes, wishes};
 
 /// Location that stands for the connection on which the client asked.
 const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
@@ -110,8 +112,10 @@ fn info(schema: Option<&Schema>, ticket: Bytes, of: Request<FlightDescriptor>) -
     Ok(Response::new(info))
 }
 
-fn asked(principal: Principal, sql: String) -> Asked {
-    Asked { principal, sql, dry_run: false, wishes: SessionWishes::default() }
+/// Makes the request of a call.
+fn asked<T>(call: &Request<T>, sql: String) -> Result<Asked, Status> {
+    let Wishes { session, dry_run } = wishes(call)?;
+    Ok(Asked { principal: principal(call)?, sql, dry_run, wishes: session })
 }
 
 impl Flight {
@@ -142,16 +146,20 @@ impl Flight {
     }
 
     /// Returns the types of a statement's parameters and rows. Those of several statements are known when they run.
-    async fn describe(&self, principal: &Principal, sql: &str, values: Vec<ScalarValue>) -> Result<Described, Status> {
+    async fn describe(&self, asked: Asked, values: Vec<ScalarValue>) -> Result<Described, Status> {
+        let Asked { principal, sql, dry_run, wishes } = asked;
         let describing = async {
-            let session = self.door.session(principal, SessionWishes::default()).await?;
-            let mut statements = parsed(&session, sql.to_owned()).await?;
+            let session = self.door.session(&principal, wishes).await?;
+            let mut statements = parsed(&session, sql).await?;
+            if dry_run {
+                statements = statements.into_iter().map(Statement::as_dry_run).collect();
+            }
             let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
             match statements.is_empty() {
                 true => Box::pin(session.describe(last.with_parameters(values), &[])).await,
                 false => Ok(Described { parameters: Vec::new(), schema: None }),
             }
         };
-        self.in_turn(principal, describing.map_err(|error| of_error(&error)).boxed()).await
+        self.in_turn(&principal, describing.map_err(|error| of_error(&error)).boxed()).await
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_flight::FlightData;
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::status::{of_error, of_failure, of_flight, of_full};
+use crate::admission::Permit;
 use crate::door::Door;
 use crate::http::dollars;
 use crate::plain::{PlainColumns, plain_schema};
@@ -30,14 +31,24 @@ use crate::run::{Asked, Done, Failure, Sink, dismissed, run_with, spawn};
 /// Batches between the query and the client. A client that reads slowly holds the query up.
 const BATCHES_QUEUED_MAX: usize = 2;
 
+/// Bytes of a part of a batch, about.
+const SLICE_BYTES: usize = 1 << 20;
+
 pub(super) type Messages = std::pin::Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send + 'static>>;
 
 /// Part of a statement. The last one is an end or a failure.
 enum Part {
-    Started { schema: SchemaRef, is_silent: bool },
+    Started(Begun),
     Rows(RecordBatch),
     End(Done),
     Failed(Failure),
+}
+
+/// Facts that are known before the first row.
+struct Begun {
+    id: String,
+    schema: SchemaRef,
+    is_silent: bool,
 }
 
 struct Batches {
@@ -50,18 +61,19 @@ impl Sink for Batches {
     async fn take(&mut self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
         let columns = PlainColumns::new(running.schema());
         // A client that has gone is heard of by `unwanted`.
-        let (schema, is_silent) = (columns.schema(), running.is_silent());
-        drop(self.parts.send(Part::Started { schema, is_silent }).await);
+        let begun = Begun { id: running.id().to_owned(), schema: columns.schema(), is_silent: running.is_silent() };
+        drop(self.parts.send(Part::Started(begun)).await);
         let mut rows = 0;
         while let Some(batch) = running.next().await.map_err(StreamError::Query)? {
             rows += batch.num_rows() as u64;
-            let batch = columns.conform(&batch)?;
-            // A client that reads nothing must outlive neither its patience nor the statement's time-out.
-            let (stalled, deadline) = (Instant::now() + self.stalled_max, Instant::from(running.deadline()));
-            let sent = tokio::time::timeout_at(stalled.min(deadline), self.parts.send(Part::Rows(batch))).await;
-            if sent.is_err() {
-                let late = if deadline <= stalled { running.timed_out() } else { nobody_reads(self.stalled_max) };
-                return Err(StreamError::Query(late));
+            for batch in slices(&columns.conform(&batch)?) {
+                // A client that reads nothing must outlive neither its patience nor the statement's time-out.
+                let (stalled, deadline) = (Instant::now() + self.stalled_max, Instant::from(running.deadline()));
+                let sent = tokio::time::timeout_at(stalled.min(deadline), self.parts.send(Part::Rows(batch))).await;
+                if sent.is_err() {
+                    let late = if deadline <= stalled { running.timed_out() } else { nobody_reads(self.stalled_max) };
+                    return Err(StreamError::Query(late));
+                }
             }
         }
         Ok(rows)
@@ -73,13 +85,28 @@ impl Sink for Batches {
     }
 }
 
+/// Cuts a batch, so that a client's time counts for parts that a slow one can read in it.
+fn slices(batch: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+    let (rows, bytes) = (batch.num_rows(), batch.columns().iter().map(bytes).sum::<usize>().max(1));
+    let rows_max = (rows * SLICE_BYTES / bytes).max(1);
+    (0..rows).step_by(rows_max).map(move |first| batch.slice(first, rows_max.min(rows - first)))
+}
+
 fn nobody_reads(stalled_max: Duration) -> QueryError {
     let message = format!("the client took no rows for {} s", stalled_max.as_secs());
     QueryError::new(ErrorKind::Interrupted, message)
 }
 
 /// Waits for the turn of statements, and starts them in a task of their own. They are cancelled when the receiver is dropped.
-async fn start(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Result<mpsc::Receiver<Part>, Status> {
+///
+/// They hold their place among the results until their last part was taken, or its time has passed.
+async fn start(
+    door: &Arc<Door>,
+    asked: Asked,
+    values: Vec<ScalarValue>,
+    place: Option<Permit>,
+) -> Result<mpsc::Receiver<Part>, Status> {
     let user = asked.principal.user.as_deref();
     let waiting = door.admission.queue(user.unwrap_or_default()).map_err(|full| of_full(&full))?;
     let permit = tokio::select! {
@@ -96,39 +123,41 @@ async fn start(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Resu
         let last = batches.parts.send(ended.map_or_else(Part::Failed, Part::End));
         // A client that reads no more has not got all rows, and is told so if it ever does.
         drop(tokio::time::timeout(of_task.stalled_max, last).await);
+        drop(place);
     });
     Ok(receiver)
 }
 
-/// Runs statements, and returns the messages of the last one's rows. The last message has no rows, and the id and the dollars.
+/// Runs statements, and returns the messages of the last one's rows. The first message has the id. The last one has no rows, and the id and
+/// the dollars.
 pub(super) async fn messages(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Result<Messages, Status> {
-    let place = door.results.queue(asked.principal.user.as_deref().unwrap_or_default());
-    let place = place.ok().and_then(|waiting| waiting.turn().now_or_never()).ok_or_else(busy)?;
-    let mut parts = start(door, asked, values).await?;
-    let schema = match parts.recv().await {
-        Some(Part::Started { schema, .. }) => schema,
+    let place = door.results.take(asked.principal.user.as_deref().unwrap_or_default()).ok_or_else(busy)?;
+    let mut parts = start(door, asked, values, Some(place)).await?;
+    let Begun { id, schema, is_silent } = match parts.recv().await {
+        Some(Part::Started(begun)) => begun,
         Some(Part::Failed(failure)) => return Err(of_failure(failure)),
         Some(Part::Rows(_) | Part::End(_)) | None => return Err(lost()),
     };
     let done = Arc::new(Mutex::new(None));
     let told = Arc::clone(&done);
-    // The place is given back when the stream is dropped.
-    let batches = stream::unfold(Some((parts, place)), move |parts| {
+    let batches = stream::unfold(Some(parts), move |parts| {
         let told = Arc::clone(&told);
         async move {
-            let (mut parts, place) = parts?;
+            let mut parts = parts?;
             match parts.recv().await {
-                Some(Part::Rows(batch)) => Some((Ok(batch), Some((parts, place)))),
+                Some(Part::Rows(batch)) => Some((Ok(batch), Some(parts))),
                 Some(Part::End(done)) => {
                     *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
                     None
                 }
                 Some(Part::Failed(failure)) => Some((Err(FlightError::from(of_failure(failure))), None)),
-                Some(Part::Started { .. }) | None => Some((Err(FlightError::from(lost())), None)),
+                Some(Part::Started(_)) | None => Some((Err(FlightError::from(lost())), None)),
             }
         }
     });
-    let encoded = FlightDataEncoderBuilder::new().with_schema(Arc::clone(&schema)).build(batches.fuse());
+    let about = json!({ "query_id": id, "is_silent": is_silent }).to_string();
+    let encoder = FlightDataEncoderBuilder::new().with_schema(Arc::clone(&schema)).with_metadata(about.into());
+    let encoded = encoder.build(batches.fuse());
     let last = stream::once(async move {
         let done = done.lock().unwrap_or_else(PoisonError::into_inner).take();
         last(&schema, &done.ok_or_else(lost)?)
@@ -138,14 +167,14 @@ pub(super) async fn messages(door: &Arc<Door>, asked: Asked, values: Vec<ScalarV
 
 /// Runs statements of which the last one has no rows. A query is cancelled.
 pub(super) async fn update(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Result<(), Status> {
-    let mut parts = start(door, asked, values).await?;
+    let mut parts = start(door, asked, values, None).await?;
     loop {
         match parts.recv().await {
-            Some(Part::Started { is_silent: false, .. } | Part::Rows(_)) => {
+            Some(Part::Started(Begun { is_silent: false, .. }) | Part::Rows(_)) => {
                 let message = "the statement has rows, and an update shows none";
                 return Err(Status::invalid_argument(with_hint_line(message, Some("send it as a query"))));
             }
-            Some(Part::Started { .. }) => {}
+            Some(Part::Started(_)) => {}
             Some(Part::End(_)) => return Ok(()),
             Some(Part::Failed(failure)) => return Err(of_failure(failure)),
             None => return Err(lost()),
@@ -162,7 +191,12 @@ fn last(schema: &SchemaRef, done: &Done) -> Result<FlightData, Status> {
     // The encoder of messages makes none of a batch without rows.
     let empty = batches_to_flight_data(schema, vec![RecordBatch::new_empty(Arc::clone(schema))]).map_err(of_flight)?;
     let message = empty.into_iter().last().ok_or_else(lost)?;
-    let about = json!({ "query_id": done.id, "cost": dollars(&done.report), "report": done.report });
+    let about = json!({
+        "query_id": done.id,
+        "cost": dollars(&done.report),
+        "report": done.report,
+        "report_text": done.report.to_string(),
+    });
     Ok(message.with_app_metadata(about.to_string()))
 }
 

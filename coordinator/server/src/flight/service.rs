@@ -64,7 +64,7 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Info {
         let sql = bounded(query.query)?;
-        let described = self.describe(&principal(&request)?, &sql, Vec::new()).await?;
+        let described = self.describe(asked(&request, sql.clone())?, Vec::new()).await?;
         let columns = described.schema.map(|columns| told(&columns)).transpose()?;
         info(columns.as_deref(), ticket(TicketStatementQuery { statement_handle: sql.into() }), request)
     }
@@ -84,7 +84,7 @@ impl FlightSqlService for Flight {
             true => prepared.described.schema.clone(),
             false => {
                 prepared.takes(values.len())?;
-                self.describe(&principal, &prepared.sql, values).await?.schema
+                self.describe(asked(&request, prepared.sql.clone())?, values).await?.schema
             }
         };
         let columns = columns.map(|columns| told(&columns)).transpose()?;
@@ -162,7 +162,7 @@ impl FlightSqlService for Flight {
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Rows {
         let sql = bounded(text(ticket.statement_handle)?)?;
-        Ok(Response::new(messages(&self.door, asked(principal(&request)?, sql), Vec::new()).await?))
+        Ok(Response::new(messages(&self.door, asked(&request, sql)?, Vec::new()).await?))
     }
 
     async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
@@ -176,7 +176,7 @@ impl FlightSqlService for Flight {
         };
         let values = parameters::only_values(bound.values.as_ref())?;
         prepared.takes(values.len())?;
-        Ok(Response::new(messages(&self.door, asked(principal, prepared.sql.clone()), values).await?))
+        Ok(Response::new(messages(&self.door, asked(&request, prepared.sql.clone())?, values).await?))
     }
 
     async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Rows {
@@ -232,7 +232,7 @@ impl FlightSqlService for Flight {
         command: CommandStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        update(&self.door, asked(principal(&request)?, bounded(command.query)?), Vec::new()).await?;
+        update(&self.door, asked(&request, bounded(command.query)?)?, Vec::new()).await?;
         Ok(0)
     }
 
@@ -256,8 +256,9 @@ impl FlightSqlService for Flight {
     ) -> Result<i64, Status> {
         let principal = principal(&request)?;
         let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
+        let asked = asked(&request, prepared.sql.clone())?;
         let Some(given) = parameters::read(request).await? else {
-            update(&self.door, asked(principal, prepared.sql.clone()), Vec::new()).await?;
+            update(&self.door, asked, Vec::new()).await?;
             return Ok(0);
         };
         if given.rows.num_rows() > UPDATES_MAX {
@@ -266,7 +267,7 @@ impl FlightSqlService for Flight {
         for row in 0..given.rows.num_rows() {
             let values = parameters::values(&given.rows, row)?;
             prepared.takes(values.len())?;
-            update(&self.door, asked(principal.clone(), prepared.sql.clone()), values).await?;
+            update(&self.door, asked.clone(), values).await?;
         }
         Ok(0)
     }
@@ -278,7 +279,7 @@ impl FlightSqlService for Flight {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let principal = principal(&request)?;
         let sql = bounded(query.query)?;
-        let described = self.describe(&principal, &sql, Vec::new()).await?;
+        let described = self.describe(asked(&request, sql.clone())?, Vec::new()).await?;
         let columns = described.schema.as_ref().map(|columns| told(columns)).transpose()?;
         // No columns tell a client that there are no rows. JDBC then sends an update.
         let dataset_schema = columns.map(|columns| schema_bytes(&columns)).transpose()?.unwrap_or_default();

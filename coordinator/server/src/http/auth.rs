@@ -13,14 +13,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use chrono::Utc;
 
 use super::OPEN;
 use super::held::holding;
 use super::problem::Problem;
 use crate::connections::LetIn;
 use crate::door::Door;
-use crate::tokens::{NoUser, Principal, Tokens};
+use crate::tokens::{NoUser, Principal};
 
 /// Base64 of which some clients leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -44,13 +43,15 @@ pub(crate) fn secret(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Returns the user of a request.
-fn principal(tokens: Option<&Tokens>, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let Some(tokens) = tokens else { return Ok(Principal::default()) };
+async fn principal(door: &Door, headers: &HeaderMap) -> Result<Principal, Problem> {
+    if !door.has_users() {
+        return Ok(Principal::default());
+    }
     let refused = |detail: String| {
         Problem::new(StatusCode::UNAUTHORIZED, "token", detail).with_hint("send `Authorization: Bearer TOKEN`")
     };
     let Some(secret) = secret(headers) else { return Err(refused("the request has no token".to_owned())) };
-    tokens.principal(&secret, Utc::now()).map_err(|why: NoUser| refused(why.to_string()))
+    door.principal(&secret).await.map_err(|why: NoUser| refused(why.to_string()))
 }
 
 /// Gives each request its user, or refuses it.
@@ -58,7 +59,7 @@ pub(super) async fn authenticate(State(door): State<Arc<Door>>, mut request: Req
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    match principal(door.tokens().as_deref(), request.headers()) {
+    match principal(&door, request.headers()).await {
         Ok(principal) => {
             let under_way = request.extensions().get::<LetIn>().map(LetIn::begin);
             request.extensions_mut().insert(principal);

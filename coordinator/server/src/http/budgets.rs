@@ -12,7 +12,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::events::decimals;
+use super::problem::Problem;
 use crate::door::Door;
+use crate::run::Failure;
 use crate::tokens::Principal;
 
 /// Budget as clients see it. Amounts are exact decimals.
@@ -62,6 +64,9 @@ struct BudgetsBody {
 /// Lists the budgets that the user shares.
 #[utoipa::path(get, path = "/v1/budgets", responses((status = 200, description = "Budgets of now", body = BudgetsBody)))]
 pub(super) async fn list(State(door): State<Arc<Door>>, Extension(principal): Extension<Principal>) -> Response {
-    let budgets = door.budgets_of(&principal).map_or_else(Vec::new, |budgets| budgets.states());
+    let budgets = match door.budgets_of(&principal) {
+        Ok(budgets) => budgets.map_or_else(Vec::new, |budgets| budgets.states()),
+        Err(error) => return Problem::from(Failure::from(error)).into_response(),
+    };
     axum::Json(BudgetsBody { budgets: budgets.iter().map(BudgetBody::from).collect() }).into_response()
 }

@@ -11,12 +11,14 @@ use http_body::{Frame, SizeHint};
 #[derive(Debug)]
 struct Held<T> {
     body: Body,
+    /// True once a frame was handed on.
+    has_begun: bool,
     _held: T,
 }
 
 /// Makes a response's body hold something.
 pub(super) fn holding<T: Send + Unpin + 'static>(response: Response, held: T) -> Response {
-    response.map(|body| Body::new(Held { body, _held: held }))
+    response.map(|body| Body::new(Held { body, has_begun: false, _held: held }))
 }
 
 impl<T: Unpin> http_body::Body for Held<T> {
@@ -24,11 +26,15 @@ impl<T: Unpin> http_body::Body for Held<T> {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.has_begun |= frame.is_ready();
+        frame
     }
 
+    /// Returns true for an empty body alone. One that says it is at its end is dropped when its last frame is buffered, not when it is
+    /// sent.
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.has_begun && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::door::Door;
+use crate::tokens::Principal;
 
 mod accept;
 mod auth;
@@ -30,6 +31,7 @@ pub(crate) use auth::secret;
 pub(crate) use events::{decimals, dollars};
 pub(crate) use guard::Hosts;
 pub(crate) use problem::Problem;
+pub(crate) use request::QueryRequest;
 
 /// Path that says if the server is up.
 const HEALTH: &str = "/v1/health";
@@ -83,8 +85,8 @@ async fn health() -> Response {
     path = "/metrics",
     responses((status = 200, description = "Text of Prometheus", content_type = "text/plain", body = String)),
 )]
-async fn metrics(State(door): State<Arc<Door>>) -> Response {
-    ([(CONTENT_TYPE, crate::metrics::MEDIA_TYPE)], door.metrics_text()).into_response()
+async fn metrics(State(door): State<Arc<Door>>, Extension(principal): Extension<Principal>) -> Response {
+    ([(CONTENT_TYPE, crate::metrics::MEDIA_TYPE)], door.metrics_text(&principal)).into_response()
 }
 
 async fn unknown() -> Problem {

@@ -1,6 +1,10 @@
 //! The API in the words of OpenAPI 3.1, at `/openapi.json`. It is made from the handlers, and has no secret: everybody may read it.
 
+use std::sync::LazyLock;
+
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use utoipa::openapi::content::{Content, ContentBuilder};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
@@ -137,7 +141,9 @@ pub(super) fn labels() -> Schema {
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Object)),
 )]
 pub(super) async fn document() -> Response {
-    axum::Json(Api::openapi()).into_response()
+    // Everybody may ask for it, again and again.
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&Api::openapi()).unwrap_or_default().into());
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use gust_engine::cap::OverCap;
+use gust_engine::cap::{OverBudget, OverCap};
 use gust_engine::error::{ErrorKind, Position, QueryError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -35,6 +35,8 @@ pub(crate) struct Problem {
     cost: Option<Box<HeaderMap>>,
     /// Budget that did not suffice.
     budget: Option<Box<BudgetBody>>,
+    /// True if the same request may be carried out soon.
+    is_passing: bool,
 }
 
 /// A problem: the members of RFC 9457, and our own.
@@ -73,11 +75,16 @@ impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
         let detail = detail.into().into_boxed_str();
         let (hint, code, position, query_id, cost, budget) = (None, None, None, None, None, None);
-        Self { status, kind, detail, hint, code, position, query_id, cost, budget }
+        let is_passing = status == StatusCode::TOO_MANY_REQUESTS;
+        Self { status, kind, detail, hint, code, position, query_id, cost, budget, is_passing }
     }
 
     pub(crate) fn with_hint(self, hint: impl Into<Box<str>>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Makes the answer where no more is taken for now.
@@ -114,10 +121,10 @@ fn status(error: &QueryError) -> StatusCode {
 }
 
 /// Returns the budget that did not suffice for a statement.
-fn budget(error: &QueryError) -> Option<BudgetBody> {
+fn budget(error: &QueryError) -> Option<&OverBudget> {
     let source = std::error::Error::source(error)?;
     match source.downcast_ref::<OverCap>()? {
-        OverCap::Budget(over) => Some(BudgetBody::from(&over.state)),
+        OverCap::Budget(over) => Some(over),
         OverCap::BeforeRun { .. } | OverCap::WhileRunning(_) => None,
     }
 }
@@ -125,14 +132,16 @@ fn budget(error: &QueryError) -> Option<BudgetBody> {
 impl From<Failure> for Problem {
     fn from(Failure { id, error, report }: Failure) -> Self {
         let kind = if error.sqlstate() == TOO_MANY { "busy" } else { error.kind().name() };
+        let (over, problem) = (budget(&error), Self::new(status(&error), kind, error.message()));
         Self {
             hint: error.hint().map(Box::from),
             code: Some(error.sqlstate()),
             position: error.position().map(Box::new),
             query_id: id.map(String::into_boxed_str),
             cost: report.map(|report| Box::new(cost(&report))),
-            budget: budget(&error).map(Box::new),
-            ..Self::new(status(&error), kind, error.message())
+            budget: over.map(|over| Box::new(BudgetBody::from(&over.state))),
+            is_passing: problem.is_passing || over.is_some_and(|over| over.is_held),
+            ..problem
         }
     }
 }
@@ -166,7 +175,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, axum::Json(self.body())).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        if self.is_passing {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
         }
         if let Some(id) = self.query_id.and_then(|id| HeaderValue::from_str(&id).ok()) {

@@ -25,7 +25,7 @@ use super::held::holding;
 use super::problem::{Body as ProblemBody, Problem};
 use super::query::{cut, negotiated, stream_of, while_let_in};
 use super::request::{QueryRequest, read};
-use crate::chunks::{Chunks, place_among};
+use crate::chunks::Chunks;
 use crate::door::Door;
 use crate::run::{Asked, of_output, spawn};
 use crate::spool::Spool;
@@ -437,7 +437,7 @@ async fn one_page(
         let detail = format!("there are {pages} pages, which begin with 0");
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
     }
-    let place = place_among(&door.results, principal.user.as_deref().unwrap_or_default());
+    let place = door.results.take(principal.user.as_deref().unwrap_or_default());
     let place = place.ok_or_else(|| Problem::busy("too many results wait for their readers".to_owned()))?;
     let spool = spool.clone();
     let schema = Arc::clone(spool.schema());

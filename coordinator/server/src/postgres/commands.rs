@@ -3,6 +3,7 @@
 use gust_engine::session::{Piece, Word};
 
 use super::answers::Told;
+use super::copy::CopyOut;
 use super::settings::name_of;
 
 /// SQLSTATE codes of PostgreSQL.
@@ -37,6 +38,8 @@ pub(super) enum Command {
         query: Piece,
     },
     Fetch(Fetch),
+    /// Rows as lines, for the client.
+    CopyOut(CopyOut),
     /// Cursor to close; None for all.
     CloseCursor(Option<String>),
     DeallocateAll,
@@ -90,6 +93,7 @@ impl Command {
             ["declare", ..] => declare(piece)?,
             ["fetch", ..] => Self::Fetch(fetch(&words[1..], false)?),
             ["move", ..] => Self::Fetch(fetch(&words[1..], true)?),
+            ["copy", ..] => CopyOut::of(piece)?.map_or(Self::Sql, Self::CopyOut),
             ["close", "all"] => Self::CloseCursor(None),
             ["close", ..] if words.len() == 2 => Self::CloseCursor(Some(words[1].value().to_owned())),
             ["deallocate", "all"] | ["deallocate", "prepare", "all"] => Self::DeallocateAll,

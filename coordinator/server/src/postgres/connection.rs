@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use gust_engine::error::QueryError;
 use gust_engine::session::{Piece, Session, Statement, pieces};
 use pgwire::messages::PgWireBackendMessage as Answer;
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::answers::{Answers, Told};
 use super::catalog::{PgCatalog, Rewritten, may_mention};
 use super::commands::Command;
+use super::copy::CopyOut;
 use super::keys::Key;
 use super::messages::{Malformed, Message};
 use super::portals::{Portal, Work};
@@ -28,7 +28,7 @@ use super::startup::Startup;
 use super::watch::{Stop, Watch, shutting_down};
 use crate::door::{Door, SessionWishes};
 use crate::run::FAULT;
-use crate::tokens::{Hash, NoUser, Principal};
+use crate::tokens::Principal;
 
 /// Most bytes of a text with statements, as in a request of HTTP.
 const SQL_BYTES_MAX: usize = 1 << 20;
@@ -52,8 +52,6 @@ const TRANSACTION_FAILED: &str = "25P02";
 pub(super) struct Connection<W> {
     pub(super) door: Arc<Door>,
     pub(super) principal: Principal,
-    /// Token by which the user is known; None on a server without tokens.
-    pub(super) token: Option<Hash>,
     pub(super) session: Session,
     /// Catalog in which bare names are looked up; None for the session's own.
     pub(super) catalog: Option<String>,
@@ -173,12 +171,9 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Ends the connection of a user whose token holds no more.
     fn still_knows_the_user(&self) -> Result<(), Stop> {
-        let (Some(tokens), Some(hash)) = (self.door.tokens(), &self.token) else { return Ok(()) };
-        match tokens.principal_of(hash, Utc::now()) {
-            Ok(principal) if principal == self.principal => Ok(()),
-            Ok(_) => Err(Stop::Ends(Told::new(NO_USER, NoUser::Unknown.to_string()))),
-            Err(why) => Err(Stop::Ends(Told::new(NO_USER, why.to_string()).with_hint("connect with a new token"))),
-        }
+        self.door
+            .knows(&self.principal)
+            .map_err(|why| Stop::Ends(Told::new(NO_USER, why.to_string()).with_hint("connect with a new token")))
     }
 
     async fn answer(&mut self, message: Message) -> Result<(), Stop> {
@@ -254,7 +249,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         let mut command = Command::of(piece)?;
         let to_parse = match &mut command {
             Command::Sql => &mut *piece,
-            Command::Declare { query, .. } => query,
+            Command::Declare { query, .. } | Command::CopyOut(CopyOut { query, .. }) => query,
             _ => {
                 forget_words(piece);
                 return Ok(Work::Command(command, None));

@@ -125,7 +125,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                 }
                 "DEALLOCATE"
             }
-            Command::Show(_) | Command::Fetch(_) | Command::Sql => "SELECT 0",
+            Command::Show(_) | Command::Fetch(_) | Command::CopyOut(_) | Command::Sql => "SELECT 0",
         };
         Ok(tag.to_owned())
     }

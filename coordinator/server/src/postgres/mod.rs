@@ -26,6 +26,7 @@ mod answers;
 mod catalog;
 mod commands;
 mod connection;
+mod copy;
 mod effects;
 mod keys;
 mod messages;
@@ -50,7 +51,7 @@ use connection::{Connection, Ends};
 use keys::Keys;
 use places::{Beginning, CONNECTIONS_MAX, CONNECTIONS_OF_USER_MAX, Places};
 use settings::Settings;
-use startup::{Begun, NotBegun, Socket, Startup, User};
+use startup::{Begun, NotBegun, Socket, Startup};
 use watch::Stop;
 
 /// Longest time from the connection to the user's name and password.
@@ -196,7 +197,7 @@ async fn connected(tcp: TcpStream, beginning: Beginning, shared: &Shared) {
     };
     drop(beginning);
     let Some(mut known) = known else { return };
-    let Some(_place) = shared.places.connect(known.user.principal.user.as_deref()) else {
+    let Some(_place) = shared.places.connect(known.principal.user.as_deref()) else {
         let told = Told::new(
             TOO_MANY,
             format!(
@@ -219,7 +220,7 @@ type Started = (Connection<WriteHalf<Socket>>, tokio::sync::mpsc::Receiver<reade
 /// Client whose user is known.
 struct Known {
     startup: Startup,
-    user: User,
+    principal: Principal,
     reader: ReadHalf<Socket>,
     answers: Answers<WriteHalf<Socket>>,
 }
@@ -252,9 +253,9 @@ async fn known(tcp: TcpStream, shared: &Shared) -> Option<Known> {
     };
     let (mut reader, writer) = tokio::io::split(socket);
     let mut answers = Answers::new(writer);
-    let user = startup::authenticate(&shared.door, &startup, &mut reader, &mut answers).await.ok()?;
-    match user {
-        Ok(user) => Some(Known { startup, user, reader, answers }),
+    let principal = startup::authenticate(&shared.door, &startup, &mut reader, &mut answers).await.ok()?;
+    match principal {
+        Ok(principal) => Some(Known { startup, principal, reader, answers }),
         Err(told) => {
             refuse_on(&mut reader, &mut answers, &told).await;
             None
@@ -264,7 +265,7 @@ async fn known(tcp: TcpStream, shared: &Shared) -> Option<Known> {
 
 /// Opens the session of a client. None if it was refused, or has gone.
 async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
-    let opening = open(shared, known.user.principal.clone(), &known.startup);
+    let opening = open(shared, known.principal.clone(), &known.startup);
     let opened = tokio::time::timeout(OPEN_TIME_MAX, opening).await.unwrap_or_else(|_| {
         let after = OPEN_TIME_MAX.as_secs();
         Err(Told::new(CANNOT_CONNECT, format!("the catalog did not answer within {after} s")))
@@ -276,7 +277,7 @@ async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
             return None;
         }
     };
-    let Known { startup, user, reader, answers } = known;
+    let Known { startup, reader, answers, .. } = known;
     let Opened { principal, session, catalog, settings, wishes, home } = opened;
     let key = shared.keys.make().ok()?;
     let gone = CancellationToken::new();
@@ -285,7 +286,6 @@ async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
     let mut connection = Connection {
         door: Arc::clone(&shared.door),
         principal,
-        token: user.token,
         session,
         home,
         wishes,

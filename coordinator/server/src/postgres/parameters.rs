@@ -89,9 +89,27 @@ pub(super) fn value(
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) | DataType::Decimal256(..) => {
             return decimal(text.trim()).map_err(|(sqlstate, why)| refused(sqlstate, why));
         }
+        DataType::Date32
+        | DataType::Date64
+        | DataType::Time32(_)
+        | DataType::Time64(_)
+        | DataType::Timestamp(_, None)
+            if *wire != Type::TIMESTAMPTZ && *wire != Type::TIMETZ =>
+        {
+            ScalarValue::from(without_zone(text.trim()))
+        }
         _ => ScalarValue::from(text.trim()),
     };
     cast(&value, wanted).map_err(|why| refused(NOT_TEXT, &why))
+}
+
+/// Returns a date or a time without the zone that clients write behind it, as PostgreSQL reads values that have none.
+fn without_zone(text: &str) -> &str {
+    let Some((time, zone)) = text.rfind(['+', '-']).map(|at| text.split_at(at)) else { return text };
+    let is_zone = zone[1..].split(':').all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit()));
+    // The last two digits of a date are no zone.
+    let is_whole = time.contains(':') || time.matches('-').count() >= 2;
+    if is_zone && is_whole { time.trim_end() } else { text }
 }
 
 fn is_text(data_type: &DataType) -> bool {
@@ -220,6 +238,23 @@ fn binary(mut bytes: &[u8], wire: &Type) -> Option<ScalarValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// JDBC writes one behind each date.
+    #[test]
+    fn a_zone_behind_a_value_that_has_none_is_left_out() {
+        for (text, expect) in [
+            ("2024-02-29 +00", "2024-02-29"),
+            ("2024-02-29", "2024-02-29"),
+            ("1999-12-31 23:59:59.5-03:30", "1999-12-31 23:59:59.5"),
+            ("1999-12-31 23:59:59.5", "1999-12-31 23:59:59.5"),
+            ("12:00:00+05", "12:00:00"),
+            ("2024-02", "2024-02"),
+            ("+1", "+1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_zone(text), expect, "{text}");
+        }
+    }
 
     #[test]
     fn values_are_read_in_both_forms() {

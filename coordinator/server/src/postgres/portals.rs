@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use gust_engine::report::Report;
 use gust_engine::session::{Piece, Statement};
 use pgwire::messages::PgWireBackendMessage as Answer;
+use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
 use pgwire::messages::extendedquery::PortalSuspended;
 use pgwire::messages::response::EmptyQueryResponse;
 use tokio::io::AsyncWrite;
@@ -14,6 +15,7 @@ use tokio::io::AsyncWrite;
 use super::answers::Told;
 use super::commands::{Command, Fetch, tag};
 use super::connection::Connection;
+use super::copy::{CopyOut, Form};
 use super::query::{Part, Query};
 use super::rows::{Columns, Rows};
 use super::watch::{Stop, Watch};
@@ -21,6 +23,7 @@ use super::watch::{Stop, Watch};
 /// SQLSTATE codes of PostgreSQL.
 const NO_CURSOR: &str = "34000";
 const CHANGED: &str = "0A000";
+const NO_ROWS: &str = "42601";
 const FAULT: &str = "XX000";
 
 /// Statement that a client executes.
@@ -75,6 +78,7 @@ struct Step {
 /// Destination of a step's rows.
 enum To<'a> {
     Client(&'a Columns),
+    Lines(&'a Columns, &'a Form),
     Nobody,
 }
 
@@ -117,6 +121,9 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             Work::Command(Command::Show(name), _) => self.show(name)?,
             Work::Command(Command::Fetch(fetch), _) => {
                 return self.fetch(&fetch, &portal.formats, with_columns, watch).await;
+            }
+            Work::Command(Command::CopyOut(copy), Some(statement)) => {
+                return self.copy_out(copy, statement, watch).await;
             }
             Work::Command(command, statement) => {
                 let tag = self.carry_out(command, statement, watch).await?;
@@ -182,10 +189,14 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             if let Some(batch) = open.rest.take() {
                 let left = limit.map_or(usize::MAX, |limit| limit - sent);
                 let count = batch.num_rows().min(left);
-                if let To::Client(columns) = &to {
-                    let rows = columns.rows(&batch.slice(0, count))?;
-                    // A client that does not read is one that can be cancelled.
-                    watch.over(self.send(rows)).await??;
+                // A client that does not read is one that can be cancelled.
+                match &to {
+                    To::Client(columns) => watch.over(self.send(columns.rows(&batch.slice(0, count))?)).await??,
+                    To::Lines(columns, form) => {
+                        let rows = columns.rows(&batch.slice(0, count))?;
+                        watch.over(self.send_lines(rows, form)).await??;
+                    }
+                    To::Nobody => {}
                 }
                 sent += count;
                 if count < batch.num_rows() {
@@ -216,6 +227,38 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             self.answers.push(Answer::DataRow(row?)).await?;
         }
         Ok(())
+    }
+
+    async fn send_lines(&mut self, mut rows: Rows, form: &Form) -> Result<(), Stop> {
+        while let Some(row) = rows.next() {
+            self.answers.push(Answer::CopyData(CopyData::new(form.line(&row?)?))).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement, and sends its rows as lines.
+    async fn copy_out(&mut self, copy: CopyOut, statement: Statement, watch: &Watch) -> Result<(), Stop> {
+        let CopyOut { mut query, form, is_of_table } = copy;
+        if is_of_table {
+            // A place in this text is none in the client's.
+            query.text.clear();
+        }
+        let mut open = self.open(statement, &query, watch).await?;
+        if open.is_silent {
+            return Err(Told::new(NO_ROWS, "COPY: the statement has no rows").into());
+        }
+        let columns = Columns::new(&open.schema, &[])?;
+        let count = open.schema.fields().len();
+        let told = CopyOutResponse::new(0, i16::try_from(count).unwrap_or(i16::MAX), vec![0; count]);
+        self.answers.push(Answer::CopyOutResponse(told)).await?;
+        if form.has_header {
+            let names = open.schema.fields().iter().map(|field| field.name().as_str());
+            let line = form.header(names);
+            self.answers.push(Answer::CopyData(CopyData::new(line))).await?;
+        }
+        let step = self.step(&mut open, &query, None, To::Lines(&columns, &form), watch).await?;
+        self.answers.push(Answer::CopyDone(CopyDone::new())).await?;
+        Ok(self.answers.complete(format!("COPY {}", step.rows)).await?)
     }
 
     async fn notice_cost(&mut self, report: &Report) -> Result<(), Stop> {

@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 
 use axum_server::tls_rustls::RustlsConfig;
 use bytes::Bytes;
-use chrono::Utc;
 use pgwire::messages::PgWireBackendMessage as Answer;
 use pgwire::messages::startup::{Authentication, NegotiateProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -19,7 +18,7 @@ use super::answers::{Answers, Told};
 use super::messages::{FIRST_BYTES_MAX, First, Message, ReadError, read_body, read_first, read_head};
 use super::settings::name_of;
 use crate::door::Door;
-use crate::tokens::{Hash, Principal};
+use crate::tokens::Principal;
 
 /// Requests for encryption that a client may make before it begins.
 const NEGOTIATIONS_MAX: usize = 4;
@@ -129,13 +128,6 @@ fn option_words(options: &str) -> Vec<String> {
     words
 }
 
-/// User of a connection, and the hash of the token by which he is known.
-#[derive(Debug)]
-pub(super) struct User {
-    pub(super) principal: Principal,
-    pub(super) token: Option<Hash>,
-}
-
 /// Failure of a beginning. The client is told it where it can hear it.
 pub(super) struct NotBegun {
     pub(super) socket: Option<Socket>,
@@ -203,7 +195,7 @@ pub(super) async fn authenticate(
     startup: &Startup,
     reader: &mut (impl AsyncRead + Unpin),
     answers: &mut Answers<impl AsyncWrite + Unpin>,
-) -> io::Result<Result<User, Told>> {
+) -> io::Result<Result<Principal, Told>> {
     if startup.minor > 0 {
         let negotiated = NegotiateProtocolVersion::new(3 << 16, Vec::new());
         answers.push(Answer::NegotiateProtocolVersion(negotiated)).await?;
@@ -211,9 +203,9 @@ pub(super) async fn authenticate(
     let Some(user) = startup.parameter("user").filter(|user| !user.is_empty()) else {
         return Ok(Err(Told::new("28000", "the client gives no user")));
     };
-    let Some(tokens) = door.tokens() else {
-        return Ok(Ok(User { principal: Principal::default(), token: None }));
-    };
+    if !door.has_users() {
+        return Ok(Ok(Principal::default()));
+    }
     answers.push(Answer::Authentication(Authentication::CleartextPassword)).await?;
     answers.flush().await?;
     let refused = |why: String| Told::new("28P01", why).with_hint("the password is a token of `gust token new`");
@@ -228,10 +220,8 @@ pub(super) async fn authenticate(
         Err(ReadError::Malformed(why)) => return Ok(Err(Told::new(why.sqlstate, why.message))),
         Err(ReadError::Gone(gone)) => return Err(gone),
     };
-    Ok(match tokens.principal(&secret, Utc::now()) {
-        Ok(principal) if principal.user.as_deref() == Some(user) => {
-            Ok(User { principal, token: Some(Hash::of(&secret)) })
-        }
+    Ok(match door.principal(&secret).await {
+        Ok(principal) if principal.is_called(user) => Ok(principal),
         Ok(_) => Err(refused(format!("the token is not one of user `{user}`"))),
         Err(why) => Err(refused(why.to_string())),
     })

@@ -10,6 +10,7 @@ Examples:
   gust query --dry-run --setup tables.sql \"SELECT max(price) FROM orders\"
   gust query --prefer cost --deadline 10s --setup tables.sql \"SELECT max(price) FROM orders\"
   gust query --timeout 30s --report json --report-file report.json - < query.sql
+  gust query --server https://gust.example:8123 --token-file ada.secret --format csv \"SELECT max(k) FROM t\"
   gust query --label team=ads --label job=nightly \"SELECT max(k) FROM 's3://lake/t/'\"
   gust query \"SELECT started, dollars, statement FROM gust.queries ORDER BY dollars DESC LIMIT 10\"";
 
@@ -75,6 +76,7 @@ Examples:
   gust cost
   gust cost --by user --since 7d
   gust cost --label-key team --since 2026-11-01 --format csv
+  gust cost --server https://gust.example:8123 --token-file ada.secret
 
 Days are UTC's. Queries that were priced as if on Lambda have rows of their own. A query that reads several tables counts once, under
 all of their names. More can be asked in SQL, of gust.queries, gust.fragments and gust.cost_lines.";

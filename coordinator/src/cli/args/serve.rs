@@ -28,6 +28,9 @@ pub struct ServeArgs {
     /// Use the tables of this catalog from the configuration by their bare names
     #[arg(long, value_name = "NAME")]
     pub catalog: Option<String>,
+    /// Check configuration, addresses, certificate, tokens, the identity provider's keys, set-up files and catalogs, and end
+    #[arg(long)]
+    pub check: bool,
     #[command(flatten)]
     pub run: RunArgs,
     /// Configuration file [default: gust.toml in this folder, if there is one]

@@ -57,8 +57,9 @@ impl RunningStatement {
 
     async fn end(mut self) -> EventLog {
         self.stream = None;
-        if let Some(attempts) = self.attempts.take() {
-            attempts.close();
+        if let Some(closed) = self.attempts.take() {
+            let attempts = closed.0.clone();
+            drop(closed);
             let leftovers = Leftovers::of(&self.events.snapshot());
             clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
         }

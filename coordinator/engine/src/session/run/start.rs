@@ -53,14 +53,23 @@ impl NewStatement {
         let deadline = Instant::now() + session.timeout();
         let (span, timeout) = (self.events.span().clone(), session.timeout());
         let workers = session.engine.workers.clone();
+        // What planning reads is spent as it goes.
+        let (query, purse, events) = (self.query.clone(), self.purse.clone(), self.events.clone());
+        let over = Box::pin(async move { query.over_budget(purse, events).await });
         let starting = async move {
             let started = Box::pin(session.start(statement, self, deadline));
             let started = AssertUnwindSafe(started).catch_unwind().await;
             started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
         };
         let starting = workers.run(starting.instrument(span));
-        let started = tokio::time::timeout_at(deadline.into(), starting).await;
-        started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+        let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
+        tokio::select! {
+            biased;
+            started = starting => {
+                started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+            }
+            over = over => Err(QueryError::over_cap(over.into())),
+        }
     }
 }
 
@@ -121,6 +130,7 @@ impl Session {
             functions: None,
             attempts: None,
             cap: None,
+            watched: None,
             creating: None,
             copying,
             ahead: Arc::default(),

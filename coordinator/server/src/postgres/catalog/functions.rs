@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::logical_expr::expr_fn::SimpleScalarUDF;
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Signature, Volatility, create_udf};
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog as pg;
+
+/// Function that gives each key of an index a row. Indexes are not listed.
+pub(super) const KEYS_OF_INDEX: &str = "generate_subscripts";
 
 /// Functions without a meaning here, which have no value, by the types of their arguments.
 const WITHOUT_VALUE: &[(&str, &[DataType])] = &[
@@ -15,9 +19,24 @@ const WITHOUT_VALUE: &[(&str, &[DataType])] = &[
     ("shobj_description", &[DataType::Int32, DataType::Utf8]),
     ("pg_get_function_result", &[DataType::Int32]),
     ("pg_get_function_arguments", &[DataType::Int32]),
-    ("pg_get_indexdef", &[DataType::Int32]),
     ("pg_get_viewdef", &[DataType::Int32]),
 ];
+
+/// Functions of any arguments over indexes and sequences, which have no rows here, with the types of their values.
+fn without_rows() -> [ScalarUDF; 4] {
+    [
+        ("json_build_object", ScalarValue::Utf8(None)),
+        ("pg_get_indexdef", ScalarValue::Utf8(None)),
+        ("pg_get_serial_sequence", ScalarValue::Utf8(None)),
+        (KEYS_OF_INDEX, ScalarValue::Int32(None)),
+    ]
+    .map(|(name, value)| {
+        let data_type = value.data_type();
+        let returned = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone()));
+        let signature = Signature::variadic_any(Volatility::Stable);
+        SimpleScalarUDF::new_with_signature(name, signature, data_type, Arc::new(returned)).into()
+    })
+}
 
 /// Registers the functions in a connection's session.
 pub(super) fn install(context: &SessionContext, database: &str) {
@@ -32,6 +51,9 @@ pub(super) fn install(context: &SessionContext, database: &str) {
         pg::create_pg_table_is_visible(),
         visible("pg_function_is_visible"),
         visible("pg_type_is_visible"),
+        visible("pg_collation_is_visible"),
+        // No type has a name that clients look for before they use it.
+        constant("to_regtype", &[DataType::Utf8], ScalarValue::Int32(None)),
         pg::format_type::create_format_type_udf(),
         pg::create_session_user_udf(),
         pg::pg_get_expr_udf::create_pg_get_expr_udf(),
@@ -50,7 +72,7 @@ pub(super) fn install(context: &SessionContext, database: &str) {
         pg::array_bounds_udf::create_array_lower_udf(),
     ];
     let without = WITHOUT_VALUE.iter().map(|(name, arguments)| constant(name, arguments, ScalarValue::Utf8(None)));
-    for function in functions.into_iter().chain(privileges).chain(without) {
+    for function in functions.into_iter().chain(privileges).chain(without).chain(without_rows()) {
         context.register_udf(function);
     }
 }

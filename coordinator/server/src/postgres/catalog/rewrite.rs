@@ -23,6 +23,7 @@ use gust_engine::session::{OWN_CATALOG, Piece, Word, WordKind};
 
 use super::super::startup::SERVER_VERSION;
 use super::PG_CATALOG;
+use super::functions::KEYS_OF_INDEX;
 
 static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
 
@@ -51,6 +52,7 @@ const WORDS: &[&str] = &[
     "regclass",
     "regtype",
     "session_user",
+    "to_regtype",
     "version",
 ];
 
@@ -62,6 +64,9 @@ pub(in super::super) fn may_mention(piece: &Piece) -> bool {
 fn is_of_postgresql(word: &str) -> bool {
     word.starts_with("pg_") || WORDS.contains(&word)
 }
+
+/// Columns of `pg_index` that are lists for PostgreSQL and texts here.
+const INDEX_LISTS: [&str; 4] = ["indclass", "indcollation", "indkey", "indoption"];
 
 /// Tells if a statement may need names of tables.
 pub(super) fn mentions_relations(piece: &Piece) -> bool {
@@ -268,6 +273,22 @@ fn plain_types(statement: &mut Statement) {
         {
             *data_type = plain;
         }
+        if let Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } = expr
+            && let Some(escape) = escape_char.take_if(|escape| escape.to_string().len() == 3)
+        {
+            // The engine's patterns know the backslash alone.
+            let text = format!("replace(replace({pattern}, '\\', '\\\\'), {escape}, '\\')");
+            let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(&text);
+            if let Ok(replaced) = parser.and_then(|mut parser| parser.parse_expr()) {
+                **pattern = replaced;
+            }
+        }
+        if let Expr::Function(function) = expr
+            && function.name.to_string().eq_ignore_ascii_case("unnest")
+            && INDEX_LISTS.iter().any(|list| function.args.to_string().ends_with(&format!("pg_index.{list})")))
+        {
+            function.name = Ident::new(KEYS_OF_INDEX).into();
+        }
         if let Expr::Function(function) = expr
             && function.name.to_string().eq_ignore_ascii_case("version")
         {
@@ -306,6 +327,13 @@ mod tests {
 
     fn piece(sql: &str) -> Piece {
         pieces(sql).expect("words").remove(0)
+    }
+
+    #[test]
+    fn patterns_have_the_engines_escape() {
+        let sql = "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg/_' || '%' ESCAPE '/'";
+        let rewritten = rewritten(sql).expect("it is PostgreSQL's");
+        assert!(rewritten.ends_with(r"NOT LIKE replace(replace('pg/_' || '%', '\', '\\'), '/', '\')"), "{rewritten}");
     }
 
     #[test]
