@@ -5,7 +5,7 @@ use std::error::Error;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use gust_protocol::exchange::ExchangeError;
-use gust_protocol::{Advised, FragmentError, FragmentErrorKind as Kind};
+use gust_protocol::{Advised, FragmentError, FragmentErrorKind as Kind, LostInput};
 use parquet::errors::ParquetError;
 
 use crate::fault::{FileFault, SchemaMismatch};
@@ -13,6 +13,9 @@ use crate::fault::{FileFault, SchemaMismatch};
 /// Finds the kind of the innermost cause that has one, and keeps the whole message.
 pub fn classify(error: &DataFusionError) -> FragmentError {
     let kind = causes(error).filter_map(kind_of).last().unwrap_or(Kind::Execution);
+    if let Some(lost) = find::<LostInput>(error) {
+        return FragmentError { lost: Some(lost.clone()), ..FragmentError::new(Kind::InputLost, lost.to_string()) };
+    }
     if let Some(fault) = find::<FileFault>(error) {
         return FragmentError::new(kind, fault.to_string()).with_hint(fault.hint());
     }
@@ -167,6 +170,8 @@ mod tests {
         check(DataFusionError::Execution("Cannot cast column 'a' from".into()), Kind::SchemaMismatch);
         check(DataFusionError::Execution("schema mismatch: x".into()), Kind::Execution);
         check(Advised::new("overflows", "cast it").into(), Kind::Execution);
+        let lost = LostInput { stage: 1, index: 2, attempt: 3, reason: "gone".into() };
+        check(DataFusionError::External(Box::new(lost)).context("while joining"), Kind::InputLost);
     }
 
     #[test]

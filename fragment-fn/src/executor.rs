@@ -12,22 +12,23 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
-use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
+use gust_protocol::exchange::{ResultTarget, result_path};
+use gust_protocol::plan::PartsLanes;
 use gust_protocol::{
-    Base64, DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, ObjectRef,
-    Output, PlanRef, ScanUnit, UnitDeletes, Usage, functions, plan,
+    DeleteContent, FragmentError, FragmentErrorKind, FragmentResult, Input, InvokeRequest, LeafId, ScanUnit,
+    UnitDeletes, Usage, functions, plan,
 };
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use crate::ahead::{AheadAccount, ReadAhead, attach};
-use crate::classify::{classify, classify_exchange, classify_write};
+use crate::classify::classify;
 use crate::columns::FileConstants;
 use crate::deletes::{DeletePlan, DeleteReader, FileDeletes};
 use crate::environment::Environment;
@@ -36,20 +37,16 @@ use crate::hedging::HedgedStore;
 use crate::late::LateColumns;
 use crate::memory::PeakPool;
 use crate::metering::{Counters, CountingStore};
+use crate::output::RowsWriter;
 use crate::pace::Pace;
 use crate::scan::{InStore, ScanReader};
-
-/// Longest plan in the exchange, in bytes: it is read whole.
-const PLAN_BYTES_MAX: u64 = 64 << 20;
-
-/// Most bytes of one stream of rows that all fragments of a stage read, encoded.
-const SHARED_BYTES_MAX: u64 = 512 << 20;
+use crate::stage_objects::{parts, plan_bytes, shared_rows};
 
 /// Meter of one attempt. It can be read at any moment, also when the attempt is given up.
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) counters: Arc<Counters>,
-    memory: Arc<PeakPool>,
+    pub(crate) memory: Arc<PeakPool>,
     ahead: Arc<AheadAccount>,
     usage: std::sync::Mutex<Usage>,
 }
@@ -94,7 +91,7 @@ pub(crate) async fn execute(
         plan_bytes(environment, request, &stores),
         shared_rows(environment, request, meter, &stores)
     )?;
-    let encoded = EncodedPlan { plan, shared };
+    let encoded = EncodedPlan { plan, shared, parts: parts(request, &stores)? };
     let ahead = read_ahead(environment, request, meter);
     check_inputs(request)?;
     let plan = decode(environment, request, &encoded, &context, &stores, &meter.ahead, ahead.as_ref())
@@ -123,13 +120,12 @@ async fn run(
     stores: &[AttemptStore],
     ahead: Option<ReadAhead>,
 ) -> Result<FragmentResult, FragmentError> {
-    let Output::Gather { access, prefix } = &request.stage.output;
-    let exchange = Arc::clone(&store(stores, *access)?.hedged);
+    let (access, prefix) = request.stage.output.place();
+    let exchange = Arc::clone(&store(stores, access)?.hedged);
     let path = result_path(prefix, &request.fragment.id, request.attempt);
-    let target = ResultTarget { access: *access, store: exchange, path };
+    let target = ResultTarget { access, store: exchange, path };
     let inline_bytes_max = request.fragment.limits.inline_bytes_max;
-    let mut writer =
-        ResultWriter::new(&plan.schema(), COMPRESSION, inline_bytes_max, target).map_err(|e| classify_write(&e))?;
+    let (plan, mut writer) = RowsWriter::open(&request.stage.output, plan, context, inline_bytes_max, target)?;
     if let Some(ahead) = &ahead {
         ahead.start();
     }
@@ -139,8 +135,8 @@ async fn run(
         return Err(error);
     }
     let writing = Instant::now();
-    let result = writer.finish().await.map_err(|e| classify_write(&e))?;
-    let spilled_bytes = spilled_bytes(&plan);
+    let spilled_bytes = spilled_bytes(&plan) + writer.spilled_bytes();
+    let result = writer.finish().await?;
     meter.note(|usage| {
         usage.spans.write_us += micros(writing);
         usage.spilled_bytes = spilled_bytes;
@@ -153,7 +149,7 @@ async fn produce(
     meter: &Meter,
     context: &Arc<TaskContext>,
     plan: &Arc<dyn ExecutionPlan>,
-    writer: &mut ResultWriter,
+    writer: &mut RowsWriter,
     reading: Option<ReadAhead>,
 ) -> Result<(), FragmentError> {
     let mut batches = execute_stream(Arc::clone(plan), Arc::clone(context)).map_err(|e| classify(&e))?;
@@ -170,28 +166,28 @@ async fn produce(
             return Ok(());
         };
         let batch = batch.map_err(|e| classify(&e))?;
-        let writing = Instant::now();
-        writer.write(&batch).await.map_err(|e| classify_write(&e))?;
+        let (writing, rows) = (Instant::now(), batch.num_rows() as u64);
+        writer.write(batch).await?;
         meter.note(|usage| {
-            usage.rows_out += batch.num_rows() as u64;
+            usage.rows_out += rows;
             usage.spans.write_us += micros(writing);
         });
     }
 }
 
 /// Store of the request's access table, as this attempt sees it.
-struct AttemptStore {
+pub(crate) struct AttemptStore {
     url: Url,
     /// URL as the request spells it.
     spelled: String,
     /// Client that counts, and that sends late reads again.
-    hedged: Arc<dyn ObjectStore>,
+    pub(crate) hedged: Arc<dyn ObjectStore>,
     pace: Option<Arc<Pace>>,
     /// Number that tells stores apart in the environment's footer cache, which knows only keys.
     footer_cache_salt: u32,
 }
 
-fn store(stores: &[AttemptStore], access: u16) -> Result<&AttemptStore, FragmentError> {
+pub(crate) fn store(stores: &[AttemptStore], access: u16) -> Result<&AttemptStore, FragmentError> {
     let unknown = || format!("the request names store {access}, its access table has {}", stores.len());
     stores.get(usize::from(access)).ok_or_else(|| FragmentError::new(FragmentErrorKind::MalformedRequest, unknown()))
 }
@@ -260,104 +256,6 @@ fn runtime(environment: &Environment, request: &InvokeRequest, meter: &Meter) ->
         .build_arc()
 }
 
-/// Returns the encoded plan: from the request, or from the exchange once an environment.
-async fn plan_bytes(
-    environment: &Environment,
-    request: &InvokeRequest,
-    stores: &[AttemptStore],
-) -> Result<Bytes, FragmentError> {
-    match &request.stage.plan {
-        PlanRef::Inline(plan) => Ok(plan.0.clone()),
-        PlanRef::Object { object, crc32 } => {
-            let what = StageRead { what: "plan", bytes_max: PLAN_BYTES_MAX, object, crc32: *crc32 };
-            stage_object(environment, request, stores, what).await
-        }
-    }
-}
-
-/// Returns the streams of rows that all fragments of the stage read, verified: from the request, or from the exchange once an
-/// environment.
-async fn shared_rows(
-    environment: &Environment,
-    request: &InvokeRequest,
-    meter: &Meter,
-    stores: &[AttemptStore],
-) -> Result<Vec<Bytes>, FragmentError> {
-    let streams = request.stage.shared.iter().enumerate();
-    let streams = streams.map(|(number, rows)| shared_stream(environment, request, meter, stores, number, rows));
-    futures::future::try_join_all(streams).await
-}
-
-/// Returns one of these streams.
-async fn shared_stream(
-    environment: &Environment,
-    request: &InvokeRequest,
-    meter: &Meter,
-    stores: &[AttemptStore],
-    number: usize,
-    rows: &FragmentResult,
-) -> Result<Bytes, FragmentError> {
-    let part = rows.part();
-    match rows {
-        FragmentResult::Inline { bytes: Base64(bytes), .. } => {
-            if bytes.len() as u64 != part.bytes || crc32fast::hash(bytes) != part.crc32 {
-                let torn = format!("rows {number} of the request are not what was promised");
-                return Err(FragmentError::new(FragmentErrorKind::MalformedRequest, torn));
-            }
-            Ok(bytes.clone())
-        }
-        FragmentResult::Object { object, .. } => {
-            let what = StageRead { what: "rows", bytes_max: SHARED_BYTES_MAX, object, crc32: part.crc32 };
-            // The plan's leaf reserves them as long as it needs them. Here it is known that there is room, before they are read.
-            let pool: Arc<dyn MemoryPool> = Arc::clone(&meter.memory) as _;
-            let room = MemoryConsumer::new("rows for joins").register(&pool);
-            let bytes = usize::try_from(object.size_bytes.min(SHARED_BYTES_MAX)).unwrap_or(usize::MAX);
-            room.try_grow(bytes).map_err(|error| classify(&error))?;
-            stage_object(environment, request, stores, what).await
-        }
-    }
-}
-
-/// Object that all fragments of a stage read.
-struct StageRead<'a> {
-    what: &'static str,
-    bytes_max: u64,
-    object: &'a ObjectRef,
-    crc32: u32,
-}
-
-/// Returns an object's bytes, verified. An environment reads it once.
-async fn stage_object(
-    environment: &Environment,
-    request: &InvokeRequest,
-    stores: &[AttemptStore],
-    StageRead { what, bytes_max, object, crc32 }: StageRead<'_>,
-) -> Result<Bytes, FragmentError> {
-    let failed = |kind, reason: &dyn std::fmt::Display| {
-        FragmentError::new(
-            kind,
-            format!("{what} of stage {} at `{}`: {reason}", request.fragment.id.stage, object.path),
-        )
-    };
-    if object.size_bytes > bytes_max {
-        return Err(failed(FragmentErrorKind::MalformedRequest, &format_args!("{} bytes long", object.size_bytes)));
-    }
-    if let Some(kept) = environment.stage_object(&object.path, crc32) {
-        return Ok(kept);
-    }
-    let path = object_store::path::Path::parse(&object.path)
-        .map_err(|error| failed(FragmentErrorKind::MalformedRequest, &error))?;
-    let exchange = &store(stores, object.access)?.hedged;
-    let read = async { exchange.get(&path).await?.bytes().await }.await;
-    let bytes = read.map_err(|error| failed(classify_exchange(&error), &error))?;
-    if bytes.len() as u64 != object.size_bytes || crc32fast::hash(&bytes) != crc32 {
-        return Err(failed(FragmentErrorKind::Storage, &"not what the coordinator wrote"));
-    }
-    let memory_bytes_max = request.fragment.limits.memory_bytes_max;
-    environment.keep_stage_object(&object.path, crc32, bytes.clone(), memory_bytes_max);
-    Ok(bytes)
-}
-
 /// Checks that units name stores and delete files that the request has.
 fn check_inputs(request: &InvokeRequest) -> Result<(), FragmentError> {
     let malformed = |reason: String| Err(FragmentError::new(FragmentErrorKind::MalformedRequest, reason));
@@ -395,6 +293,7 @@ fn check_inputs(request: &InvokeRequest) -> Result<(), FragmentError> {
 struct EncodedPlan {
     plan: Bytes,
     shared: Vec<Bytes>,
+    parts: Vec<Arc<PartsLanes>>,
 }
 
 fn decode(
@@ -409,15 +308,15 @@ fn decode(
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
     let hedged: Arc<[Arc<dyn ObjectStore>]> = stores.iter().map(|store| Arc::clone(&store.hedged)).collect();
-    let plan = plan::decode(&encoded.plan, context, &request.stage.scalars, &encoded.shared, &mut |leaf, scan| {
+    let rows = plan::Rows { scalars: &request.stage.scalars, shared: &encoded.shared, parts: &encoded.parts };
+    let plan = plan::decode(&encoded.plan, context, rows, &mut |leaf, scan| {
         let Input::Scan(input) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
         let deletes = (!input.deletes.is_empty()).then(|| {
             let units: Vec<_> = input.lanes.iter().flatten().filter_map(|unit| unit_deletes(unit, stores)).collect();
             let table = Arc::clone(scan.file_schema());
             let planned = DeletePlan::new(input.table.clone(), input.deletes.clone(), input.delete_sets.clone());
             let reader = DeleteReader::new(Arc::clone(&hedged), planned, &units, table, context.memory_pool());
-            let Output::Gather { access, .. } = &request.stage.output;
-            Arc::new(reader.with_exchange(*access))
+            Arc::new(reader.with_exchange(request.stage.output.place().0))
         });
         with_lanes(scan, &input.lanes, stores, deletes.as_ref())
     })?;
@@ -508,7 +407,7 @@ fn micros(since: Instant) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use gust_protocol::Scan;
+    use gust_protocol::{Base64, Scan};
 
     use super::*;
 

@@ -183,8 +183,8 @@ fn note(mark: &Path, fault: ProcessFault) {
 
 /// Returns the store and the path of an attempt's result, whether it is there or not.
 fn result_of(request: &InvokeRequest) -> (Arc<dyn ObjectStore>, Key) {
-    let Output::Gather { access, prefix } = &request.stage.output;
-    let access = request.access.0.get(usize::from(*access)).expect("a valid request");
+    let (access, prefix) = request.stage.output.place();
+    let access = request.access.0.get(usize::from(access)).expect("a valid request");
     let store = connect(access, None).expect("a valid store").store;
     (store, result_path(prefix, &request.fragment.id, request.attempt))
 }
@@ -199,7 +199,7 @@ async fn truncated(request: &InvokeRequest, answer: Bytes) -> Bytes {
     let mut response = wire::decode_response(&answer).expect("the handler's own answer");
     match &mut response.outcome {
         Ok(FragmentResult::Inline { bytes, .. }) => *bytes = Base64(bytes.0.slice(..bytes.0.len() / 2)),
-        Ok(FragmentResult::Object { part, .. }) => {
+        Ok(FragmentResult::Object { part, .. } | FragmentResult::Parts { part, .. }) => {
             let (store, path) = result_of(request);
             if let Ok(half) = store.get_range(&path, 0..part.bytes / 2).await {
                 let _ = store.put(&path, half.into()).await;

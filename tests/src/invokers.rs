@@ -147,6 +147,7 @@ pub fn request(query: &str) -> InvokeRequest {
         fragment: Fragment {
             id: FragmentId { query: query.to_owned(), stage: 1, index: 7 },
             inputs: Vec::new(),
+            parts: Vec::new(),
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 20,
                 temp_bytes_max: 1 << 20,

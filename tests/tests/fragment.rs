@@ -98,6 +98,7 @@ async fn requested(
         fragment: Fragment {
             id: FragmentId { query: "test".to_owned(), stage: 0, index: 0 },
             inputs: stage.inputs(0, footers.as_ref(), None).expect("inputs"),
+            parts: Vec::new(),
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,

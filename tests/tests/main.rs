@@ -45,6 +45,7 @@ mod rest;
 mod serve;
 mod session;
 mod shapes;
+mod shuffles;
 mod slt;
 mod statements;
 mod statistics;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gust::demo::queries;
-use gust_engine::config::{Config, JoinPlace, Target};
+use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
@@ -86,6 +86,45 @@ async fn tpch_has_datafusions_rows_with_joins_in_functions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tpch_has_datafusions_rows_with_joins_in_processes() {
     check_joining(Target::Processes, 4).await;
+}
+
+/// Numbers of the queries without an operator that needs rows by their keys.
+const WITHOUT_SHUFFLES: [usize; 1] = [6];
+
+/// Checks every query with its groups and its joins in functions.
+async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<u32>) {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let mut config = Config {
+        on: target,
+        functions_max,
+        shuffle: ShufflePlace::Hash,
+        shuffle_partitions: partitions,
+        ..Config::default()
+    };
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    let session = Session::new(config).expect("a session");
+    for statement in tables.create_statements() {
+        run(&session, &statement).await.expect("setup");
+    }
+    for number in 1..=queries::COUNT {
+        let what = format!("query {number} on {target:?}, shuffling");
+        let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let expected = plain(&tables.create_statements(), queries::query(number)).await;
+        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        assert_used(number, &report, &what);
+        assert_eq!(report.shuffles > 0, !WITHOUT_SHUFFLES.contains(&number), "{what}: {report:?}");
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_has_datafusions_rows_with_shuffles_between_functions() {
+    check_shuffling(Target::InProcess, 3, Some(7)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tpch_has_datafusions_rows_with_shuffles_between_processes() {
+    check_shuffling(Target::Processes, 4, None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

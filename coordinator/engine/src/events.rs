@@ -47,6 +47,13 @@ pub enum QueryEvent {
         bytes: u64,
         inline: bool,
     },
+    /// All rows of a stage are there, by partition, for functions of another stage: in so many objects of the exchange, or with responses.
+    RowsParted {
+        stage: u32,
+        partitions: u64,
+        objects: u64,
+        bytes: u64,
+    },
     /// The build sides of a stage have more rows than functions should hold. The coordinator does its joins.
     JoinedHere {
         stage: u32,

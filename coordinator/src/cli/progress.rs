@@ -135,6 +135,7 @@ impl ProgressCounts {
             QueryEvent::PlanPublished { .. }
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
+            | QueryEvent::RowsParted { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {

@@ -15,11 +15,24 @@ pub struct FragmentError {
     /// Next step, if it is more precise than the kind's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Rows that are lost, for [`FragmentErrorKind::InputLost`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostInput>,
+}
+
+/// Rows of another stage that are torn or gone, and the attempt that wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("rows of fragment {index} of stage {stage}, attempt {attempt}, are lost: {reason}")]
+pub struct LostInput {
+    pub stage: u32,
+    pub index: u32,
+    pub attempt: u32,
+    pub reason: String,
 }
 
 impl FragmentError {
     pub fn new(kind: FragmentErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, lost: None }
     }
 
     /// Sets the next step. None removes it.
@@ -81,6 +94,8 @@ pub enum FragmentErrorKind {
     Storage,
     /// The store asked to slow down (503 SlowDown, 429).
     StorageThrottled,
+    /// Rows that another stage has left in the exchange are torn or gone: run their producer again.
+    InputLost,
     /// The memory pool was exhausted even with spilling: use smaller fragments or larger functions.
     OutOfMemory,
     /// The temporary folder is full.
@@ -97,7 +112,7 @@ pub enum FragmentErrorKind {
 
 impl FragmentErrorKind {
     /// Every kind, for tests that must cover them all.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::VersionMismatch,
         Self::MalformedRequest,
         Self::PlanDecode,
@@ -108,6 +123,7 @@ impl FragmentErrorKind {
         Self::AccessDenied,
         Self::Storage,
         Self::StorageThrottled,
+        Self::InputLost,
         Self::OutOfMemory,
         Self::DiskFull,
         Self::DeadlineExceeded,
@@ -128,6 +144,7 @@ impl FragmentErrorKind {
             | Self::FileCorrupt
             | Self::SchemaMismatch
             | Self::AccessDenied
+            | Self::InputLost
             | Self::OutOfMemory
             | Self::DiskFull
             | Self::DeadlineExceeded

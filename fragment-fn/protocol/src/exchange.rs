@@ -24,6 +24,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 
+use crate::parts::schema_message;
 use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, StreamSummary};
 
 /// Compression of results on the wire. `lab compression` chose it (docs/measurements.md).
@@ -155,7 +156,7 @@ pub struct ResultTarget {
 
 enum ResultSink {
     Inline(Vec<u8>),
-    Object(Box<BufWriter>),
+    Object(Box<Upload>),
 }
 
 impl ResultWriter {
@@ -186,9 +187,8 @@ impl ResultWriter {
 
     /// Aborts the upload of a begun object. Its parts would be stored, and charged, until somebody removes them.
     pub async fn abort(self) {
-        if let ResultSink::Object(mut writer) = self.sink {
-            // The bucket's lifecycle rule removes the parts of an upload that cannot be aborted.
-            let _ = writer.abort().await;
+        if let ResultSink::Object(upload) = self.sink {
+            upload.abort().await;
         }
     }
 
@@ -199,10 +199,10 @@ impl ResultWriter {
         let part = StreamSummary { bytes: self.bytes, rows: self.rows, crc32: self.checksum.finalize() };
         match self.sink {
             ResultSink::Inline(bytes) => Ok(FragmentResult::Inline { part, bytes: Base64(bytes.into()) }),
-            ResultSink::Object(mut writer) => {
+            ResultSink::Object(upload) => {
+                upload.finish().await?;
                 let ResultTarget { access, path, .. } = self.target;
                 let path = path.to_string();
-                writer.shutdown().await.map_err(|source| ExchangeError::Write { path: path.clone(), source })?;
                 let object = ObjectRef { access, path, size_bytes: part.bytes, etag: None, footer_bytes: None };
                 Ok(FragmentResult::Object { object, part })
             }
@@ -220,18 +220,46 @@ impl ResultWriter {
                 return Ok(());
             }
             let held = std::mem::take(held);
-            let (store, path) = (Arc::clone(&self.target.store), self.target.path.clone());
-            let writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_AT_ONCE_MAX);
-            self.sink = ResultSink::Object(Box::new(writer));
+            self.sink = ResultSink::Object(Box::new(Upload::new(&self.target)));
             self.put(held.into()).await?;
         }
         self.put(chunk.into()).await
     }
 
     async fn put(&mut self, chunk: Bytes) -> Result<(), ExchangeError> {
-        let ResultSink::Object(writer) = &mut self.sink else { return Ok(()) };
-        let path = self.target.path.to_string();
-        writer.put(chunk).await.map_err(|source| ExchangeError::Store { path, source })
+        match &mut self.sink {
+            ResultSink::Object(upload) => upload.put(chunk).await,
+            ResultSink::Inline(_) => Ok(()),
+        }
+    }
+}
+
+/// Upload of one object of a result, in multipart parts. Bytes that are no whole part wait in memory.
+pub struct Upload {
+    writer: BufWriter,
+    path: String,
+}
+
+impl Upload {
+    pub fn new(target: &ResultTarget) -> Self {
+        let (store, path) = (Arc::clone(&target.store), target.path.clone());
+        let writer = BufWriter::with_capacity(store, path, PART_BYTES).with_max_concurrency(PARTS_AT_ONCE_MAX);
+        Self { writer, path: target.path.to_string() }
+    }
+
+    pub async fn put(&mut self, chunk: Bytes) -> Result<(), ExchangeError> {
+        self.writer.put(chunk).await.map_err(|source| ExchangeError::Store { path: self.path.clone(), source })
+    }
+
+    /// Ends the object, which is complete when this returns.
+    pub async fn finish(mut self) -> Result<(), ExchangeError> {
+        self.writer.shutdown().await.map_err(|source| ExchangeError::Write { path: self.path, source })
+    }
+
+    /// Aborts the upload of a begun object. Its parts would be stored, and charged, until somebody removes them.
+    pub async fn abort(mut self) {
+        // The bucket's lifecycle rule removes the parts of an upload that cannot be aborted.
+        let _ = self.writer.abort().await;
     }
 }
 
@@ -254,7 +282,7 @@ pub fn encode_stream(schema: &Schema, batches: &[RecordBatch]) -> Result<(Stream
 ///
 /// Batches of a scan share the buffers of the pages that they were cut from, and the encoder writes whole buffers.
 /// Without this the same text would travel several times.
-fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     fn is_wasteful<T: ByteViewType>(column: &GenericByteViewArray<T>) -> bool {
         column.data_buffers().iter().map(Buffer::len).sum::<usize>() > column.total_buffer_bytes_used()
     }
@@ -287,6 +315,8 @@ pub async fn read(
     let part = *result.part();
     let bytes = match result {
         FragmentResult::Inline { bytes, .. } => bytes.0,
+        // Rows by partition are read by functions, and not here.
+        FragmentResult::Parts { .. } => return Err(ExchangeError::Schema { fragment: id.clone() }),
         FragmentResult::Object { object, .. } => {
             let failed = |source| ExchangeError::Store { path: object.path.clone(), source };
             let path = Path::parse(&object.path).map_err(|e| failed(e.into()))?;
@@ -320,7 +350,18 @@ impl ResultRows {
 
     /// Opens a stream whose bytes were verified.
     pub(crate) fn of_stream(bytes: Bytes) -> Result<Self, ExchangeError> {
-        let mut rows = Self { encoded: Buffer::from(bytes), decoder: StreamDecoder::new(), next: None };
+        Self::with_decoder(StreamDecoder::new(), bytes)
+    }
+
+    /// Opens regions ([`crate::parts`]) of rows with this schema, whose bytes were verified.
+    pub(crate) fn of_messages(schema: &Schema, bytes: Bytes) -> Result<Self, ExchangeError> {
+        let mut decoder = StreamDecoder::new();
+        decoder.decode(&mut Buffer::from(schema_message(schema)?))?;
+        Self::with_decoder(decoder, bytes)
+    }
+
+    fn with_decoder(decoder: StreamDecoder, bytes: Bytes) -> Result<Self, ExchangeError> {
+        let mut rows = Self { encoded: Buffer::from(bytes), decoder, next: None };
         rows.next = rows.decode()?;
         Ok(rows)
     }

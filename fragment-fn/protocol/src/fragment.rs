@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::parts::PartsInput;
 use crate::{Base64, FragmentResult};
 
 /// One attempt at one fragment, with everything that a stateless function needs to run it.
@@ -94,6 +95,18 @@ pub struct MappedName {
 pub enum Output {
     /// The coordinator: inline in the response up to [`FragmentLimits::inline_bytes_max`], else one object under `prefix`.
     Gather { access: AccessId, prefix: String },
+    /// Functions of another stage: rows by partition ([`crate::parts`]), by the keys of the hash exchange that is the plan's root. They are inline
+    /// or one object like those of [`Self::Gather`].
+    Parts { access: AccessId, prefix: String, partitions: u32 },
+}
+
+impl Output {
+    /// Returns the store of the exchange, and the prefix of keys in it.
+    pub fn place(&self) -> (AccessId, &str) {
+        match self {
+            Self::Gather { access, prefix } | Self::Parts { access, prefix, .. } => (*access, prefix),
+        }
+    }
 }
 
 /// Unit of remote work.
@@ -101,6 +114,9 @@ pub enum Output {
 pub struct Fragment {
     pub id: FragmentId,
     pub inputs: Vec<(LeafId, Input)>,
+    /// Rows of other stages, by the numbers of the plan's [`crate::plan::PartsExec`]s.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartsInput>,
     pub limits: FragmentLimits,
 }
 

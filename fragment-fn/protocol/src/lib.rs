@@ -18,18 +18,19 @@ mod error;
 pub mod exchange;
 mod fragment;
 pub mod functions;
+pub mod parts;
 pub mod plan;
 mod result;
 mod usage;
 pub mod version;
 pub mod wire;
 
-pub use error::{Advised, FragmentError, FragmentErrorKind, with_hint_line};
+pub use error::{Advised, FragmentError, FragmentErrorKind, LostInput, with_hint_line};
 pub use fragment::{
     AccessId, AccessTable, AheadBounds, ColumnMatching, DeleteContent, DeleteFile, DeleteSet, FieldIdRules, Fragment,
     FragmentId, FragmentLimits, Input, InvokeRequest, LeafId, LeafSpec, MappedName, ObjectRef, Output, PlanRef, Scan,
     ScanUnit, StagePlan, StoreAccess, UnitDeletes,
 };
-pub use result::{FragmentResponse, FragmentResult, StreamSummary};
+pub use result::{FragmentResponse, FragmentResult, PartsPlace, StreamSummary};
 pub use usage::{AheadUsage, Requests, Spans, Usage};
 pub use wire::Base64;

@@ -24,12 +24,15 @@ use prost::Message;
 use crate::{Base64, LeafId};
 
 mod check;
+mod codec;
 mod exchange_leaf;
+mod parts_leaf;
 
 pub use check::{Obstacle, encode_checked, loses_values};
 pub use exchange_leaf::ExchangeExec;
+pub use parts_leaf::{PartsExec, PartsLanes};
 
-use exchange_leaf::GustCodec;
+use codec::GustCodec;
 
 /// Encodes a fragment's plan without its files and statistics.
 ///
@@ -49,10 +52,19 @@ fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
     physical_plan_to_bytes_with_proto_converter(plan, &GustCodec, &DeduplicatingProtoConverter {})
 }
 
+/// Values and rows that come beside a fragment's plan.
+#[derive(Clone, Copy, Default)]
+pub struct Rows<'a> {
+    /// Values of the scalar subqueries that the plan refers to by position. The coordinator has run them.
+    pub scalars: &'a [Base64],
+    /// Arrow IPC streams of the plan's [`ExchangeExec`]s, by their numbers.
+    pub shared: &'a [Bytes],
+    /// Rows of the plan's [`PartsExec`]s, by their numbers.
+    pub parts: &'a [Arc<PartsLanes>],
+}
+
 /// Decodes a fragment's plan. `bind` turns each placeholder, by its position in a pre-order walk, into a real scan.
 ///
-/// `scalars` are the values of the scalar subqueries that the plan refers to by position. The coordinator has run them.
-/// `shared` are the Arrow IPC streams of the plan's [`ExchangeExec`]s, by their numbers.
 /// Every store that the scans name must be registered in `context` before.
 ///
 /// # Errors
@@ -60,8 +72,7 @@ fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
 pub fn decode(
     bytes: &[u8],
     context: &TaskContext,
-    scalars: &[Base64],
-    shared: &[Bytes],
+    Rows { scalars, shared, parts }: Rows<'_>,
     bind: &mut dyn FnMut(LeafId, &FileScanConfig) -> Result<FileScanConfig>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let results = ScalarSubqueryResults::new(scalars.len());
@@ -69,9 +80,14 @@ pub fn decode(
         results.set(SubqueryIndex::new(index), decode_scalar(value)?)?;
     }
     let plan = decode_with(bytes, context, results)?;
-    let with_rows = plan.transform_down(|node| match node.downcast_ref::<ExchangeExec>() {
-        Some(leaf) => Ok(Transformed::yes(Arc::new(leaf.with_stream(shared)?) as Arc<dyn ExecutionPlan>)),
-        None => Ok(Transformed::no(node)),
+    let with_rows = plan.transform_down(|node| {
+        if let Some(leaf) = node.downcast_ref::<ExchangeExec>() {
+            return Ok(Transformed::yes(Arc::new(leaf.with_stream(shared)?) as Arc<dyn ExecutionPlan>));
+        }
+        match node.downcast_ref::<PartsExec>() {
+            Some(leaf) => Ok(Transformed::yes(Arc::new(leaf.with_lanes(parts)?) as Arc<dyn ExecutionPlan>)),
+            None => Ok(Transformed::no(node)),
+        }
     })?;
     for_each_scan(&with_rows.data, bind)
 }

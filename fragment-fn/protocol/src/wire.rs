@@ -116,10 +116,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::parts::{LaneSlices, PartsInput, Regions, Slice};
     use crate::{
         AccessTable, AheadBounds, AheadUsage, ColumnMatching, DeleteContent, DeleteFile, DeleteSet, FieldIdRules,
-        Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, MappedName, ObjectRef, Output, PlanRef,
-        Requests, Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary, UnitDeletes, Usage,
+        Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, LostInput, MappedName, ObjectRef,
+        Output, PartsPlace, PlanRef, Requests, Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary,
+        UnitDeletes, Usage,
     };
 
     fn request() -> InvokeRequest {
@@ -165,6 +167,11 @@ mod tests {
             fragment: Fragment {
                 id: FragmentId { query: "q1".to_owned(), stage: 2, index: 3 },
                 inputs: vec![(0, Input::Scan(scan))],
+                parts: vec![PartsInput {
+                    access: 1,
+                    prefix: "tmp/exchange".to_owned(),
+                    lanes: vec![LaneSlices { slices: slices() }.encoded(), LaneSlices::default().encoded()],
+                }],
                 limits: FragmentLimits {
                     memory_bytes_max: 1,
                     temp_bytes_max: 2,
@@ -191,6 +198,25 @@ mod tests {
                 options: BTreeMap::from([("datafusion.execution.batch_size".to_owned(), "4096".to_owned())]),
             },
         }
+    }
+
+    /// Makes a run of regions in the exchange, and one in the request.
+    fn slices() -> Vec<Slice> {
+        let object =
+            Slice { stage: 1, index: 2, attempt: 3, start: 400, bytes: 5, rows: 6, crc32: 0xdead_beef, inline: None };
+        let inline = Bytes::from_static(b"rows");
+        vec![object.clone(), Slice { bytes: 4, crc32: crc32fast::hash(&inline), inline: Some(inline), ..object }]
+    }
+
+    /// Makes rows by partition here, and in the exchange.
+    fn parts(path: &str) -> Vec<FragmentResult> {
+        let region = |bytes, crc32| StreamSummary { bytes, rows: bytes / 2, crc32 };
+        let regions = Regions(vec![region(4, 0xdead_beef), region(0, 0), region(300, 7)]);
+        let (part, regions) = (regions.whole(), regions.encode());
+        let object = ObjectRef { access: 1, path: path.to_owned(), size_bytes: 304, etag: None, footer_bytes: None };
+        let places = [PartsPlace::Inline(Base64(Bytes::from_static(b"rows"))), PartsPlace::Object(object)];
+        let result = |place| FragmentResult::Parts { place, part, regions: regions.clone() };
+        places.into_iter().map(result).collect()
     }
 
     /// Makes rows here, and rows in the exchange.
@@ -260,8 +286,13 @@ mod tests {
         let failures = [
             FragmentError::new(FragmentErrorKind::FileChanged, "s3://lake/t: other etag"),
             FragmentError::new(FragmentErrorKind::Execution, "an overflow").with_hint(Some("cast to DECIMAL")),
+            FragmentError {
+                lost: Some(LostInput { stage: 1, index: 2, attempt: 3, reason: "the object is gone".to_owned() }),
+                ..FragmentError::new(FragmentErrorKind::InputLost, "rows are lost")
+            },
         ];
-        let outcomes = rows("x/q1/2/00003-1.arrows").into_iter().map(Ok).chain(failures.map(Err));
+        let path = "x/q1/2/00003-1.arrows";
+        let outcomes = rows(path).into_iter().chain(parts(path)).map(Ok).chain(failures.map(Err));
         let id = FragmentId { query: "q1".to_owned(), stage: 2, index: 3 };
         let respond =
             |outcome| FragmentResponse { version: PROTOCOL_VERSION, id: id.clone(), attempt: 1, outcome, usage };
@@ -280,6 +311,10 @@ mod tests {
         let golden = include_str!("../testdata/plan_object.json").trim_end();
         assert_eq!(serde_json::to_string(&plan).expect("plain data"), golden);
         assert_eq!(serde_json::from_str::<PlanRef>(golden).expect("golden bytes"), plan);
+        let output = Output::Parts { access: 1, prefix: "tmp/exchange".to_owned(), partitions: 16 };
+        let golden = include_str!("../testdata/output_parts.json").trim_end();
+        assert_eq!(serde_json::to_string(&output).expect("plain data"), golden);
+        assert_eq!(serde_json::from_str::<Output>(golden).expect("golden bytes"), output);
         let golden: Vec<&str> = include_str!("../testdata/responses.ndjson").lines().collect();
         assert_eq!(golden.len(), responses().len());
         for (golden, response) in golden.into_iter().zip(responses()) {
@@ -295,8 +330,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":7,"fingerprint":"other engine"}"#, "protocol 7 with other engine");
-        check(r#"{"version":7}"#, "missing field `fingerprint`");
+        check(r#"{"version":8,"fingerprint":"other engine"}"#, "protocol 8 with other engine");
+        check(r#"{"version":8}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

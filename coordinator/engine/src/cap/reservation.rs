@@ -68,8 +68,10 @@ impl Reservation {
         match &invocation.outcome {
             Ok(response) => {
                 spent.add_usage(&response.usage, Duration::ZERO);
-                if let Ok(FragmentResult::Inline { part, .. }) = &response.outcome {
-                    self.cap.add_transfer(&mut spent, part.bytes);
+                if let Ok(result) = &response.outcome
+                    && result.inline_bytes().is_some()
+                {
+                    self.cap.add_transfer(&mut spent, result.part().bytes);
                 }
             }
             Err(_) if was_started => spent.add_all(&self.cap.requests(&self.work)),

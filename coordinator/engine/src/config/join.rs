@@ -1,4 +1,4 @@
-//! Place of joins in a query that uses functions.
+//! Places of joins, and of the exchanges below them, in a query that uses functions.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,5 +12,16 @@ pub enum JoinPlace {
     /// Functions, unless the smaller side is expected to be too large for them.
     Broadcast,
     /// The coordinator.
+    Local,
+}
+
+/// Place of operators that need all rows of a key: groups, joins of two large sides, windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShufflePlace {
+    /// Functions, which get the rows of their keys from one another.
+    Hash,
+    /// The coordinator.
+    #[default]
     Local,
 }

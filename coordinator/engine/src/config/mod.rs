@@ -36,7 +36,7 @@ use node::Node;
 pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
-pub use join::JoinPlace;
+pub use join::{JoinPlace, ShufflePlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, JwtConfig, ServerConfig, TlsConfig};
@@ -104,6 +104,13 @@ pub struct Config {
     /// half of a function's memory. If there are more rows than was expected, the coordinator joins.
     #[serde(deserialize_with = "units::bytes")]
     pub broadcast_bytes_max: u64,
+    /// Place of groups, joins of two large sides and windows in a query that uses functions. Default `local`: the coordinator. `hash` has functions send
+    /// rows to one another, each those of its keys, through the exchange. What no function can do stays on the coordinator.
+    pub shuffle: ShufflePlace,
+    /// Number of partitions of such rows; at most 1,024. Each function of the next stage reads some of them. None is four times as many as these functions, at
+    /// least 16 and at most 256. With a number, all functions that may be used are, however few the rows are.
+    #[serde(deserialize_with = "units::partitions")]
+    pub shuffle_partitions: Option<u32>,
     /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
@@ -152,6 +159,8 @@ impl Default for Config {
             late_columns_percent_max: 1,
             join: JoinPlace::Auto,
             broadcast_bytes_max: 8 << 20,
+            shuffle: ShufflePlace::Local,
+            shuffle_partitions: None,
             temp_folder: None,
             exchange: None,
             fragment_bytes_target: 64 << 20,

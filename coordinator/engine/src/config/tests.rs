@@ -39,6 +39,8 @@ fn a_file_sets_everything() {
         late_columns_percent_max = 0
         join = "broadcast"
         broadcast_bytes_max = "16MiB"
+        shuffle = "hash"
+        shuffle_partitions = 64
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -123,6 +125,8 @@ fn a_file_sets_everything() {
         late_columns_percent_max: 0,
         join: JoinPlace::Broadcast,
         broadcast_bytes_max: 16 << 20,
+        shuffle: ShufflePlace::Hash,
+        shuffle_partitions: Some(64),
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,

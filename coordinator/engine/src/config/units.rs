@@ -13,6 +13,8 @@ pub const FUNCTIONS_MAX: u32 = 10_000;
 pub const CORES_MAX: u32 = 128;
 /// Upper bound of `read_ahead_requests_max`: more connections than the system lets a process have open.
 pub const READ_AHEAD_REQUESTS_MAX: u32 = 1_024;
+/// Upper bound of `shuffle_partitions`: each producer keeps as many regions.
+pub const SHUFFLE_PARTITIONS_MAX: u32 = 1_024;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -85,6 +87,11 @@ pub(super) fn statements<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u
 /// Reads a number of requests; 0 for none.
 pub(super) fn count_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { min: 0, max: READ_AHEAD_REQUESTS_MAX })
+}
+
+/// Reads a number of partitions.
+pub(super) fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    deserializer.deserialize_any(Count { min: 1, max: SHUFFLE_PARTITIONS_MAX }).map(Some)
 }
 
 /// Reads a percentage.

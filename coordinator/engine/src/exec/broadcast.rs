@@ -1,4 +1,5 @@
-//! Start of a stage with joins: its build sides are gathered, and all of its fragments get their rows.
+//! Start of a stage that needs rows of others: its build sides are gathered, and all of its fragments get their rows. Rows that go from functions to functions
+//! are waited for, too ([`super::shuffle`]).
 //!
 //! ```text
 //!  build sides ─► rows ─┬─ few ──────► Arrow IPC, in requests or in the exchange ─► the stage
@@ -23,7 +24,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::future::{BoxFuture, Shared, try_join_all};
+use futures::future::{BoxFuture, Shared, try_join, try_join_all};
 use futures::{FutureExt, StreamExt, stream};
 use gust_protocol::exchange::{StageObject, encode_stream};
 use gust_protocol::{Base64, FragmentId, FragmentResult, ObjectRef, StreamSummary};
@@ -34,6 +35,7 @@ use super::LatestRun;
 use super::RemoteFragmentExec;
 use super::query::QueryContext;
 use super::run::{StageRun, with_schema};
+use super::shuffle::received;
 use crate::events::QueryEvent;
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
 use crate::planner::Stage;
@@ -46,7 +48,7 @@ const FUNCTION_SHARE: u64 = 2;
 /// Bytes of a hash table for each row: DataFusion 55.2 takes 17 for each of up to 16/7 of the rows.
 const TABLE_ROW_BYTES: usize = 40;
 
-/// A stage with joins, before its build sides are there.
+/// A stage with joins, before its build sides are there, or one over exchanges, before their rows are there.
 pub(super) struct Joining {
     pub(super) stage: Arc<Stage>,
     /// Subtree in whose place the stage stands, with marks over its build sides.
@@ -84,8 +86,12 @@ impl Debug for JoiningRun {
 }
 
 impl JoiningRun {
-    /// Starts the build sides, each a plan of one partition.
-    pub(super) fn start(joining: Joining, builds: &[Arc<dyn ExecutionPlan>]) -> Result<Self> {
+    /// Starts the build sides, each a plan of one partition, and the stages that leave rows for this one.
+    pub(super) fn start(
+        joining: Joining,
+        builds: &[Arc<dyn ExecutionPlan>],
+        producers: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Self> {
         let streams = builds.iter().map(|build| match build.output_partitioning().partition_count() {
             1 => build.execute(0, Arc::clone(&joining.context)),
             more => Err(DataFusionError::Internal(format!("a build side has {more} partitions"))),
@@ -93,7 +99,7 @@ impl JoiningRun {
         let streams = streams.collect::<Result<Vec<_>>>()?;
         // The plan's operators run in tasks of their own, which do not inherit the query's span.
         let span = joining.query.attempts.events().span().clone();
-        let task = SpawnedTask::spawn(joining.place(streams).instrument(span));
+        let task = SpawnedTask::spawn(joining.place(streams, producers).instrument(span));
         let ready = async move {
             let ended = task.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)));
             ended.and_then(|place| place).map(Arc::new).map_err(Arc::new)
@@ -117,7 +123,11 @@ impl JoiningRun {
 
 impl Joining {
     /// Gathers the build sides, and starts the stage where they are small enough.
-    async fn place(self, builds: Vec<SendableRecordBatchStream>) -> Result<JoiningPlace> {
+    async fn place(
+        self,
+        builds: Vec<SendableRecordBatchStream>,
+        producers: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<JoiningPlace> {
         let in_memory = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let bounds = Bounds {
             bytes: AtomicUsize::new(0),
@@ -128,7 +138,7 @@ impl Joining {
         let held = MemoryConsumer::new(format!("build sides of stage {}", self.stage.index));
         let held = Arc::new(held.register(self.context.memory_pool()));
         let gathering = builds.into_iter().map(|build| gathered(build, &held, &bounds));
-        let builds = try_join_all(gathering).await?;
+        let (builds, received) = try_join(try_join_all(gathering), received(&self, &producers)).await?;
         let encoded = match bounds.are_passed() {
             true => None,
             false => Some(encoded(&builds)?),
@@ -143,7 +153,7 @@ impl Joining {
         drop((builds, held));
         let shared = self.published(encoded).await?;
         let Self { stage, partitions, numbers, query, context, .. } = &self;
-        let answers = StageRun::start(stage, query, *partitions, numbers, context, shared)?;
+        let answers = StageRun::start(stage, query, *partitions, numbers, context, shared, received)?;
         Ok(JoiningPlace::Functions(Mutex::new(answers)))
     }
 

@@ -8,7 +8,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_expr::{LexOrdering, Partitioning};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
@@ -22,10 +22,12 @@ mod publish;
 mod query;
 mod result_memory;
 mod run;
+mod shuffle;
 
 pub use query::QueryContext;
 
 use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
+use crate::planner::passes::shuffle::{shuffles, with_shuffles};
 use crate::planner::{BroadcastExec, Stage};
 use crate::scheduler::AttemptNumbers;
 use broadcast::{Joining, JoiningPlace, JoiningRun};
@@ -38,7 +40,7 @@ use run::{PartitionAnswers, StageRun};
 /// stream cancels the fragments that have not finished.
 ///
 /// A stage with joins has their build sides as children. They are gathered first, and all fragments get their rows
-/// ([`broadcast`]).
+/// ([`broadcast`]). A stage over exchanges has the stages as children that leave rows for it, which are run to their end first ([`shuffle`]).
 ///
 /// A [`QueryContext`] is needed as a session extension.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct RemoteFragmentExec {
     subtree: Arc<dyn ExecutionPlan>,
     /// Build sides, in the order of the marks.
     builds: Vec<Arc<dyn ExecutionPlan>>,
+    /// Stages that leave rows for it in the exchange, in the order of the marks.
+    producers: Vec<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
     /// Expected statistics of the stage's output. Nothing is exact, because operators above may still combine rows.
     statistics: Arc<Statistics>,
@@ -97,6 +101,18 @@ impl PartitionRows {
     }
 }
 
+/// Makes the properties of the leaf. Rows of a stage over exchanges come from any fragment to any partition, whatever their keys are.
+fn properties(stage: &Stage, subtree: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+    let properties = subtree.properties();
+    match stage.is_over_parts() {
+        true => {
+            let partitions = Partitioning::UnknownPartitioning(properties.output_partitioning().partition_count());
+            Arc::new(PlanProperties::clone(properties).with_partitioning(partitions))
+        }
+        false => Arc::clone(properties),
+    }
+}
+
 fn no_partition(partition: usize) -> DataFusionError {
     DataFusionError::Internal(format!("a stage has no partition {partition}, or it was run twice"))
 }
@@ -119,10 +135,11 @@ impl RemoteFragmentExec {
         Self {
             numbers,
             alone_numbers: AttemptNumbers::new(stage.alone.as_ref().map_or(0, |alone| alone.fragments.len())),
-            stage,
             builds: broadcasts(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
+            producers: shuffles(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
+            properties: properties(&stage, subtree),
             subtree: Arc::clone(subtree),
-            properties: Arc::clone(subtree.properties()),
+            stage,
             statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
             latest_run: Mutex::default(),
             latest_joining: Mutex::default(),
@@ -148,7 +165,8 @@ impl RemoteFragmentExec {
     fn answers(&self, partition: usize, query: &Arc<QueryContext>, context: &TaskContext) -> Result<PartitionAnswers> {
         let mut latest_run = self.latest_run.lock().expect("no holder panics");
         if latest_run.get(partition).is_none_or(Option::is_none) {
-            *latest_run = StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context, Vec::new())?;
+            *latest_run =
+                StageRun::start(&self.stage, query, self.partitions(), &self.numbers, context, Vec::new(), None)?;
         }
         latest_run.get_mut(partition).and_then(Option::take).ok_or_else(|| no_partition(partition))
     }
@@ -160,20 +178,25 @@ impl RemoteFragmentExec {
         match &*latest {
             Some(run) if run.take(partition) => Ok(Arc::clone(run)),
             _ => {
-                let joining = Joining {
-                    stage: Arc::clone(&self.stage),
-                    subtree: Arc::clone(&self.subtree),
-                    partitions: self.partitions(),
-                    numbers: self.numbers.clone(),
-                    alone_numbers: self.alone_numbers.clone(),
-                    query: Arc::clone(&rows.query),
-                    context: Arc::clone(&rows.context),
-                };
-                let run = Arc::new(JoiningRun::start(joining, &self.builds)?);
+                let joining = self.joining_in(&rows.query, &rows.context);
+                let run = Arc::new(JoiningRun::start(joining, &self.builds, self.producers.clone())?);
                 run.take(partition);
                 *latest = Some(Arc::clone(&run));
                 Ok(run)
             }
+        }
+    }
+
+    /// Makes the start of the stage in a query.
+    fn joining_in(&self, query: &Arc<QueryContext>, context: &Arc<TaskContext>) -> Joining {
+        Joining {
+            stage: Arc::clone(&self.stage),
+            subtree: Arc::clone(&self.subtree),
+            partitions: self.partitions(),
+            numbers: self.numbers.clone(),
+            alone_numbers: self.alone_numbers.clone(),
+            query: Arc::clone(query),
+            context: Arc::clone(context),
         }
     }
 
@@ -183,6 +206,7 @@ impl RemoteFragmentExec {
             stage: Arc::clone(&self.stage),
             subtree: Arc::clone(&self.subtree),
             builds: self.builds.clone(),
+            producers: self.producers.clone(),
             properties: Arc::clone(&self.properties),
             statistics: Arc::clone(&self.statistics),
             latest_run: Mutex::default(),
@@ -211,6 +235,12 @@ impl DisplayAs for RemoteFragmentExec {
         if !self.builds.is_empty() {
             write!(f, ", broadcasts={}", self.builds.len())?;
         }
+        if !self.producers.is_empty() {
+            write!(f, ", shuffles={}", self.producers.len())?;
+        }
+        if let Some(partitions) = self.stage.shuffle.partitions {
+            write!(f, ", partitions={partitions}")?;
+        }
         Ok(())
     }
 }
@@ -225,7 +255,7 @@ impl ExecutionPlan for RemoteFragmentExec {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.builds.iter().collect()
+        self.builds.iter().chain(&self.producers).collect()
     }
 
     fn apply_expressions(
@@ -235,17 +265,25 @@ impl ExecutionPlan for RemoteFragmentExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(self: Arc<Self>, builds: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, mut builds: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         if builds.is_empty() {
             return Ok(self);
         }
-        let missing = || DataFusionError::Internal(format!("a build side of stage {} is missing", self.stage.index));
+        let missing = || DataFusionError::Internal(format!("an input of stage {} is missing", self.stage.index));
+        if builds.len() != self.builds.len() + self.producers.len() {
+            return Err(missing());
+        }
+        let producers = builds.split_off(self.builds.len());
         let over = |number: u32, mark: &BroadcastExec| {
             let build = builds.get(number as usize).ok_or_else(missing)?;
             Ok(Arc::new(mark.over(Arc::clone(build))) as Arc<dyn ExecutionPlan>)
         };
         let subtree = with_broadcasts(&self.subtree, &mut { over })?;
-        Ok(Arc::new(Self { builds, subtree, ..self.anew() }))
+        let subtree = with_shuffles(&subtree, &mut |number, mark| {
+            let producer = producers.get(number as usize).ok_or_else(missing)?;
+            Ok(Arc::new(mark.over(Arc::clone(producer))))
+        })?;
+        Ok(Arc::new(Self { builds, producers, subtree, ..self.anew() }))
     }
 
     /// Makes a leaf that starts the stage anew: a recursive query runs its plan again. Attempts go on being counted.
@@ -262,7 +300,11 @@ impl ExecutionPlan for RemoteFragmentExec {
             query,
             context,
         };
-        if self.builds.is_empty() {
+        if self.stage.shuffle.partitions.is_some() {
+            let stage = self.stage.index;
+            return Err(DataFusionError::Internal(format!("the rows of stage {stage} go to functions, and not here")));
+        }
+        if self.builds.is_empty() && self.producers.is_empty() {
             let answers = self.answers(partition, &rows.query, &rows.context)?;
             return rows.of_functions(answers);
         }

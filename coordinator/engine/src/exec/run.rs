@@ -11,7 +11,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use gust_protocol::exchange::{ExchangeError, ResultRows};
+use gust_protocol::exchange::{ExchangeError, ResultRows, writes_of};
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
     Fragment, FragmentId, FragmentResult, Input, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, exchange,
@@ -25,14 +25,19 @@ use super::digest::DeletesPublisher;
 use super::publish::PlanPublisher;
 use super::query::QueryContext;
 use super::result_memory::{ResultMemory, ResultReservation};
+use super::shuffle::{ReceivedParts, parts_inline_bytes_max};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
+use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
 use crate::scheduler::{
     AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
     StageAttempts,
 };
+
+/// Most times that a fragment runs again because rows of other stages were lost and are there again.
+const RESTORES_MAX: usize = 4;
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -41,12 +46,13 @@ pub(super) struct StageRun {
 }
 
 /// Result of a fragment, and what another result needs.
-struct FragmentAnswer {
-    adopted: AttemptResult,
+#[derive(Debug)]
+pub(super) struct FragmentAnswer {
+    pub(super) adopted: AttemptResult,
     /// Attempts of the fragment, for another result if this one cannot be read.
-    attempts: FragmentAttempts,
+    pub(super) attempts: FragmentAttempts,
     /// Memory of the encoded rows, if they are in the answer itself.
-    inline: ResultReservation,
+    pub(super) inline: ResultReservation,
 }
 
 /// Answers of one output partition.
@@ -59,7 +65,8 @@ pub(super) struct PartitionAnswers {
 }
 
 impl StageRun {
-    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`. All fragments get the rows `shared`.
+    /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`. All fragments get the rows `shared`. A stage over exchanges
+    /// has as many fragments as `received` rows need.
     pub(super) fn start(
         stage: &Arc<Stage>,
         query: &Arc<QueryContext>,
@@ -67,18 +74,25 @@ impl StageRun {
         numbers: &AttemptNumbers,
         context: &TaskContext,
         shared: Vec<FragmentResult>,
+        received: Option<Arc<ReceivedParts>>,
     ) -> Result<Vec<Option<PartitionAnswers>>> {
-        let fragments = stage.fragments.len();
-        let bytes_planned = stage.weight_bytes();
+        let (fragments, bytes_planned, expected) = match &received {
+            Some(parts) => (parts.fragments(), parts.bytes(), parts.expected(stage)),
+            None => (stage.fragments.len(), stage.weight_bytes(), stage.expected.clone()),
+        };
         query.attempts.events().push(QueryEvent::StageStarted {
             stage: stage.index,
             fragments: fragments as u32,
             bytes_planned,
         });
-        let output = Output::Gather { access: EXCHANGE_ACCESS, prefix: query.exchange.prefix.clone() };
+        let (access, prefix) = (EXCHANGE_ACCESS, query.exchange.prefix.clone());
+        let output = match stage.shuffle.partitions {
+            Some(partitions) => Output::Parts { access, prefix, partitions: partitions as u32 },
+            None => Output::Gather { access, prefix },
+        };
         let shared_work = SharedWork::of(&shared);
         let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone(), shared)?);
-        let attempts = query.attempts.stage(stage.expected.clone());
+        let attempts = query.attempts.stage(expected);
         let memory = ResultMemory::new(stage.index, context.memory_pool());
         let stage_fragments = Arc::new(StageFragments {
             stage: Arc::clone(stage),
@@ -90,6 +104,8 @@ impl StageRun {
             footers: context.runtime_env().cache_manager.get_file_metadata_cache(),
             memory: Arc::clone(&memory),
             shared: shared_work,
+            received,
+            fragments,
         });
         let mut tasks = JoinSet::new();
         let mut channels: Vec<Vec<mpsc::Receiver<Result<FragmentAnswer>>>> =
@@ -137,6 +153,10 @@ struct StageFragments {
     footers: Arc<FileMetadataCache>,
     memory: Arc<ResultMemory>,
     shared: SharedWork,
+    /// Rows of other stages. None where the stage reads files.
+    received: Option<Arc<ReceivedParts>>,
+    /// Number of fragments.
+    fragments: usize,
 }
 
 /// Work of each fragment with the rows that all get.
@@ -151,7 +171,7 @@ impl SharedWork {
     fn of(shared: &[FragmentResult]) -> Self {
         shared.iter().fold(Self::default(), |work, rows| match rows {
             FragmentResult::Inline { part, .. } => Self { inline_bytes: work.inline_bytes + part.bytes, ..work },
-            FragmentResult::Object { part, .. } => {
+            FragmentResult::Object { part, .. } | FragmentResult::Parts { part, .. } => {
                 Self { objects: work.objects + 1, object_bytes: work.object_bytes + part.bytes, ..work }
             }
         })
@@ -159,8 +179,30 @@ impl SharedWork {
 }
 
 impl StageFragments {
+    /// Runs a fragment. Rows of other stages that are lost are made anew, where that gives the same rows.
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
-        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory, shared } = self;
+        let mut restored = 0;
+        loop {
+            let mut attempts = self.attempts_of(index).await?;
+            let failure = match attempts.result().await {
+                Ok(adopted) => {
+                    let inline = self.memory.hold(inline_bytes(&adopted.result))?;
+                    return Ok(FragmentAnswer { adopted, attempts, inline });
+                }
+                Err(failure) => failure,
+            };
+            let (Some(lost), Some(received)) = (failure.lost(), &self.received) else { return Err(failed(failure)) };
+            if restored == RESTORES_MAX || !received.restore(lost).await? {
+                return Err(failed(failure));
+            }
+            restored += 1;
+        }
+    }
+
+    /// Makes the attempts of a fragment, before the first of them.
+    async fn attempts_of(&self, index: usize) -> Result<FragmentAttempts> {
+        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory, shared, received, fragments } =
+            self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
         let deletes = deletes.published(query, &id).await?;
         let inputs = stage.inputs(index, footers.as_ref(), deletes);
@@ -168,13 +210,17 @@ impl StageFragments {
         let named = inputs.iter().flat_map(|(_, Input::Scan(scan))| &scan.deletes);
         let (delete_files, delete_bytes) = (named.clone().count(), named.map(read_bytes).sum::<u64>());
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
-        let limits = query.fragment_limits(stage.fragments.len(), memory.bytes_max());
+        let mut limits = query.fragment_limits(*fragments, memory.bytes_max());
+        if stage.shuffle.partitions.is_some() {
+            limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(*fragments));
+        }
+        let (parts, parts_work) = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
         let plan_bytes = match &plan.plan {
             PlanRef::Inline(plan) => plan.0.len() as u64,
             PlanRef::Object { .. } => 0,
         };
-        let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes;
-        let fragment = Fragment { id: id.clone(), inputs, limits };
+        let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_work.inline_bytes;
+        let fragment = Fragment { id: id.clone(), inputs, parts, limits };
         let access = {
             let (query, stage) = (Arc::clone(query), Arc::clone(stage));
             move || {
@@ -192,14 +238,19 @@ impl StageFragments {
             access,
             stage: StagePlan::clone(&plan),
         };
-        let reads = stage.fragments[index].units().count() + delete_files + shared.objects;
-        let weight_bytes = stage.data_weight_bytes(index) + delete_bytes + shared.object_bytes;
-        let work = AttemptWork::of_fragment(reads, weight_bytes, bytes);
+        let reads = stage.fragments[index].units().count() + delete_files + shared.objects + parts_work.reads;
+        let weight_bytes = stage.data_weight_bytes(index)
+            + delete_bytes
+            + shared.object_bytes
+            + parts_work.bytes
+            + parts_work.inline_bytes;
+        let mut work = AttemptWork::of_fragment(reads, weight_bytes, bytes);
+        if stage.shuffle.partitions.is_some() {
+            // All rows may go on, decoded and encoded anew.
+            work.writes = work.writes.max(writes_of(weight_bytes.saturating_mul(EXPANSION)));
+        }
         let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
-        let mut attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
-        let adopted = attempts.result().await.map_err(failed)?;
-        let inline = memory.hold(inline_bytes(&adopted.result))?;
-        Ok(FragmentAnswer { adopted, attempts, inline })
+        Ok(attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests))
     }
 }
 
@@ -208,13 +259,18 @@ fn failed(failure: FragmentFailure) -> DataFusionError {
 }
 
 fn inline_bytes(result: &FragmentResult) -> usize {
-    match result {
-        FragmentResult::Inline { bytes, .. } => bytes.0.len(),
-        FragmentResult::Object { .. } => 0,
-    }
+    result.inline_bytes().unwrap_or_default()
 }
 
 impl PartitionAnswers {
+    /// Returns the answers themselves, of a stage whose rows go to other functions.
+    pub(super) fn answers(self) -> BoxStream<'static, Result<FragmentAnswer>> {
+        let Self { channels, run, .. } = self;
+        stream::iter(channels.into_iter().map(move |channel| received_from(channel, Arc::clone(&run))))
+            .flatten()
+            .boxed()
+    }
+
     /// Returns all rows of the partition, a fragment's as soon as it has finished.
     pub(super) fn in_any_order(
         self,
@@ -246,14 +302,22 @@ fn rows(
     schema: &SchemaRef,
 ) -> BoxStream<'static, Result<RecordBatch>> {
     let (memory, query, schema) = (Arc::clone(memory), Arc::clone(query), Arc::clone(schema));
-    let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
-        channel.recv().await.map(|answer| (answer, (channel, run)))
-    });
-    answers
+    received_from(channel, run)
         .and_then(move |answer| adopt(answer, Arc::clone(&memory), Arc::clone(&query), Arc::clone(&schema)))
         .map_ok(|adopted| stream::iter(adopted.batches()))
         .try_flatten()
         .boxed()
+}
+
+/// Returns the answers of a channel. The stream keeps the stage's tasks alive.
+fn received_from(
+    channel: mpsc::Receiver<Result<FragmentAnswer>>,
+    run: Arc<StageRun>,
+) -> BoxStream<'static, Result<FragmentAnswer>> {
+    let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
+        channel.recv().await.map(|answer| (answer, (channel, run)))
+    });
+    answers.boxed()
 }
 
 /// Rows of the result that counts for a fragment.

@@ -173,7 +173,7 @@ pub(super) mod tests {
         InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
-            fragment: Fragment { id, inputs: Vec::new(), limits },
+            fragment: Fragment { id, inputs: Vec::new(), parts: Vec::new(), limits },
             attempt: 1,
             deadline_unix_ms: deadline.as_millis() as u64,
             access: AccessTable::default(),

@@ -125,6 +125,8 @@ pub(super) struct ResultTraffic {
     pub(super) objects: u64,
     pub(super) writes: u64,
     pub(super) object_bytes: u64,
+    /// Bytes of all objects, also of those that other functions read.
+    pub(super) stored_bytes: u64,
 }
 
 /// Work of the coordinator on delete files, before the fragments that share them begin.
@@ -167,7 +169,14 @@ pub(super) struct RemoteRun {
 
 impl RemoteRun {
     pub(super) fn of(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Self {
-        let mut attempts: Vec<Attempt> = first_attempts(stages, on, assume).concat();
+        let by_stage = first_attempts(stages, on, assume);
+        // A stage that reads the rows of others begins when they are all there.
+        let begins_later = |(attempts, stage): (&Vec<Attempt>, &&StageLoad)| {
+            let longest = attempts.iter().map(|attempt| attempt.seconds).fold(0.0, f64::max);
+            if stage.reads_parts { longest } else { 0.0 }
+        };
+        let after_others: f64 = by_stage.iter().zip(stages).map(begins_later).sum();
+        let mut attempts: Vec<Attempt> = by_stage.concat();
         let count = attempts.len();
         let at_once = at_once(count, on);
         attempts.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -196,6 +205,7 @@ impl RemoteRun {
             + on.model.fragment_overhead.as_secs_f64() * count as f64
             + results.bytes as f64 / on.model.pipe_bytes_per_second
             + digests.seconds
+            + after_others
             // A stage that needs others' rows begins a round trip later, and these rows go out again.
             + assume.overhead * stages_before as f64 * on.model.stage_overhead.as_secs_f64()
             + if read_by_all.bytes > 0 { read_by_all.bytes as f64 / on.model.pipe_bytes_per_second } else { 0.0 };
@@ -441,11 +451,17 @@ fn results(stages: &[&StageLoad], assume: &Assumptions) -> ResultTraffic {
     for stage in stages {
         let (bytes, fragments) = ((assume.results)(&stage.results), stage.fragments.len().max(1) as u64);
         let each = bytes.div_ceil(fragments);
+        if stage.sends_parts {
+            sent.writes += fragments * writes_of(each);
+            sent.stored_bytes += bytes;
+            continue;
+        }
         sent.bytes += bytes;
         if each > stage.inline_bytes_max {
             sent.objects += fragments;
             sent.writes += fragments * writes_of(each);
             sent.object_bytes += bytes;
+            sent.stored_bytes += bytes;
         }
     }
     sent

@@ -134,8 +134,8 @@ fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'
     spent.add(Item::CoordinatorReads, Basis::Metered, digests.requests);
     // The coordinator's own writes: plans, digests, rows, and a listing to clean up where anything was written.
     let own_writes = plans + digests.objects + shared.objects;
-    spent.add(Item::CoordinatorWrites, Basis::Metered, own_writes + u64::from(own_writes + results.objects > 0));
-    spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.object_bytes) * duration(seconds).as_micros());
+    spent.add(Item::CoordinatorWrites, Basis::Metered, own_writes + u64::from(own_writes + results.writes > 0));
+    spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.stored_bytes) * duration(seconds).as_micros());
     spent.add(Item::Logs, Basis::Unknown, run.attempts().count() as u64);
     add_own(&mut spent, prices, seconds, results.bytes + digests.bytes);
     let bytes = run.bytes() + results.object_bytes + digests.bytes + prices.planning.bytes_read;

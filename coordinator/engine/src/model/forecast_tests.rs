@@ -58,6 +58,8 @@ fn stage(fragments: usize) -> StageLoad {
     StageLoad {
         fragments: vec![FRAGMENT; fragments],
         results: Results { expected: Some(1_000_000), at_most: 50_000_000 },
+        sends_parts: false,
+        reads_parts: false,
         inline_bytes_max: 4_000_000,
         publishes_plan: false,
         digest: None,

@@ -42,6 +42,10 @@ impl FragmentLoad {
 pub struct StageLoad {
     pub fragments: Vec<FragmentLoad>,
     pub results: Results,
+    /// True if its results go to functions of another stage. They are objects, however small.
+    pub sends_parts: bool,
+    /// True if its fragments read such results, and begin when they are there.
+    pub reads_parts: bool,
     /// Largest result that rides in its response; bytes.
     pub inline_bytes_max: u64,
     /// True if the plan is so long that it goes through the exchange.
@@ -83,6 +87,8 @@ impl StageLoad {
         Self {
             fragments,
             results: Results::default(),
+            sends_parts: false,
+            reads_parts: false,
             inline_bytes_max: u64::MAX,
             publishes_plan: false,
             digest: None,

@@ -176,12 +176,12 @@ impl Planner {
         let begun = self.stores.usage();
         // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
         let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
-        let (state, plan) = distributed(state, optimized, self.settings.joins).await?;
+        let (state, plan) = distributed(state, optimized, self.settings.stages).await?;
         let mut planning = between(begun, self.stores.usage());
         planning.requests += first.requests;
         planning.bytes_read += first.bytes_read;
         candidates.planning = planning;
-        let cut = match self.cut(&plan, self.settings.joins)? {
+        let cut = match self.cut(&plan, self.settings.stages)? {
             Placement::Functions(cut) => cut,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
         };

@@ -25,9 +25,11 @@ pub fn certain_work(planned: &PlannedQuery) -> CertainWork {
     if may_end_early(&planned.plan) {
         return CertainWork { fragments: stages.len().min(1) as u64, files: 0 };
     }
+    // A stage over exchanges may have nothing to read, and then has no fragments.
+    let scanning = || stages.iter().filter(|stage| !stage.is_over_parts());
     CertainWork {
-        fragments: stages.iter().map(|stage| stage.fragments.len() as u64).sum(),
-        files: stages.iter().filter(|stage| reads_every_file(stage)).map(|stage| stage.units.len() as u64).sum(),
+        fragments: scanning().map(|stage| stage.fragments.len() as u64).sum(),
+        files: scanning().filter(|stage| reads_every_file(stage)).map(|stage| stage.units.len() as u64).sum(),
     }
 }
 
@@ -53,6 +55,7 @@ fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
 /// footers, which a function may know. A join without build rows reads nothing.
 fn reads_every_file(stage: &Stage) -> bool {
     stage.broadcasts.is_empty()
+        && !scans(&stage.plan).is_empty()
         && scans(&stage.plan).iter().all(|scan| {
             let source = scan.file_source();
             source.filter().is_none() && source.projection().is_some_and(|columns| !columns.column_indices().is_empty())

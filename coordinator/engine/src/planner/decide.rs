@@ -87,8 +87,8 @@ impl Planner {
             Placement::Functions(facts) => facts,
             Placement::Here(reason) => return self.here(state, logical, here(reason)).await,
         };
-        let (distributing, plan) = distributed(&state, &optimized, self.settings.joins).await?;
-        let cut = match self.cut(&plan, self.settings.joins)? {
+        let (distributing, plan) = distributed(&state, &optimized, self.settings.stages).await?;
+        let cut = match self.cut(&plan, self.settings.stages)? {
             Placement::Functions(cut) => cut,
             Placement::Here(Reason::PlanNotSupported(why)) if !self.settings.allow_fallback => {
                 return Err(QueryError::functions(format!("functions cannot run this query: {why}"))
@@ -274,7 +274,7 @@ mod tests {
     use crate::cost::Billed;
     use crate::model::{PlatformTraits, WarmState};
     use crate::planner::DigestBounds;
-    use crate::planner::passes::broadcast::Joins;
+    use crate::planner::passes::shuffle::StageRules;
 
     #[test]
     fn an_answer_of_the_fleet_means_one_thing_for_each_target() {
@@ -304,7 +304,7 @@ mod tests {
                 fragment_bytes_target: 1,
                 memory_bytes_max: 1,
                 digest: DigestBounds::default(),
-                joins: Joins::LOCAL,
+                stages: StageRules::SCANS,
             };
             let seen = match at_hand(asked, &settings) {
                 Ok(Placement::Functions(_)) => "functions".to_owned(),

@@ -8,8 +8,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, ParquetSource};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_expr::Partitioning;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
 use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, is_predictable, readings};
 use fragment_fn::late::{LateColumns, key_columns};
@@ -48,6 +49,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
         text += &digest(stage);
         text += &broadcasts(stage);
+        text += &shuffles(stage, planned.stages());
         text += &reading(&stage.plan, ahead);
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
@@ -190,6 +192,16 @@ fn deletes(counts: &DeleteCounts) -> String {
 }
 
 fn packing(stage: &Stage) -> String {
+    if stage.is_over_parts() {
+        let lanes = stage.fragments.first().map_or(0, |fragment| fragment.lanes.len());
+        let producers = stage.shuffle.producers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return format!(
+            "at most {} fragments over the rows of stages {producers}, {} partitions; {lanes} lanes at most{}",
+            stage.fragments.len(),
+            stage.shuffle.input_partitions,
+            if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
+        );
+    }
     let weights = (0..stage.fragments.len()).map(|fragment| stage.fragment_weight_bytes(fragment));
     let (smallest, largest) = (weights.clone().min().unwrap_or_default(), weights.max().unwrap_or_default());
     let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default();
@@ -225,6 +237,22 @@ fn broadcasts(stage: &Stage) -> String {
         )
     };
     stage.broadcasts.iter().enumerate().map(line).collect()
+}
+
+/// Writes the exchange that a stage's rows take to functions of another stage.
+fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
+    let Some(partitions) = stage.shuffle.partitions else { return String::new() };
+    let keys = match stage.plan.output_partitioning() {
+        Partitioning::Hash(keys, _) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    };
+    let consumer = stages.iter().find(|other| other.shuffle.producers.contains(&stage.index));
+    let consumer = consumer.map_or_else(String::new, |consumer| format!(" for stage {}", consumer.index));
+    let bytes = match stage.load.results.expected {
+        Some(bytes) => format!("about {}", size(bytes)),
+        None => format!("at most {}", size(stage.load.results.at_most)),
+    };
+    format!("shuffle      {bytes} by hash of [{keys}], {partitions} partitions{consumer}; a setting asks for it\n")
 }
 
 /// Names the holder that is expected to need the largest part of what it may have.

@@ -25,7 +25,7 @@ use super::passes::units::Unit;
 use super::shipped;
 use crate::exchange::{DATA_ACCESS_FIRST, PLAN_INLINE_BYTES_MAX};
 use crate::model::load::StageLoad;
-use crate::model::{Reason, Workload};
+use crate::model::{Reason, TimeModel, Workload};
 use crate::tables::facts::store_of;
 
 /// Most bytes of rows for joins in the requests of all fragments of a stage.
@@ -70,7 +70,8 @@ pub struct Stage {
     pub plan: Arc<dyn ExecutionPlan>,
     /// Plan as [`gust_protocol::plan::encode_checked`] made it, once.
     pub(super) encoded: Base64,
-    pub(super) matching: ColumnMatching,
+    /// Matching of the columns of its files. None where it reads rows of other stages.
+    pub(super) matching: Option<ColumnMatching>,
     /// Columns that the fragments need of their files. None where no footer travels.
     pub(super) needed: Option<NeededColumns>,
     /// Access of the functions to the data's stores, by the numbers of files' stores.
@@ -88,6 +89,8 @@ pub struct Stage {
     pub sorted: bool,
     /// True if output partition `i` must hold exactly the rows of fragment `i`.
     pub keeps_groups: bool,
+    /// Exchanges with other stages.
+    pub shuffle: StageShuffle,
     /// Stage that takes its place if the build sides of its joins are too large: the part of its plan that needs none. None where it gets
     /// no build side.
     pub alone: Option<Arc<Stage>>,
@@ -99,7 +102,29 @@ pub struct Stage {
     pub stages_before: usize,
 }
 
+/// Part of a stage in exchanges between functions.
+#[derive(Debug, Clone)]
+pub struct StageShuffle {
+    /// Partitions of its rows, which go to functions of another stage. None where they go to the coordinator.
+    pub partitions: Option<usize>,
+    /// Stages whose rows it reads, by the numbers of its plan's leaves. None where it reads files.
+    pub producers: Vec<u32>,
+    /// True if another attempt of a fragment gives the same rows to each partition.
+    pub is_determinate: bool,
+    /// Partitions of the rows that it reads.
+    pub input_partitions: usize,
+    /// Least encoded bytes that one of its fragments reads of other stages.
+    pub fragment_bytes_min: u64,
+    /// Model by which times of fragments are expected once their bytes are known.
+    pub model: TimeModel,
+}
+
 impl Stage {
+    /// Returns true if it reads the rows of other stages.
+    pub fn is_over_parts(&self) -> bool {
+        !self.shuffle.producers.is_empty()
+    }
+
     /// Sums up the compressed bytes of the projected columns over all units.
     pub fn weight_bytes(&self) -> u64 {
         self.units.iter().map(|unit| unit.weight_bytes).sum()
@@ -159,7 +184,7 @@ impl Stage {
     ) -> Result<StagePlan> {
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: vec![LeafSpec { matching: self.matching.clone() }],
+            leaves: self.matching.iter().map(|matching| LeafSpec { matching: matching.clone() }).collect(),
             scalars: scalars(&self.plan)?,
             shared,
             output,
@@ -177,6 +202,9 @@ impl Stage {
         footers: &FileMetadataCache,
         digested: Option<&DigestedDeletes>,
     ) -> Result<Vec<(u32, Input)>> {
+        if self.is_over_parts() {
+            return Ok(Vec::new());
+        }
         let fragment = &self.fragments[fragment];
         let units: Vec<&Unit> = fragment.units().map(|unit| &self.units[unit]).collect();
         let mut shipped = match &self.needed {

@@ -7,7 +7,7 @@
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
 //! 5. [`passes::broadcast`] marks the joins whose build side every function can have. [`passes::unions`] moves partition-local operators into
-//!    the branches of unions. [`passes::cut`] finds each scan's maximal partition-local subtree, and [`passes::stages`] encodes it once.
+//!    the branches of unions. [`passes::shuffle`] marks the exchanges between functions. [`passes::cut`] finds each scan's maximal partition-local subtree, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
@@ -56,6 +56,7 @@ use crate::tables::pruning::PruningNotes;
 use loads::stages::{FunctionReaders, StageMaker};
 use passes::broadcast::Joins;
 use passes::pack::Packing;
+use passes::shuffle::{Shuffles, StageRules};
 use passes::spread::distributing;
 use passes::stages::CutPlan;
 
@@ -105,7 +106,7 @@ pub struct PlannerSettings {
     pub memory_bytes_max: u64,
     /// Bounds above which the coordinator reads delete files for functions.
     pub digest: DigestBounds,
-    pub joins: Joins,
+    pub stages: StageRules,
 }
 
 impl From<&Config> for PlannerSettings {
@@ -113,7 +114,9 @@ impl From<&Config> for PlannerSettings {
         let Config { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, .. } = *config;
         let digest = DigestBounds::default();
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
-        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest, joins }
+        let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
+        let stages = StageRules { joins, shuffles: Shuffles { place: config.shuffle, partitions } };
+        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest, stages }
     }
 }
 
@@ -218,8 +221,8 @@ impl Planner {
         };
         let optimized = optimized(&state, logical)?;
         // The first run has shown that memory is short: joins stay here, where they spill.
-        let (distributing, plan) = distributed(&state, &optimized, Joins::LOCAL).await?;
-        match self.cut(&plan, Joins::LOCAL)? {
+        let (distributing, plan) = distributed(&state, &optimized, StageRules::SCANS).await?;
+        match self.cut(&plan, StageRules::SCANS)? {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
             Placement::Functions(cut) => {
                 // Books and results are told apart by the number of a stage.
@@ -247,7 +250,7 @@ impl Planner {
         }
     }
 
-    fn cut(&self, plan: &Arc<dyn ExecutionPlan>, joins: Joins) -> Result<Placement<CutPlan>> {
+    fn cut(&self, plan: &Arc<dyn ExecutionPlan>, rules: StageRules) -> Result<Placement<CutPlan>> {
         let PlatformTraits { name, shares_machine, .. } = self.fleet.platform().traits();
         let reach = |url: &str| -> Result<FunctionAccess> {
             let url = Url::parse(url).map_err(|e| DataFusionError::External(Box::new(e)))?;
@@ -257,7 +260,7 @@ impl Planner {
             }
             Ok(FunctionAccess::Through(self.stores.access_root(&url)?))
         };
-        CutPlan::of(plan, joins, &reach)
+        CutPlan::of(plan, rules, &reach)
     }
 }
 
@@ -272,9 +275,9 @@ fn optimized(state: &SessionState, logical: &LogicalPlan) -> Result<LogicalPlan>
 async fn distributed(
     state: &SessionState,
     optimized: &LogicalPlan,
-    joins: Joins,
+    rules: StageRules,
 ) -> Result<(SessionState, Arc<dyn ExecutionPlan>)> {
-    let state = distributing(state, joins);
+    let state = distributing(state, rules);
     let plan = state.query_planner().create_physical_plan(optimized, &state).await?;
     Ok((state, plan))
 }

@@ -186,6 +186,7 @@ impl<'a> BillFold<'a> {
             | QueryEvent::PlanPublished { .. }
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
+            | QueryEvent::RowsParted { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }

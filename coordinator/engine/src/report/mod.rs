@@ -87,6 +87,12 @@ pub struct Report {
     pub broadcasts_in_exchange: usize,
     /// Stages whose joins were done by the coordinator, because the build sides had too many rows.
     pub joined_here: usize,
+    /// Stages whose rows went to functions of another stage.
+    pub shuffles: usize,
+    /// Encoded bytes of these rows.
+    pub shuffle_bytes: u64,
+    /// Objects of the exchange that hold them.
+    pub shuffle_objects: u64,
     /// Rows that the functions sent.
     pub rows_from_functions: u64,
     /// Rows of the final result.
@@ -229,6 +235,11 @@ impl Report {
                 self.broadcasts += 1;
                 self.broadcast_bytes += bytes;
                 self.broadcasts_in_exchange += usize::from(!inline);
+            }
+            QueryEvent::RowsParted { objects, bytes, .. } => {
+                self.shuffles += 1;
+                self.shuffle_bytes += bytes;
+                self.shuffle_objects += objects;
             }
             QueryEvent::JoinedHere { .. } => self.joined_here += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
@@ -391,6 +402,11 @@ impl Display for Report {
             if self.broadcasts > 0 {
                 let bytes = size(self.broadcast_bytes);
                 writeln!(f, "           got {} of joins, {bytes}", counted(self.broadcasts, "build side"))?;
+            }
+            if self.shuffles > 0 {
+                let (stages, objects) =
+                    (counted(self.shuffles, "stage"), counted(self.shuffle_objects as usize, "object"));
+                writeln!(f, "           {stages} sent rows to functions, {} in {objects}", size(self.shuffle_bytes))?;
             }
             if self.joined_here > 0 {
                 let stages = counted(self.joined_here, "stage");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::common::DataFusionError;
-use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId};
+use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId, LostInput};
 use object_store::path::Path;
 
 use crate::attempt::InvokeError;
@@ -87,6 +87,11 @@ impl FragmentFailure {
             FailureCause::Cap(over) => Some(over.hint()),
             cause => cause.fragment_error()?.hint.as_deref(),
         }
+    }
+
+    /// Returns the rows of another stage that are lost, where that is the cause.
+    pub fn lost(&self) -> Option<&LostInput> {
+        self.cause.fragment_error()?.lost.as_ref()
     }
 
     fn message(&self) -> String {

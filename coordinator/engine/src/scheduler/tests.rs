@@ -141,7 +141,7 @@ fn fragment_with(
         move |AttemptStamp { attempt, deadline_unix_ms }, access| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
-            fragment: Fragment { id: id.clone(), inputs: Vec::new(), limits },
+            fragment: Fragment { id: id.clone(), inputs: Vec::new(), parts: Vec::new(), limits },
             attempt,
             deadline_unix_ms,
             access,

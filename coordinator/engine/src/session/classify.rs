@@ -73,6 +73,7 @@ impl QueryError {
         let Some(error) = failure.cause.fragment_error() else { return told(ErrorKind::Functions) };
         let hint = match error.kind {
             FragmentErrorKind::OutOfMemory => Some(FUNCTION_MEMORY_HINT),
+            FragmentErrorKind::InputLost => Some(INPUT_LOST_HINT),
             kind => hint(kind, &error.message),
         };
         use FragmentErrorKind as Kind;
@@ -87,6 +88,7 @@ impl QueryError {
             | Kind::AccessDenied
             | Kind::Storage
             | Kind::StorageThrottled
+            | Kind::InputLost
             | Kind::DeadlineExceeded
             | Kind::ResultTooLarge
             | Kind::Panic => ErrorKind::Functions,
@@ -207,6 +209,9 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
 fn credentials_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     fragment_fn::causes(error).any(|cause| cause.is::<NoCredentials>()).then_some(NoCredentials::HINT)
 }
+
+/// Hint for rows that another attempt of their producer would not give again.
+const INPUT_LOST_HINT: &str = "run the statement again, or use --allow-fallback";
 
 /// Hint for functions, which have memory of their own.
 const FUNCTION_MEMORY_HINT: &str =

@@ -161,6 +161,7 @@ impl Session {
             fragment: Fragment {
                 id: id.clone(),
                 inputs: Vec::new(),
+                parts: Vec::new(),
                 limits: FragmentLimits { inline_bytes_max: 0, ..facts.sizes[0].limits },
             },
             attempt: 0,

@@ -96,6 +96,9 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::RowsBroadcast { stage, rows, bytes, inline } => {
             ("rows-broadcast", json!({ "stage": stage, "rows": rows, "bytes": bytes, "inline": inline }))
         }
+        QueryEvent::RowsParted { stage, partitions, objects, bytes } => {
+            ("rows-parted", json!({ "stage": stage, "partitions": partitions, "objects": objects, "bytes": bytes }))
+        }
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause } => {
             let mut about = attempt(id, number);

@@ -8,7 +8,7 @@ use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics, plan_err};
@@ -19,9 +19,6 @@ use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
-use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
-use datafusion_proto::protobuf;
-use prost::Message;
 
 use crate::exchange::ResultRows;
 
@@ -135,59 +132,6 @@ impl ExecutionPlan for ExchangeExec {
     }
 }
 
-/// Codec of the operators that are Gust's own.
-#[derive(Debug)]
-pub(super) struct GustCodec;
-
-/// Name of [`ExchangeExec`] on the wire.
-const BROADCAST: &str = "gust.broadcast";
-
-/// Bytes of an operator of Gust's own.
-#[derive(Clone, PartialEq, Message)]
-struct OwnNode {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(uint32, tag = "2")]
-    input: u32,
-    #[prost(message, optional, tag = "3")]
-    schema: Option<protobuf::Schema>,
-}
-
-impl PhysicalExtensionCodec for GustCodec {
-    fn try_decode(
-        &self,
-        bytes: &[u8],
-        inputs: &[Arc<dyn ExecutionPlan>],
-        _: &TaskContext,
-        _: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let node = OwnNode::decode(bytes).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        match (node.name.as_str(), &node.schema) {
-            (BROADCAST, Some(schema)) if inputs.is_empty() => {
-                let schema: SchemaRef = Arc::new(Schema::try_from(schema)?);
-                let unknown = Arc::new(Statistics::new_unknown(&schema));
-                Ok(Arc::new(ExchangeExec::new(node.input, schema, unknown)))
-            }
-            (name, _) => plan_err!("this function knows no operator `{name}` of {} inputs", inputs.len()),
-        }
-    }
-
-    fn try_encode(
-        &self,
-        node: Arc<dyn ExecutionPlan>,
-        bytes: &mut Vec<u8>,
-        _: &dyn PhysicalProtoConverterExtension,
-    ) -> Result<()> {
-        let Some(leaf) = node.downcast_ref::<ExchangeExec>() else {
-            return plan_err!("no function knows {}", node.name());
-        };
-        let schema = protobuf::Schema::try_from(leaf.schema().as_ref())?;
-        OwnNode { name: BROADCAST.to_owned(), input: leaf.input, schema: Some(schema) }
-            .encode(bytes)
-            .map_err(|error| DataFusionError::External(Box::new(error)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -201,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::exchange::encode_stream;
-    use crate::plan::{decode, encode_checked};
+    use crate::plan::{Rows, decode, encode_checked};
 
     static ROWS: LazyLock<RecordBatch> = LazyLock::new(|| {
         let keys: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]));
@@ -232,7 +176,8 @@ mod tests {
             false,
         )?;
         let sent = encode_checked(&(Arc::new(join) as _)).map_err(DataFusionError::Plan)?;
-        decode(&sent, &SessionContext::new().task_ctx(), &[], shared, &mut |_, scan| Ok(scan.clone()))
+        let rows = Rows { shared, ..Rows::default() };
+        decode(&sent, &SessionContext::new().task_ctx(), rows, &mut |_, scan| Ok(scan.clone()))
     }
 
     fn stream(rows: &RecordBatch) -> Bytes {
@@ -267,20 +212,5 @@ mod tests {
         // A leaf without its rows is not run by mistake.
         let run = collect(leaf(0), SessionContext::new().task_ctx()).await.expect_err("no rows");
         assert!(run.to_string().contains("did not come"), "{run}");
-    }
-
-    #[test]
-    fn operators_of_another_release_are_refused() {
-        let schema = protobuf::Schema::try_from(ROWS.schema().as_ref()).expect("a schema");
-        let converter = datafusion_proto::physical_plan::DeduplicatingProtoConverter {};
-        let context = SessionContext::new().task_ctx();
-        let check = |name: &str, schema: Option<protobuf::Schema>, known: bool| {
-            let bytes = OwnNode { name: name.to_owned(), input: 0, schema }.encode_to_vec();
-            let decoded = GustCodec.try_decode(&bytes, &[], &context, &converter);
-            assert_eq!(decoded.is_ok(), known, "{name}: {decoded:?}");
-        };
-        check(BROADCAST, Some(schema.clone()), true);
-        check(BROADCAST, None, false);
-        check("gust.shuffle", Some(schema), false);
     }
 }

@@ -203,6 +203,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
             fragment: Fragment {
                 id: FragmentId { query: "lab".to_owned(), stage: 0, index: run as u32 },
                 inputs: stage.inputs(0, footers.as_ref(), None)?,
+                parts: Vec::new(),
                 limits: FragmentLimits {
                     memory_bytes_max: 1 << 30,
                     temp_bytes_max: 1 << 30,

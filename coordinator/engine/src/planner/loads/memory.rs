@@ -15,7 +15,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use crate::planner::graph::Stage;
 
 /// Arrow bytes for one byte of compressed Parquet. TPC-H lineitem (zstd) decodes to about five times its size.
-pub(super) const EXPANSION: u64 = 5;
+pub const EXPANSION: u64 = 5;
 
 /// Bytes assumed for one value of a type without a fixed width.
 const VARIABLE_WIDTH_BYTES: usize = 32;

@@ -8,7 +8,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
-use crate::model::load::Results;
+use crate::model::load::{Results, StageLoad};
 use crate::planner::graph::Stage;
 
 /// Share of Arrow bytes that LZ4 leaves (docs/measurements.md, `compression`).
@@ -53,8 +53,18 @@ pub fn results(stage: &Stage, rows: &PlanRows) -> Results {
     Results { expected, at_most }
 }
 
+/// Estimates the bytes that the fragments of a stage over exchanges will send in all: as many as they read of stages with the loads `parts`, or those that
+/// statistics tell.
+pub fn results_of_parts(stage: &Stage, rows: &PlanRows, parts: &[&StageLoad]) -> Results {
+    let width = row_bytes(&stage.plan.schema()) as u64;
+    let read: u64 = parts.iter().map(|load| load.results.at_most).sum();
+    let sent = rows.sent.map(|rows| rows.saturating_mul(width));
+    let at_most = read.max(sent.unwrap_or_default());
+    Results { expected: sent.map(compressed), at_most }
+}
+
 /// Returns the encoded length of rows that have `bytes` bytes in memory.
-pub(super) fn compressed(bytes: u64) -> u64 {
+pub fn compressed(bytes: u64) -> u64 {
     (bytes as f64 * COMPRESSED) as u64
 }
 

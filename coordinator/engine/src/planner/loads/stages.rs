@@ -13,7 +13,7 @@ use object_store::ObjectMeta;
 
 use super::memory::{MemoryNeed, fragment_need, held_by};
 use super::reads::{Reader, ScannedFiles};
-use super::results::{PlanRows, compressed, results};
+use super::results::{PlanRows, compressed, results, results_of_parts};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::attempts::expected_times;
 use crate::model::load::{FragmentLoad, LocalLoad, Reads, SharedRows, StageLoad, fragment_limits};
@@ -82,7 +82,8 @@ pub struct StageMaker<'a> {
 
 /// Facts about one stage that are the same for all packings.
 struct StageFiles<'a> {
-    files: ScannedFiles<'a>,
+    /// Files of its scan. None where it reads rows of other stages.
+    files: Option<ScannedFiles<'a>>,
     rows: PlanRows,
     /// Memory that the plan's operators hold.
     held: Vec<MemoryNeed>,
@@ -90,8 +91,8 @@ struct StageFiles<'a> {
 
 impl<'a> StageMaker<'a> {
     pub fn of(cut: &'a CutPlan, footers: &'a FileMetadataCache) -> Self {
-        let files = |(scan, plan)| StageFiles {
-            files: ScannedFiles::of(scan, footers),
+        let files = |(scan, plan): (Option<&'a FileScanConfig>, _)| StageFiles {
+            files: scan.map(|scan| ScannedFiles::of(scan, footers)),
             rows: PlanRows::of(plan),
             held: held_by(plan),
         };
@@ -115,8 +116,13 @@ impl<'a> StageMaker<'a> {
     ) -> Vec<Stage> {
         let mut stages = self.packer.stages(first, packing);
         let at_once = readers.size.at_once(stages.iter().map(|stage| stage.fragments.len()).sum());
-        for (stage, files) in stages.iter_mut().zip(&mut self.files) {
-            stage.load = files.load(stage, at_once, memory_bytes_max, readers);
+        // Producers come before the stages that read their rows.
+        for (position, files) in self.files.iter_mut().enumerate() {
+            let (before, others) = stages.split_at_mut(position);
+            let Some(stage) = others.first_mut() else { break };
+            let read = before.iter().filter(|before| stage.shuffle.producers.contains(&before.index));
+            let parts: Vec<&StageLoad> = read.map(|producer| &producer.load).collect();
+            stage.load = files.load(stage, &parts, at_once, memory_bytes_max, readers);
         }
         let loads: Vec<&StageLoad> = stages.iter().map(|stage| &stage.load).collect();
         let expected = expected_times(&loads, &readers.facts.machines(readers.size));
@@ -128,23 +134,34 @@ impl<'a> StageMaker<'a> {
 }
 
 impl StageFiles<'_> {
-    /// Returns the load of a stage whose functions work in `at_once` environments.
+    /// Returns the load of a stage whose functions work in `at_once` environments, and read the rows of stages with the loads `parts`.
     fn load(
         &mut self,
         stage: &Stage,
+        parts: &[&StageLoad],
         at_once: usize,
         memory_bytes_max: u64,
         readers: FunctionReaders<'_>,
     ) -> StageLoad {
         let Self { files, rows, .. } = self;
-        let mut load = |(fragment, packed)| {
-            let load = fragment_load(files, stage.url(), &stage.units, packed, at_once, readers);
-            load.and_reads(&stage.deletes.reads(fragment))
+        let fragments: Vec<FragmentLoad> = match files {
+            Some(files) => {
+                let load = |(fragment, packed)| {
+                    let load = fragment_load(files, stage.url(), &stage.units, packed, at_once, readers);
+                    load.and_reads(&stage.deletes.reads(fragment))
+                };
+                stage.fragments.iter().enumerate().map(load).collect()
+            }
+            None => vec![parts_load(stage, parts); stage.fragments.len()],
         };
-        let fragments: Vec<FragmentLoad> = stage.fragments.iter().enumerate().map(&mut load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
-            results: results(stage, rows),
+            results: match files {
+                Some(_) => results(stage, rows),
+                None => results_of_parts(stage, rows, parts),
+            },
+            sends_parts: stage.shuffle.partitions.is_some(),
+            reads_parts: stage.is_over_parts(),
             inline_bytes_max: limits.inline_bytes_max,
             publishes_plan: stage.plan_bytes() > PLAN_INLINE_BYTES_MAX,
             digest: digest_load(&stage.deletes, &fragments),
@@ -154,6 +171,26 @@ impl StageFiles<'_> {
             stages_before: stage.stages_before,
         }
     }
+}
+
+/// Returns the work of one fragment over exchanges. Each of its lanes asks each producer for a range. Rows of unknown size are as many as they can be.
+fn parts_load(stage: &Stage, parts: &[&StageLoad]) -> FragmentLoad {
+    let fragments = stage.fragments.len().max(1) as u64;
+    let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
+    let expected = |load: &StageLoad| load.results.expected.unwrap_or(compressed(load.results.at_most));
+    let at_most = |load: &StageLoad| compressed(load.results.at_most).max(expected(load));
+    let producers: u64 = parts.iter().map(|load| load.fragments.len() as u64).sum();
+    let reads = |bytes: u64| Reads {
+        runs: producers * lanes as u64,
+        runs_max: producers * lanes as u64,
+        row_groups: 1,
+        bytes: bytes.div_ceil(fragments),
+        is_remote: parts.iter().flat_map(|load| &load.fragments).any(|fragment| fragment.reads.is_remote),
+        ..Reads::default()
+    };
+    let reads_expected = reads(parts.iter().map(|load| expected(load)).sum());
+    let reads_at_most = reads(parts.iter().map(|load| at_most(load)).sum());
+    FragmentLoad { weight_bytes: reads_expected.bytes, lanes, reads: reads_expected, reads_at_most }
 }
 
 /// Returns the rows that a stage's fragments read in the exchange. `bytes` makes the bytes in memory of a build side from those that are expected.

@@ -22,9 +22,10 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, PlanProperties,
     replace_children_if_necessary,
 };
-use gust_protocol::plan::ExchangeExec;
+use gust_protocol::plan::{ExchangeExec, PartsExec};
 
 use super::cut::{is_fragment, is_partition_local};
+use super::shuffle::{ShuffleExec, with_shuffles};
 use crate::config::JoinPlace;
 use crate::planner::loads::memory::expected_bytes;
 
@@ -51,7 +52,7 @@ impl Joins {
     }
 
     /// Returns true if functions do a join, should its other side be theirs.
-    fn takes(&self, join: &HashJoinExec) -> bool {
+    pub(super) fn takes(&self, join: &HashJoinExec) -> bool {
         if self.place == JoinPlace::Local || !is_right_by_fragment(join) {
             return false;
         }
@@ -77,7 +78,7 @@ fn is_right_by_fragment(join: &HashJoinExec) -> bool {
 }
 
 /// Returns true if a plan may become a fragment, before there are exchanges and marks in it.
-fn may_be_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
+pub(super) fn may_be_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         let gathered = *join.partition_mode() == PartitionMode::CollectLeft;
         return gathered && is_right_by_fragment(join) && may_be_fragment(join.right());
@@ -148,6 +149,10 @@ pub fn marked(plan: &Arc<dyn ExecutionPlan>, joins: Joins) -> Result<Arc<dyn Exe
 pub fn broadcasts(fragment: &Arc<dyn ExecutionPlan>) -> Vec<Arc<BroadcastExec>> {
     let mut found = Vec::new();
     let visited = fragment.apply(|node| {
+        // What lies below an exchange belongs to another stage.
+        if node.is::<ShuffleExec>() {
+            return Ok(TreeNodeRecursion::Jump);
+        }
         let Some(mark) = node.downcast_ref::<BroadcastExec>() else { return Ok(TreeNodeRecursion::Continue) };
         found.push(Arc::new(mark.clone()));
         Ok(TreeNodeRecursion::Jump)
@@ -159,7 +164,7 @@ pub fn broadcasts(fragment: &Arc<dyn ExecutionPlan>) -> Vec<Arc<BroadcastExec>> 
 /// Returns how deep marks lie under each other: so many stages are done before the fragment begins.
 pub fn marks_deep(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let below = plan.children().into_iter().map(marks_deep).max().unwrap_or_default();
-    below + usize::from(plan.is::<BroadcastExec>())
+    below + usize::from(plan.is::<BroadcastExec>() || plan.is::<ShuffleExec>())
 }
 
 /// Maker of the plan that stands in the place of a build side, by its number.
@@ -178,6 +183,9 @@ pub fn with_broadcasts(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let mut number = 0;
     let replaced = Arc::clone(fragment).transform_down(|node| {
+        if node.is::<ShuffleExec>() {
+            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
+        }
         let Some(mark) = node.downcast_ref::<BroadcastExec>() else { return Ok(Transformed::no(node)) };
         let replaced = replace(number, mark)?;
         number += 1;
@@ -186,13 +194,20 @@ pub fn with_broadcasts(
     replaced.data()
 }
 
-/// Makes the plan that a function runs: it has leaves in the place of build sides.
+/// Makes the plan that a function runs: it has leaves in the place of build sides, and of exchanges that it reads.
 pub fn with_leaves(fragment: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    with_broadcasts(fragment, &mut |number, mark| {
-        let statistics = StatisticsContext::new().compute(mark.input.as_ref(), &StatisticsArgs::new());
-        let statistics = statistics.unwrap_or_else(|_| Arc::new(Statistics::new_unknown(&mark.schema())));
-        Ok(Arc::new(ExchangeExec::new(number, mark.schema(), statistics)))
+    let fragment = with_broadcasts(fragment, &mut |number, mark| {
+        Ok(Arc::new(ExchangeExec::new(number, mark.schema(), statistics(&mark.input))))
+    })?;
+    with_shuffles(&fragment, &mut |number, mark| {
+        let partitions = mark.properties().output_partitioning().partition_count();
+        Ok(Arc::new(PartsExec::new(number, mark.schema(), partitions, statistics(mark.input()))))
     })
+}
+
+fn statistics(plan: &Arc<dyn ExecutionPlan>) -> Arc<Statistics> {
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+    statistics.unwrap_or_else(|_| Arc::new(Statistics::new_unknown(&plan.schema())))
 }
 
 /// Makes the plan without marks.

@@ -1,8 +1,8 @@
-//! Pass 4: a plan is cut into the part that functions run and the part that the coordinator finishes.
+//! Pass 5: a plan is cut into the part that functions run and the part that the coordinator finishes.
 //!
 //! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
 //! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
-//! hash repartition, a gather, a merge, a join.
+//! hash repartition, a gather, a merge, a join. Where an exchange by hash is marked ([`super::shuffle`]), the operators above it are a fragment, too.
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_
 use gust_protocol::plan::file_scan;
 
 use super::broadcast::{BroadcastExec, with_broadcasts};
+use super::shuffle::{is_keyed, with_shuffles};
 use crate::planner::graph::is_parquet;
 
 /// Replaces each maximal partition-local subtree by the result of `stage`. The rest of the plan stays as it is.
@@ -32,7 +33,7 @@ pub fn cut(
     stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     if is_fragment(plan) {
-        let fragment = over_cut_builds(plan, stage)?;
+        let fragment = over_cut_inputs(plan, stage)?;
         return stage(fragment);
     }
     let fetch = gathered_rows_max(plan);
@@ -40,7 +41,7 @@ pub fn cut(
     for child in plan.children() {
         children.push(match fetch {
             Some(fetch) if is_fragment(child) => {
-                let fragment = over_cut_builds(child, stage)?;
+                let fragment = over_cut_inputs(child, stage)?;
                 stage(limited(&fragment, fetch))?
             }
             _ => cut(child, stage)?,
@@ -52,25 +53,30 @@ pub fn cut(
     replace_children_if_necessary(Arc::clone(plan), children)
 }
 
-/// Cuts the build sides that a fragment gets: they are plans of the coordinator's, with fragments of their own.
-fn over_cut_builds(
+/// Cuts the inputs of a fragment: build sides, which are plans of the coordinator's with fragments of their own, and exchanges, each a stage
+/// below which there may be others.
+fn over_cut_inputs(
     fragment: &Arc<dyn ExecutionPlan>,
     stage: &mut dyn FnMut(Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    with_broadcasts(fragment, &mut |_, mark| Ok(Arc::new(mark.over(cut(mark.input(), stage)?))))
+    let fragment = with_broadcasts(fragment, &mut |_, mark| Ok(Arc::new(mark.over(cut(mark.input(), stage)?))))?;
+    with_shuffles(&fragment, &mut |_, mark| {
+        let producer = over_cut_inputs(mark.input(), stage)?;
+        Ok(Arc::new(mark.over(stage(producer)?)))
+    })
 }
 
-/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it. A join with a build side that every
-/// fragment gets is such an operator.
+/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it, or operators over exchanges between functions. A join with a
+/// build side that every fragment gets is such an operator.
 pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
     }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        return join.left().is::<BroadcastExec>() && is_fragment(join.right());
+        return is_keyed(plan) || (join.left().is::<BroadcastExec>() && is_fragment(join.right()));
     }
     let children = plan.children();
-    is_partition_local(plan) && children.len() == 1 && is_fragment(children[0])
+    is_keyed(plan) || (is_partition_local(plan) && children.len() == 1 && is_fragment(children[0]))
 }
 
 /// Returns true if an operator computes each partition without the others.

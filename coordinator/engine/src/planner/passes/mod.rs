@@ -4,6 +4,7 @@ pub mod broadcast;
 pub mod cut;
 pub mod kept;
 pub mod pack;
+pub mod shuffle;
 pub mod spread;
 pub mod stages;
 pub mod unions;

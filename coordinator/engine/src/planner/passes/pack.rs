@@ -1,8 +1,10 @@
-//! Pass 7: scan units are packed into fragments, and a fragment's into lanes. Pure.
+//! Pass 8: scan units are packed into fragments, and a fragment's into lanes. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::shuffle::Shuffles;
+use super::stages::PackedUnits;
 use crate::model::TimeModel;
 use crate::planner::deletes::DigestBounds;
 
@@ -22,7 +24,8 @@ pub struct Packing {
     pub digest: DigestBounds,
 }
 
-/// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files.
+/// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files. Lanes of a stage over exchanges
+/// have no units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedFragment {
     pub lanes: Vec<Lane>,
@@ -67,6 +70,34 @@ fn fragments(weights: &[u64], packing: &Packing) -> usize {
         }
     };
     wanted.clamp(1, packing.functions_max.max(1)).min(weights.len())
+}
+
+/// Encoded bytes that a fragment over exchanges should read at least, where all functions may be used.
+const PARTS_BYTES_MIN: u64 = 8 << 20;
+
+/// Encoded bytes that a fragment over exchanges should read, where the number of functions is open: a Lambda function's burst is not used up yet.
+const PARTS_BYTES_TARGET: u64 = 128 << 20;
+
+/// Returns the least bytes of a fragment over exchanges. Fewer fragments are made where there are fewer.
+pub(super) fn parts_bytes_min(shuffles: Shuffles, packing: &Packing) -> u64 {
+    match (shuffles.partitions, packing.functions) {
+        (Some(_), _) => 1,
+        (None, Some(_)) => PARTS_BYTES_MIN,
+        (None, None) => PARTS_BYTES_TARGET,
+    }
+}
+
+/// Packs a stage over exchanges, of which so many encoded bytes are expected. It begins with at most these fragments, and with fewer where fewer bytes come.
+pub(super) fn over_parts(bytes: Option<u64>, packing: &Packing) -> PackedUnits {
+    let wanted = packing.functions.or_else(|| usize::try_from(bytes?.div_ceil(PARTS_BYTES_TARGET)).ok());
+    let fragments = wanted.unwrap_or(packing.functions_max).clamp(1, packing.functions_max.max(1));
+    let lanes = vec![Lane { units: Vec::new() }; packing.lanes_max.max(1)];
+    PackedUnits { units: Vec::new(), fragments: vec![PackedFragment { lanes }; fragments] }
+}
+
+/// Returns the partitions of an exchange that so many lanes read. More partitions than lanes let a lane take some more where others are large.
+pub(super) fn input_partitions(shuffles: Shuffles, lanes: usize) -> usize {
+    shuffles.partitions.unwrap_or_else(|| (4 * lanes).next_power_of_two().clamp(16, 256))
 }
 
 fn lightest_first(items: &[usize], weights: &[u64], bins: usize) -> Vec<Vec<usize>> {

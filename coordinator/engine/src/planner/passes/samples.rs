@@ -13,6 +13,7 @@ use gust_protocol::functions;
 use tempfile::TempDir;
 
 use super::broadcast::Joins;
+use super::shuffle::{Shuffles, StageRules};
 use super::spread::distributing;
 
 /// A table `t` of two files with the columns `a` and `b`, for a coordinator of two partitions.
@@ -51,8 +52,13 @@ impl Sample {
 
     /// Makes the distributed plan of a query whose joins are placed by `joins`.
     pub async fn plan_with(&self, joins: Joins, sql: &str) -> Arc<dyn ExecutionPlan> {
+        self.plan_by(StageRules { joins, shuffles: Shuffles::NONE }, sql).await
+    }
+
+    /// Makes the distributed plan of a query by these rules.
+    pub async fn plan_by(&self, rules: StageRules, sql: &str) -> Arc<dyn ExecutionPlan> {
         let logical = self.context.sql(sql).await.expect("SQL").into_optimized_plan().expect("a plan");
-        let state = distributing(&self.context.state(), joins);
+        let state = distributing(&self.context.state(), rules);
         state.query_planner().create_physical_plan(&logical, &state).await.expect("a physical plan")
     }
 }

@@ -17,7 +17,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use gust_protocol::plan::file_scan;
 
-use super::broadcast::{CollectBuilds, Joins};
+use super::broadcast::CollectBuilds;
+use super::shuffle::{PartitionJoins, StageRules};
 use crate::planner::graph::is_parquet;
 
 /// DataFusion's rule that makes one aggregate of a partial and a final one where nothing lies between them.
@@ -73,8 +74,8 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
 }
 
 /// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates, [`SpreadScans`]
-/// before them, and [`CollectBuilds`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
-pub fn distributing(state: &SessionState, joins: Joins) -> SessionState {
+/// before them, and [`CollectBuilds`] and [`PartitionJoins`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
+pub fn distributing(state: &SessionState, stages: StageRules) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
     for rule in state.physical_optimizers() {
@@ -82,7 +83,8 @@ pub fn distributing(state: &SessionState, joins: Joins) -> SessionState {
             rules.push(Arc::clone(rule));
         }
         if rule.name() == SELECTS_JOINS {
-            rules.push(Arc::new(CollectBuilds(joins)));
+            rules.push(Arc::new(CollectBuilds(stages.joins)));
+            rules.push(Arc::new(PartitionJoins(stages)));
         }
     }
     let config = config(state.config().clone(), partitions);
@@ -151,7 +153,7 @@ mod tests {
             assert!(state.physical_optimizers().iter().any(|rule| rule.name() == named), "{named}");
         }
         assert!(
-            distributing(&state, Joins::LOCAL)
+            distributing(&state, StageRules::SCANS)
                 .physical_optimizers()
                 .iter()
                 .all(|rule| rule.name() != COMBINES_AGGREGATES)

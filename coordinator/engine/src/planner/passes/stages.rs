@@ -1,16 +1,18 @@
-//! Pass 5: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
+//! Pass 6: each subtree that was cut off becomes the template of a stage, encoded once for all packings.
 //!
 //! ```text
 //!  plan ─► marked ─► cut ─► subtree ─► merged, encoded, its store ─► StageTemplate ─► weighed files ─► units, pack ─► Stage
 //!                                 └─► does not arrive as it is ─► stays in the coordinator's plan
 //! ```
+//!
+//! A stage over exchanges has no files. Its fragments have lanes for partitions of the rows that other stages send.
 
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use fragment_fn::NeededColumns;
@@ -19,14 +21,16 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
 use super::broadcast::{Joins, alone, broadcasts, marked, marks_deep, unmarked, with_leaves};
 use super::cut::{cut, is_sorted};
-use super::pack::{Lane, PackedFragment, Packing, pack};
+use super::pack::{Lane, PackedFragment, Packing, input_partitions, over_parts, pack, parts_bytes_min};
+use super::shuffle::{Shuffles, StageRules, is_determinate, shuffled, shuffles};
 use super::spread::keeps_groups;
 use super::unions::into_branches;
 use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::deletes::StageDeletes;
-use crate::planner::graph::{DistributedPlan, Placement, Stage};
+use crate::planner::graph::{DistributedPlan, Placement, Stage, StageShuffle};
+use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
 
@@ -62,10 +66,13 @@ struct StageTemplate {
     /// Plan of a function.
     plan: Arc<dyn ExecutionPlan>,
     encoded: Base64,
-    scan: FileScanConfig,
-    matching: ColumnMatching,
-    needed: Option<NeededColumns>,
-    accesses: Vec<StoreAccess>,
+    /// Scan of its files. None where it reads the rows of other stages.
+    scan: Option<TemplateScan>,
+    /// Templates whose rows it reads, by their positions among those that became stages.
+    producers: Vec<usize>,
+    /// Bytes in memory that the rows of each are expected to have.
+    produced: Vec<Option<u64>>,
+    shuffles: Shuffles,
     /// Part of the stage that needs no build side. None where the stage gets none.
     alone: Option<Box<StageTemplate>>,
     /// Bytes in memory that its build sides are expected to have.
@@ -73,6 +80,15 @@ struct StageTemplate {
     /// Most bytes in memory of all of them.
     broadcast_bytes_max: u64,
     stages_before: usize,
+}
+
+/// Scan of a stage.
+#[derive(Debug)]
+struct TemplateScan {
+    scan: FileScanConfig,
+    matching: ColumnMatching,
+    needed: Option<NeededColumns>,
+    accesses: Vec<StoreAccess>,
 }
 
 /// Reason of a subtree to be no stage.
@@ -85,31 +101,48 @@ enum NoStage {
 
 impl CutPlan {
     /// Cuts `plan`. A subtree that cannot travel to functions stays in place, which is planning and no fallback: nothing has failed. If it has
-    /// joins, all joins stay on the coordinator, so that the scans below them may travel.
+    /// joins, all joins stay on the coordinator, so that the scans below them may travel. If it is a stage over exchanges or below one, all of these stay there.
     ///
     /// # Errors
     /// The engine's, and those of `reach`.
     pub fn of(
         plan: &Arc<dyn ExecutionPlan>,
-        joins: Joins,
+        rules: StageRules,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Placement<Self>> {
         let whole = plan;
-        let plan = into_branches(&marked(plan, joins)?)?;
-        let (mut templates, mut unreachable, mut stuck_joins) = (Vec::new(), None, false);
+        let plan = shuffled(&into_branches(&marked(plan, rules.joins)?)?, rules.shuffles)?;
+        let (mut templates, mut unreachable) = (Vec::new(), None);
+        let (mut stuck_joins, mut stuck_shuffles) = (false, false);
+        // Producers are cut right before the stage that reads their rows.
+        let (mut stages, mut producers) = (0, Vec::new());
         cut(&plan, &mut |subtree| {
-            match StageTemplate::of(&subtree, joins, reach)? {
-                Ok(template) => templates.push(Ok(template)),
+            let read = shuffles(&subtree);
+            let read_from = producers.split_off(producers.len().saturating_sub(read.len()));
+            let is_producer = subtree.is::<RepartitionExec>();
+            match StageTemplate::of(&subtree, rules, reach)? {
+                Ok(template) => {
+                    let produced = read.iter().map(|mark| mark.bytes()).collect();
+                    templates.push(Ok(StageTemplate { producers: read_from, produced, ..template }));
+                    if is_producer {
+                        producers.push(stages);
+                    }
+                    stages += 1;
+                }
                 Err(NoStage::Unreachable(obstacle)) => unreachable = unreachable.take().or(Some(obstacle)),
                 Err(NoStage::Kept(obstacle)) => {
                     stuck_joins |= !broadcasts(&subtree).is_empty();
+                    stuck_shuffles |= is_producer || !read.is_empty();
                     templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle }));
                 }
             }
             Ok(subtree)
         })?;
+        if stuck_shuffles {
+            return Self::of(whole, StageRules { shuffles: Shuffles::NONE, ..rules }, reach);
+        }
         if stuck_joins {
-            return Self::of(whole, Joins::LOCAL, reach);
+            return Self::of(whole, StageRules { joins: Joins::LOCAL, ..rules }, reach);
         }
         if let Some(obstacle) = unreachable {
             return Ok(Placement::Here(Reason::PlanNotSupported(obstacle)));
@@ -127,9 +160,9 @@ impl CutPlan {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
     }
 
-    /// Lists the scans of its stages.
-    pub fn scans(&self) -> impl Iterator<Item = &FileScanConfig> {
-        self.templates.iter().flatten().map(|template| &template.scan)
+    /// Lists the scans of its stages: none of a stage over exchanges.
+    pub fn scans(&self) -> impl Iterator<Item = Option<&FileScanConfig>> {
+        self.templates.iter().flatten().map(|template| Some(&template.scan.as_ref()?.scan))
     }
 
     /// Lists the plans of its stages.
@@ -167,7 +200,7 @@ pub fn plan_stages(
     reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     leaf: &Leaf<'_>,
 ) -> Result<DistributedPlan> {
-    let cut = CutPlan::of(plan, Joins::LOCAL, reach)?.on_functions()?;
+    let cut = CutPlan::of(plan, StageRules::SCANS, reach)?.on_functions()?;
     cut.with_leaves(cut.packer(footers).stages(0, packing).into_iter().map(Arc::new).collect(), leaf)
 }
 
@@ -189,6 +222,8 @@ enum TemplateFiles {
     /// One fragment for each group, whatever the packing.
     Groups(PackedUnits),
     Weighed(Vec<WeighedFile>),
+    /// None: rows of other stages. So many bytes are expected, encoded.
+    Parts(Option<u64>),
 }
 
 impl Packer<'_> {
@@ -204,16 +239,27 @@ impl Packer<'_> {
             let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
             Stage { alone, ..template.stage(index, packed, packing) }
         };
-        stages.map(stage).collect()
+        let mut stages: Vec<Stage> = stages.map(stage).collect();
+        for (consumer, WeighedTemplate { template, .. }) in self.templates.iter().enumerate() {
+            let partitions = stages[consumer].shuffle.input_partitions;
+            for producer in &template.producers {
+                stages[consumer].shuffle.producers.push(first + *producer as u32);
+                stages[*producer].shuffle.partitions = Some(partitions);
+            }
+        }
+        stages
     }
 }
 
 impl TemplateFiles {
     fn of(template: &StageTemplate, footers: &FileMetadataCache) -> Self {
-        let scan = &template.scan;
+        let Some(TemplateScan { scan, .. }) = &template.scan else {
+            let produced = template.produced.iter().copied().sum::<Option<u64>>();
+            return Self::Parts(produced.map(compressed));
+        };
         match keeps_groups(scan) {
             true => Self::Groups(grouped(scan, footers)),
-            false => Self::Weighed(weighed(scan, template.files(), footers)),
+            false => Self::Weighed(weighed(scan, scan.file_groups.iter().flat_map(FileGroup::iter), footers)),
         }
     }
 
@@ -221,6 +267,7 @@ impl TemplateFiles {
         match self {
             Self::Groups(groups) => groups.clone(),
             Self::Weighed(files) => packed(files, packing),
+            Self::Parts(bytes) => over_parts(*bytes, packing),
         }
     }
 }
@@ -239,7 +286,7 @@ fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 impl StageTemplate {
     fn of(
         subtree: &Arc<dyn ExecutionPlan>,
-        joins: Joins,
+        rules: StageRules,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Result<Self, NoStage>> {
         let fragment = with_leaves(subtree)?;
@@ -249,9 +296,77 @@ impl StageTemplate {
             Err(obstacle) => return Ok(Err(NoStage::Kept(obstacle))),
         };
         let mut scans = scans(&fragment);
-        let (Some(scan), true) = (scans.pop(), scans.is_empty()) else {
-            return Err(DataFusionError::Internal("a fragment is not over one scan".to_owned()));
+        let scan = match (scans.pop(), scans.is_empty(), shuffles(subtree).is_empty()) {
+            (Some(scan), true, true) => match TemplateScan::of(scan, reach)? {
+                Ok(scan) => Some(scan),
+                Err(obstacle) => return Ok(Err(obstacle)),
+            },
+            (None, _, false) => None,
+            _ => {
+                return Err(DataFusionError::Internal("a fragment is not over one scan, or over exchanges".to_owned()));
+            }
         };
+        let alone = match broadcasts(subtree).is_empty() {
+            true => None,
+            false => match Self::of(&alone(subtree), rules, reach)? {
+                Ok(alone) => Some(Box::new(alone)),
+                Err(obstacle) => return Ok(Err(obstacle)),
+            },
+        };
+        Ok(Ok(Self {
+            plan,
+            encoded,
+            scan,
+            producers: Vec::new(),
+            produced: Vec::new(),
+            shuffles: rules.shuffles,
+            alone,
+            broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
+            broadcast_bytes_max: rules.joins.bytes_max,
+            stages_before: marks_deep(subtree),
+        }))
+    }
+
+    fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
+        let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
+        let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
+        let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
+        let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
+        let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
+        let scan = self.scan.as_ref();
+        let lanes = fragments.iter().map(|fragment| fragment.lanes.len()).sum();
+        Stage {
+            index,
+            expected: load.fragments.iter().map(time).collect(),
+            load,
+            plan: Arc::clone(&self.plan),
+            encoded: self.encoded.clone(),
+            matching: scan.map(|scan| scan.matching.clone()),
+            needed: scan.and_then(|scan| scan.needed.clone()),
+            accesses: scan.map(|scan| scan.accesses.clone()).unwrap_or_default(),
+            units,
+            fragments,
+            deletes,
+            sorted: is_sorted(&self.plan),
+            keeps_groups: scan.is_some_and(|scan| keeps_groups(&scan.scan)),
+            shuffle: StageShuffle {
+                partitions: None,
+                producers: Vec::new(),
+                is_determinate: scan.is_some() && is_determinate(&self.plan),
+                input_partitions: input_partitions(self.shuffles, lanes),
+                fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
+                model: packing.model,
+            },
+            alone: None,
+            broadcasts: self.broadcasts.clone(),
+            broadcast_bytes_max: self.broadcast_bytes_max,
+            stages_before: self.stages_before,
+        }
+    }
+}
+
+impl TemplateScan {
+    fn of(scan: FileScanConfig, reach: &dyn Fn(&str) -> Result<FunctionAccess>) -> Result<Result<Self, NoStage>> {
         let mut accesses = Vec::new();
         for root in &*Roots::of(&scan)?.0 {
             match reach(root.as_str())? {
@@ -261,56 +376,7 @@ impl StageTemplate {
         }
         let matching = matching(&scan)?;
         let needed = needed_columns(&scan, &matching);
-        let alone = match broadcasts(subtree).is_empty() {
-            true => None,
-            false => match Self::of(&alone(subtree), joins, reach)? {
-                Ok(alone) => Some(Box::new(alone)),
-                Err(obstacle) => return Ok(Err(obstacle)),
-            },
-        };
-        Ok(Ok(Self {
-            plan,
-            encoded,
-            scan,
-            matching,
-            needed,
-            accesses,
-            alone,
-            broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
-            broadcast_bytes_max: joins.bytes_max,
-            stages_before: marks_deep(subtree),
-        }))
-    }
-
-    fn files(&self) -> impl Iterator<Item = &PartitionedFile> {
-        self.scan.file_groups.iter().flat_map(|group| group.iter())
-    }
-
-    fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
-        let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
-        let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
-        let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
-        let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
-        let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
-        Stage {
-            index,
-            expected: load.fragments.iter().map(time).collect(),
-            load,
-            plan: Arc::clone(&self.plan),
-            encoded: self.encoded.clone(),
-            matching: self.matching.clone(),
-            needed: self.needed.clone(),
-            accesses: self.accesses.clone(),
-            units,
-            fragments,
-            deletes,
-            sorted: is_sorted(&self.plan),
-            keeps_groups: keeps_groups(&self.scan),
-            alone: None,
-            broadcasts: self.broadcasts.clone(),
-            broadcast_bytes_max: self.broadcast_bytes_max,
-            stages_before: self.stages_before,
-        }
+        Ok(Ok(Self { scan, matching, needed, accesses }))
     }
 }
 
@@ -387,7 +453,7 @@ mod tests {
     async fn a_plan_is_cut_once_and_packed_as_often_as_one_likes() {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT sum(a) FROM t WHERE b + 0 = 3").await;
-        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
         let packer = cut.packer(&footers);
         let stages = [1, 2].map(|functions| packer.stages(7, &packing(functions)));
         assert_eq!(stages.each_ref().map(|stages| stages[0].fragments.len()), [1, 2]);
@@ -403,7 +469,7 @@ mod tests {
     async fn lanes_of_a_sorted_stage_are_merged_by_its_function() {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let plan = Sample::new().await.plan("SELECT a FROM t ORDER BY b LIMIT 3").await;
-        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
         let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
         assert!(stage.sorted);
         assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
@@ -415,13 +481,13 @@ mod tests {
         // 55.2 makes a Float32 of it on the way.
         let half = "arrow_cast(b, 'Float16') > arrow_cast(2, 'Float16')";
         let plan = sample.plan(&format!("SELECT a FROM t WHERE {half}")).await;
-        let placed = CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan");
+        let placed = CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan");
         assert!(
             matches!(&placed, Placement::Here(Reason::NothingTravels(why)) if why.contains("Float16")),
             "{placed:?}"
         );
         let sql = format!("SELECT a FROM t WHERE {half} UNION ALL SELECT a FROM t WHERE b + 0 = 1");
-        let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, Joins::LOCAL, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, StageRules::SCANS, &through).expect("a plan"));
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
         let planned = cut
             .with_leaves(arcs(cut.packer(&footers).stages(0, &packing(2))), &|_, subtree| hole(subtree))
@@ -435,7 +501,7 @@ mod tests {
     async fn a_store_that_functions_do_not_reach_keeps_all_here() {
         let never = |_: &str| Ok(FunctionAccess::Never("it is too far away".to_owned()));
         let plan = Sample::new().await.plan("SELECT a FROM t").await;
-        let placed = CutPlan::of(&plan, Joins::LOCAL, &never).expect("a plan");
+        let placed = CutPlan::of(&plan, StageRules::SCANS, &never).expect("a plan");
         assert!(matches!(&placed, Placement::Here(Reason::PlanNotSupported(why)) if why == "it is too far away"));
         let error = placed.on_functions().expect_err("nowhere to go").to_string();
         assert!(error.contains("functions cannot run this query: it is too far away"), "{error}");
@@ -445,7 +511,7 @@ mod tests {
     async fn a_plan_without_parquet_has_no_stages() {
         let context = SessionContext::new();
         let plan = context.sql("SELECT 1").await.expect("SQL").create_physical_plan().await.expect("a plan");
-        let cut = on_functions(CutPlan::of(&plan, Joins::LOCAL, &through).expect("a plan"));
+        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
         assert_eq!((cut.templates.len(), cut.kept().count()), (0, 0));
     }
 }

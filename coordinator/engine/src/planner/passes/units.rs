@@ -1,4 +1,4 @@
-//! Pass 6: a scan's files become scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
+//! Pass 7: a scan's files become scan units, each a file or a run of its row groups, weighed by the bytes that the query reads.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -36,7 +36,7 @@ use datafusion::physical_plan::unnest::ListUnnest;
 use datafusion::prelude::SessionContext;
 
 use super::*;
-use crate::plan::decode;
+use crate::plan::{Rows, decode};
 
 fn scan(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
     let source = Arc::new(ParquetSource::new(Arc::clone(schema)));
@@ -58,7 +58,8 @@ fn project(expr: Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Arc<dyn Execution
 
 /// Encodes and decodes a projection, and returns its expression.
 fn received(bytes: &Bytes, sent: &Arc<dyn ExecutionPlan>) -> Arc<dyn PhysicalExpr> {
-    let plan = decode(bytes, &context(sent), &[], &[], &mut |_, scan| Ok(scan.clone())).expect("it was decoded before");
+    let plan =
+        decode(bytes, &context(sent), Rows::default(), &mut |_, scan| Ok(scan.clone())).expect("it was decoded before");
     expressions(&plan).remove(0)
 }
 

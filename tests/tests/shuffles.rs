@@ -1,0 +1,170 @@
+//! Exchanges between functions: every query here ends in functions of a second stage, on any number of fragments, lanes and partitions, with the rows
+//! of DataFusion alone.
+
+use std::path::Path;
+
+use gust_engine::config::{Config, ShufflePlace, Target};
+use gust_engine::report::Report;
+use gust_engine::session::Session;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::query::{assert_partly_remote, plain, run};
+use tempfile::TempDir;
+
+/// Statements that write a table's files.
+const DATA: [(&str, &str); 5] = [
+    // Keys have NULLs and come in all files; `s` has short texts and long ones.
+    (
+        "a",
+        "SELECT CASE WHEN value % 11 = 0 THEN NULL ELSE value % 97 END AS k, value AS v, \
+         CASE WHEN value % 3 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || value % 5 AS s, \
+         CAST(value % 50 AS DECIMAL(10, 2)) AS d, \
+         CASE value % 4 WHEN 0 THEN 0.0 WHEN 1 THEN -0.0 WHEN 2 THEN 'NaN'::double ELSE value % 7 END AS f \
+         FROM generate_series({from}, {to})",
+    ),
+    // A key that matches nowhere, twice a NULL, and keys of another width.
+    (
+        "b",
+        "SELECT CASE WHEN value % 13 = 0 THEN NULL ELSE value END AS k, value % 3 AS n, \
+         arrow_cast(CASE WHEN value % 2 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || value % 7, 'Dictionary(Int32, Utf8)') AS s, \
+         CAST(value AS DECIMAL(12, 4)) AS d, CASE WHEN value % 5 = 0 THEN 'NaN'::double ELSE value % 9 END AS f \
+         FROM generate_series({from}, {to})",
+    ),
+    ("few", "SELECT value % 2 AS k, value AS v FROM generate_series({from}, {to})"),
+    ("one", "SELECT value % 40 AS k, value AS v FROM generate_series({from}, {to})"),
+    ("none", "SELECT value AS k, 'x' AS s, value AS v FROM generate_series({from}, {to}) WHERE value < 0"),
+];
+
+/// Tables in a folder of their own: four files each, but for one.
+struct Lake {
+    setup: Vec<String>,
+    _folder: TempDir,
+}
+
+impl Lake {
+    async fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let mut setup = Vec::new();
+        for (table, rows) in DATA {
+            let files = if table == "one" { 1 } else { 4 };
+            for file in 0..files {
+                let rows =
+                    rows.replace("{from}", &(file * 300).to_string()).replace("{to}", &(file * 300 + 299).to_string());
+                let path = folder.path().join(table).join(format!("{file}.parquet"));
+                std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+                let copy = format!("COPY ({rows}) TO '{}' OPTIONS ('format.max_row_group_size' '64')", path.display());
+                plain(&[], &copy).await;
+            }
+            setup.push(table_statement(table, &folder.path().join(table)));
+        }
+        Self { setup, _folder: folder }
+    }
+
+    async fn session(&self, config: Config) -> Session {
+        let session = Session::new(config).expect("a session");
+        for statement in &self.setup {
+            run(&session, statement).await.expect("setup");
+        }
+        session
+    }
+}
+
+fn table_statement(table: &str, folder: &Path) -> String {
+    format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", folder.display())
+}
+
+fn config(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) -> Config {
+    let mut config = Config {
+        on: target,
+        functions_max,
+        shuffle: ShufflePlace::Hash,
+        shuffle_partitions: partitions,
+        ..Config::default()
+    };
+    config.process.cores = cores;
+    config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
+    config
+}
+
+/// Queries, and the exchanges that each needs at least.
+const QUERIES: [(&str, usize); 31] = [
+    // Groups.
+    ("SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k", 1),
+    ("SELECT s, f, avg(v), count(DISTINCT k) FROM a GROUP BY s, f", 1),
+    ("SELECT DISTINCT k, s FROM a", 1),
+    ("SELECT k, sum(v) AS n FROM a GROUP BY k HAVING count(*) > 3 ORDER BY n DESC, k LIMIT 7", 1),
+    ("SELECT count(*), max(n) FROM (SELECT k, count(*) AS n FROM a GROUP BY k)", 1),
+    ("SELECT k, s, count(*) FROM a GROUP BY ROLLUP (k, s)", 1),
+    // Fifteen of sixteen partitions are empty, or all.
+    ("SELECT k, count(*) FROM few GROUP BY k", 1),
+    ("SELECT count(*), max(n) FROM (SELECT k, count(*) AS n FROM a WHERE v < 0 GROUP BY k)", 1),
+    ("SELECT k, count(*) FROM a WHERE v < 0 GROUP BY k", 1),
+    // Joins of every type. NULL meets NULL where a set operation says so.
+    ("SELECT a.v, b.n FROM a JOIN b USING (k)", 2),
+    ("SELECT a.v, b.n FROM a LEFT JOIN b ON a.k = b.k", 2),
+    ("SELECT a.v, b.k FROM a RIGHT JOIN b ON a.k = b.k", 2),
+    ("SELECT a.v, b.k FROM a FULL JOIN b ON a.k = b.k", 2),
+    ("SELECT a.v, b.k FROM a FULL JOIN b ON a.k = b.k AND a.v > b.n * 100", 2),
+    ("SELECT v FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.k = a.k)", 2),
+    ("SELECT v FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.k = a.k)", 2),
+    ("SELECT v FROM a WHERE k IN (SELECT k FROM b) OR v < 5", 2),
+    ("SELECT k FROM a INTERSECT SELECT k FROM b", 2),
+    ("SELECT k FROM a EXCEPT SELECT k FROM b WHERE n = 1", 2),
+    // The same value in another type has another hash: plans cast, and the keys are hashed as they are cast.
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.s = b.s", 2),
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.d = b.d", 2),
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.f = b.f", 2),
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.k = b.k AND a.s = b.s", 2),
+    // One side has no rows, or has them in one file.
+    ("SELECT count(*), max(a.v) FROM a JOIN none ON a.k = none.k", 2),
+    ("SELECT a.k, count(none.v) FROM a LEFT JOIN none ON a.k = none.k GROUP BY a.k", 2),
+    ("SELECT x.k, count(*) FROM one AS x JOIN one AS y ON x.k = y.k GROUP BY x.k", 2),
+    // Windows.
+    ("SELECT k, v, rank() OVER (PARTITION BY k ORDER BY v DESC) FROM a", 1),
+    ("SELECT k, sum(v) OVER (PARTITION BY k, s), count(*) OVER (PARTITION BY s ORDER BY v) FROM a", 1),
+    // Stages below stages.
+    ("SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n", 3),
+    ("SELECT few.k, count(*) FROM a JOIN b ON a.k = b.k JOIN few ON few.v = a.v GROUP BY few.k", 4),
+    ("SELECT c, count(*) FROM (SELECT k, count(*) AS c FROM a GROUP BY k) GROUP BY c", 2),
+];
+
+/// Runs a query, and compares its rows with those of DataFusion alone.
+async fn check(lake: &Lake, session: &Session, sql: &str, least: usize, what: &str) -> Report {
+    let what = format!("{what}: {sql}");
+    let (rows, report) = run(session, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let expected = plain(&lake.setup, sql).await;
+    let rule = Rule::same_engine().in_any_order();
+    compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+    assert_partly_remote(&report, &what);
+    assert!(report.shuffles >= least, "{what}: {} exchanges: {report:?}", report.shuffles);
+    report
+}
+
+async fn check_all(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) {
+    let lake = Lake::new().await;
+    let session = lake.session(config(target, functions_max, partitions, cores)).await;
+    let what = format!("{target:?}, {functions_max} functions of {cores} cores, {partitions:?} partitions");
+    for (sql, least) in QUERIES {
+        check(&lake, &session, sql, least, &what).await;
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_datafusions_on_one_function() {
+    check_all(Target::InProcess, 1, Some(2), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_datafusions_on_two_functions_of_two_lanes() {
+    check_all(Target::InProcess, 2, Some(7), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_datafusions_on_four_functions() {
+    check_all(Target::InProcess, 4, Some(16), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_datafusions_with_chosen_partitions_in_processes() {
+    check_all(Target::Processes, 3, None, 2).await;
+}
