@@ -7,7 +7,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use gust_protocol::parts::PartsInput;
 use gust_protocol::plan::PartsLanes;
 use gust_protocol::{Base64, FragmentError, FragmentErrorKind, FragmentResult, InvokeRequest, ObjectRef, PlanRef};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 
 use crate::classify::{classify, classify_exchange};
 use crate::environment::Environment;

@@ -23,7 +23,7 @@ use futures::TryStreamExt;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::ErrorKind;
 use gust_protocol::exchange::result_path;
-use gust_protocol::{Base64, FragmentResult, InvokeRequest, Output, wire};
+use gust_protocol::{Base64, FragmentResult, InvokeRequest, PartsPlace, wire};
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;
@@ -199,6 +199,9 @@ async fn truncated(request: &InvokeRequest, answer: Bytes) -> Bytes {
     let mut response = wire::decode_response(&answer).expect("the handler's own answer");
     match &mut response.outcome {
         Ok(FragmentResult::Inline { bytes, .. }) => *bytes = Base64(bytes.0.slice(..bytes.0.len() / 2)),
+        Ok(FragmentResult::Parts { place: PartsPlace::Inline(bytes), .. }) => {
+            *bytes = Base64(bytes.0.slice(..bytes.0.len() / 2));
+        }
         Ok(FragmentResult::Object { part, .. } | FragmentResult::Parts { part, .. }) => {
             let (store, path) = result_of(request);
             if let Ok(half) = store.get_range(&path, 0..part.bytes / 2).await {

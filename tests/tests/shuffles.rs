@@ -16,7 +16,7 @@ const DATA: [(&str, &str); 5] = [
     (
         "a",
         "SELECT CASE WHEN value % 11 = 0 THEN NULL ELSE value % 97 END AS k, value AS v, \
-         CASE WHEN value % 3 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || value % 5 AS s, \
+         CASE WHEN value % 3 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || CAST(value % 5 AS VARCHAR) AS s, \
          CAST(value % 50 AS DECIMAL(10, 2)) AS d, \
          CASE value % 4 WHEN 0 THEN 0.0 WHEN 1 THEN -0.0 WHEN 2 THEN 'NaN'::double ELSE value % 7 END AS f \
          FROM generate_series({from}, {to})",
@@ -25,7 +25,7 @@ const DATA: [(&str, &str); 5] = [
     (
         "b",
         "SELECT CASE WHEN value % 13 = 0 THEN NULL ELSE value END AS k, value % 3 AS n, \
-         arrow_cast(CASE WHEN value % 2 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || value % 7, 'Dictionary(Int32, Utf8)') AS s, \
+         arrow_cast(CASE WHEN value % 2 = 0 THEN 'short' ELSE 'a text of more than twelve bytes' END || CAST(value % 7 AS VARCHAR), 'Dictionary(Int32, Utf8)') AS s, \
          CAST(value AS DECIMAL(12, 4)) AS d, CASE WHEN value % 5 = 0 THEN 'NaN'::double ELSE value % 9 END AS f \
          FROM generate_series({from}, {to})",
     ),
@@ -86,7 +86,7 @@ fn config(target: Target, functions_max: u32, partitions: Option<u32>, cores: u3
 }
 
 /// Queries, and the exchanges that each needs at least.
-const QUERIES: [(&str, usize); 31] = [
+const QUERIES: [(&str, usize); 34] = [
     // Groups.
     ("SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k", 1),
     ("SELECT s, f, avg(v), count(DISTINCT k) FROM a GROUP BY s, f", 1),
@@ -110,10 +110,14 @@ const QUERIES: [(&str, usize); 31] = [
     ("SELECT k FROM a INTERSECT SELECT k FROM b", 2),
     ("SELECT k FROM a EXCEPT SELECT k FROM b WHERE n = 1", 2),
     // The same value in another type has another hash: plans cast, and the keys are hashed as they are cast.
-    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.s = b.s", 2),
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.s = b.s", 0),
     ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.d = b.d", 2),
     ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.f = b.f", 2),
-    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.k = b.k AND a.s = b.s", 2),
+    ("SELECT count(*), sum(a.v) FROM a JOIN b ON a.k = b.k AND a.s = b.s", 0),
+    ("SELECT count(*), sum(x.v) FROM a AS x JOIN a AS y ON x.k = y.k AND x.s = y.s", 2),
+    // A grouping set without keys has a row, also over nothing. No function may be there to make it, so the coordinator does.
+    ("SELECT c, count(*) FROM (SELECT k, count(*) AS c FROM a WHERE v < 0 GROUP BY k) GROUP BY ROLLUP (c)", 0),
+    ("SELECT a.k, count(*) FROM a JOIN none ON a.k = none.k AND a.v < 0 GROUP BY CUBE (a.k)", 0),
     // One side has no rows, or has them in one file.
     ("SELECT count(*), max(a.v) FROM a JOIN none ON a.k = none.k", 2),
     ("SELECT a.k, count(none.v) FROM a LEFT JOIN none ON a.k = none.k GROUP BY a.k", 2),

@@ -106,6 +106,7 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
     for statement in tables.create_statements() {
         run(&session, &statement).await.expect("setup");
     }
+    let mut objects = 0;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}, shuffling");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -113,8 +114,10 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
         compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         assert_used(number, &report, &what);
         assert_eq!(report.shuffles > 0, !WITHOUT_SHUFFLES.contains(&number), "{what}: {report:?}");
+        objects += report.shuffle_objects;
     }
     session.close().await;
+    assert!(objects > 0, "all rows travelled inline");
 }
 
 #[tokio::test(flavor = "multi_thread")]

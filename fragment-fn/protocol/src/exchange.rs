@@ -338,6 +338,8 @@ pub async fn read(
 #[derive(Debug)]
 pub struct ResultRows {
     encoded: Buffer,
+    /// Bytes behind the encoded ones that end the stream.
+    end: Buffer,
     decoder: StreamDecoder,
     next: Option<RecordBatch>,
 }
@@ -350,18 +352,19 @@ impl ResultRows {
 
     /// Opens a stream whose bytes were verified.
     pub(crate) fn of_stream(bytes: Bytes) -> Result<Self, ExchangeError> {
-        Self::with_decoder(StreamDecoder::new(), bytes)
+        Self::with_decoder(StreamDecoder::new(), bytes, Buffer::default())
     }
 
     /// Opens regions ([`crate::parts`]) of rows with this schema, whose bytes were verified.
     pub(crate) fn of_messages(schema: &Schema, bytes: Bytes) -> Result<Self, ExchangeError> {
         let mut decoder = StreamDecoder::new();
         decoder.decode(&mut Buffer::from(schema_message(schema)?))?;
-        Self::with_decoder(decoder, bytes)
+        // The decoder takes a message without a body only when more bytes come: an end does.
+        Self::with_decoder(decoder, bytes, Buffer::from([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0].as_slice()))
     }
 
-    fn with_decoder(decoder: StreamDecoder, bytes: Bytes) -> Result<Self, ExchangeError> {
-        let mut rows = Self { encoded: Buffer::from(bytes), decoder, next: None };
+    fn with_decoder(decoder: StreamDecoder, bytes: Bytes, end: Buffer) -> Result<Self, ExchangeError> {
+        let mut rows = Self { encoded: Buffer::from(bytes), end, decoder, next: None };
         rows.next = rows.decode()?;
         Ok(rows)
     }
@@ -377,6 +380,11 @@ impl ResultRows {
     fn decode(&mut self) -> Result<Option<RecordBatch>, ExchangeError> {
         while !self.encoded.is_empty() {
             if let Some(batch) = self.decoder.decode(&mut self.encoded)? {
+                return Ok(Some(batch));
+            }
+        }
+        while !self.end.is_empty() {
+            if let Some(batch) = self.decoder.decode(&mut self.end)? {
                 return Ok(Some(batch));
             }
         }

@@ -76,6 +76,6 @@ mod tests {
     /// Other hashes than those of the last release are no fault. They have to be known: functions and coordinators of both do not fit each other.
     #[test]
     fn hashes_are_those_of_the_golden_vector() {
-        assert_eq!(format!("{:08x}", hashes()), "00000000", "docs and tests may name the fingerprint");
+        assert_eq!(format!("{:08x}", hashes()), "d2aead89", "another version of the library hashes otherwise");
     }
 }

@@ -14,7 +14,7 @@ use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_pa
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
     Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Input, InvokeRequest,
-    Output, Requests, Usage, wire,
+    Requests, Usage, wire,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;
@@ -376,9 +376,9 @@ impl Inner {
     }
 
     async fn write(&self, request: &InvokeRequest, batches: Vec<RecordBatch>) -> FragmentResult {
-        let Output::Gather { access, prefix } = &request.stage.output;
+        let (access, prefix) = request.stage.output.place();
         let path = result_path(prefix, &request.fragment.id, request.attempt);
-        let target = ResultTarget { access: *access, store: Arc::clone(&self.exchange), path };
+        let target = ResultTarget { access, store: Arc::clone(&self.exchange), path };
         let inline_bytes_max = request.fragment.limits.inline_bytes_max;
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
         for batch in &batches {
@@ -397,13 +397,13 @@ impl Inner {
         }
         match writer.finish().await.expect("in memory") {
             FragmentResult::Inline { bytes, .. } => bytes.0,
-            FragmentResult::Object { .. } => unreachable!("there is no bound"),
+            FragmentResult::Object { .. } | FragmentResult::Parts { .. } => unreachable!("there is no bound"),
         }
     }
 
     /// Writes the half of an object that a function leaves when it is killed.
     async fn write_half(&self, request: &InvokeRequest) {
-        let Output::Gather { prefix, .. } = &request.stage.output;
+        let (_, prefix) = request.stage.output.place();
         let path = result_path(prefix, &request.fragment.id, request.attempt);
         let whole = self.encoded(&self.fragment_rows.batches(&request.fragment.id)).await;
         self.exchange.put(&path, whole.slice(..whole.len() / 2).into()).await.expect("in memory");
@@ -424,6 +424,7 @@ impl Inner {
                 self.exchange.put(&path, change(whole).into()).await.expect("in memory");
                 FragmentResult::Object { object, part }
             }
+            FragmentResult::Parts { .. } => unreachable!("the simulated stages scan"),
         }
     }
 

@@ -11,7 +11,7 @@ use gust_engine::attempt::Invocation;
 use gust_engine::fleet::Invoker;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_at};
 use gust_protocol::version::PROTOCOL_VERSION;
-use gust_protocol::{FragmentResponse, FragmentResult, InvokeRequest, Output, Usage};
+use gust_protocol::{FragmentResponse, FragmentResult, InvokeRequest, Usage};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -31,10 +31,10 @@ impl Invoker for UncheckedInvoker {
         let invocation = self.inner.invoke(request).await;
         // The pause is long enough for other attempts to write, too.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let Output::Gather { prefix, .. } = output;
+        let (_, prefix) = output.place();
         let all: Vec<ObjectMeta> = self.store.list(None).try_collect().await.expect("in memory");
         let of_fragment =
-            |object: &&ObjectMeta| result_at(&prefix, &object.location).is_some_and(|key| key.fragment == id);
+            |object: &&ObjectMeta| result_at(prefix, &object.location).is_some_and(|key| key.fragment == id);
         // The in-memory store counts its writes in the etag.
         let written = |object: &&ObjectMeta| object.e_tag.as_deref().and_then(|etag| etag.parse::<u64>().ok());
         let Some(last) = all.iter().filter(of_fragment).max_by_key(written) else { return invocation };

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gust_protocol::FragmentResult;
-
 use super::{AttemptWork, Cap, OverBudget, State, Terms};
 use crate::attempt::Invocation;
 use crate::cost::Quantities;

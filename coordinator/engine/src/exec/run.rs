@@ -212,7 +212,7 @@ impl StageFragments {
         let plan = Arc::clone(plan.published(query, &id).await.map_err(failed)?);
         let mut limits = query.fragment_limits(*fragments, memory.bytes_max());
         if stage.shuffle.partitions.is_some() {
-            limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(*fragments));
+            limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(stage, *fragments));
         }
         let (parts, parts_work) = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
         let plan_bytes = match &plan.plan {
@@ -245,7 +245,7 @@ impl StageFragments {
             + parts_work.bytes
             + parts_work.inline_bytes;
         let mut work = AttemptWork::of_fragment(reads, weight_bytes, bytes);
-        if stage.shuffle.partitions.is_some() {
+        if stage.shuffle.partitions.is_some() || stage.is_over_parts() {
             // All rows may go on, decoded and encoded anew.
             work.writes = work.writes.max(writes_of(weight_bytes.saturating_mul(EXPANSION)));
         }

@@ -18,7 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, TryStreamExt};
 use gust_protocol::parts::{LaneSlices, PartsInput, Regions, Slice};
-use gust_protocol::{FragmentId, FragmentResult, LostInput, PartsPlace, StreamSummary};
+use gust_protocol::{Base64, FragmentId, FragmentResult, LostInput, PartsPlace, StreamSummary};
 
 use super::RemoteFragmentExec;
 use super::broadcast::Joining;
@@ -30,12 +30,12 @@ use crate::planner::Stage;
 use crate::planner::graph::StageShuffle;
 use crate::scheduler::{AttemptResult, FragmentAttempts};
 
-/// Most bytes of a stage's rows by partition that travel with responses, and then with requests. A request has rows of few stages, and a payload 6 MB.
+/// Most bytes of rows by partition that travel with responses, and then with requests, of all stages that one reads. One request may have them all, and a payload has 6 MB.
 const PARTS_INLINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Returns the most bytes of one fragment's rows by partition that travel with its response.
-pub(super) fn parts_inline_bytes_max(fragments: usize) -> u64 {
-    PARTS_INLINE_BYTES_MAX / fragments.max(1) as u64
+pub(super) fn parts_inline_bytes_max(stage: &Stage, fragments: usize) -> u64 {
+    PARTS_INLINE_BYTES_MAX / (fragments * stage.shuffle.siblings).max(1) as u64
 }
 
 /// Rows of one attempt, by partition.
@@ -47,22 +47,35 @@ struct PartedRows {
 }
 
 impl PartedRows {
-    /// Takes an answer of a fragment apart.
-    fn of(id: &FragmentId, AttemptResult { result, attempt }: AttemptResult, partitions: usize) -> Result<Self> {
-        let wrong = |reason: &str| DataFusionError::Execution(format!("fragment {id} answered {reason}: refused"));
+    /// Takes an answer of a fragment apart, and verifies it. What is not as it says is refused, and the fragment runs again.
+    async fn of(attempts: &mut FragmentAttempts, mut adopted: AttemptResult, partitions: usize) -> Result<Self> {
+        loop {
+            let reason = match Self::verified(adopted, partitions) {
+                Ok(rows) => return Ok(rows),
+                Err(reason) => reason,
+            };
+            let again = attempts.refuse(format!("rows by partition of fragment {}: {reason}: refused", attempts.id()));
+            adopted = again.await.map_err(|failure| DataFusionError::External(Box::new(failure)))?;
+        }
+    }
+
+    fn verified(AttemptResult { result, attempt }: AttemptResult, partitions: usize) -> Result<Self, String> {
         let FragmentResult::Parts { place, part, regions } = result else {
-            return Err(wrong("with rows that are not parted"));
+            return Err("they are not parted".to_owned());
         };
-        let regions = Regions::decode(&regions).map_err(|reason| wrong(&reason))?;
+        let regions = Regions::decode(&regions)?;
         if regions.0.len() != partitions || regions.whole() != part {
-            return Err(wrong(&format!("with {} partitions of {partitions}", regions.0.len())));
+            return Err(format!("{} partitions of {partitions}, or other sums than theirs", regions.0.len()));
         }
         let inline = match place {
-            PartsPlace::Inline(bytes) if bytes.0.len() as u64 == part.bytes => Some(bytes.0),
-            PartsPlace::Inline(_) => return Err(wrong("with rows of another length")),
+            PartsPlace::Inline(Base64(bytes)) => Some(bytes),
             PartsPlace::Object(_) => None,
         };
-        Ok(Self { attempt, regions, inline })
+        let holds = |bytes: &Bytes| bytes.len() as u64 == part.bytes && crc32fast::hash(bytes) == part.crc32;
+        match inline.as_ref().is_none_or(holds) {
+            true => Ok(Self { attempt, regions, inline }),
+            false => Err("they do not match their checksum".to_owned()),
+        }
     }
 }
 
@@ -95,11 +108,11 @@ pub(super) struct Produced {
 
 impl Produced {
     /// Takes one answer of each fragment of a stage.
-    fn of(stage: &Stage, partitions: usize, answers: Vec<FragmentAnswer>) -> Result<Self> {
+    async fn of(stage: &Stage, partitions: usize, answers: Vec<FragmentAnswer>) -> Result<Self> {
         let (mut fragments, mut weights) = (Vec::with_capacity(answers.len()), vec![0; partitions]);
-        for FragmentAnswer { adopted, attempts, inline: held } in answers {
+        for FragmentAnswer { adopted, mut attempts, inline: held } in answers {
             let id = attempts.id().clone();
-            let rows = PartedRows::of(&id, adopted, partitions)?;
+            let rows = PartedRows::of(&mut attempts, adopted, partitions).await?;
             weights.iter_mut().zip(&rows.regions.0).for_each(|(weight, region)| *weight += region.bytes);
             let (rows, attempts) = (std::sync::Mutex::new(Arc::new(rows)), tokio::sync::Mutex::new(attempts));
             fragments.push(ProducedFragment { id, rows, attempts, _held: held });
@@ -133,7 +146,7 @@ impl Produced {
         if fragment.rows().attempt == lost.attempt {
             let adopted = attempts.refuse(lost.to_string()).await;
             let adopted = adopted.map_err(|failure| DataFusionError::External(Box::new(failure)))?;
-            let rows = PartedRows::of(&fragment.id, adopted, self.partitions)?;
+            let rows = PartedRows::of(&mut attempts, adopted, self.partitions).await?;
             *fragment.rows.lock().expect("no holder panics") = Arc::new(rows);
         }
         Ok(true)
@@ -283,17 +296,20 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         let answers =
             runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
         let answers: Vec<FragmentAnswer> = answers.answers().try_collect().await?;
+        let produced = Produced::of(stage, partitions, answers).await?;
         let (mut objects, mut bytes) = (0, 0);
-        for FragmentAnswer { adopted: AttemptResult { result, attempt }, attempts, .. } in &answers {
-            let (part, inline) = (*result.part(), result.inline_bytes().is_some());
-            objects += u64::from(!inline);
-            bytes += part.bytes;
+        for fragment in &produced.fragments {
+            let rows = fragment.rows();
+            let StreamSummary { bytes: own, rows: count, .. } = rows.regions.whole();
+            objects += u64::from(rows.inline.is_none());
+            bytes += own;
+            // The coordinator reads no object of it. Bytes that came with the response go out again.
             query.attempts.events().push(QueryEvent::FragmentAdopted {
-                id: attempts.id().clone(),
-                attempt: *attempt,
-                rows: part.rows,
-                result_bytes: part.bytes,
-                inline,
+                id: fragment.id.clone(),
+                attempt: rows.attempt,
+                rows: count,
+                result_bytes: rows.inline.as_ref().map_or(0, |inline| inline.len() as u64),
+                inline: true,
                 read: Duration::ZERO,
             });
         }
@@ -303,7 +319,7 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
             objects,
             bytes,
         });
-        Produced::of(stage, partitions, answers)
+        Ok(produced)
     }
     .boxed()
 }
@@ -315,17 +331,19 @@ mod tests {
     #[test]
     fn partitions_are_cut_into_runs_of_like_size() {
         #[track_caller]
-        fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[Range<usize>]]) {
-            assert_eq!(fragments(weights, most, lanes, bytes_min), expect, "{weights:?} {most} {lanes} {bytes_min}");
+        fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[(usize, usize)]]) {
+            let runs = fragments(weights, most, lanes, bytes_min);
+            let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
+            assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {most} {lanes} {bytes_min}");
         }
-        check(&[1, 1, 1, 1], 2, 1, 1, &[&[0..2], &[2..4]]);
-        check(&[1, 1, 1, 1], 2, 2, 1, &[&[0..1, 1..2], &[2..3, 3..4]]);
-        check(&[1, 1, 1, 1], 8, 1, 2, &[&[0..2], &[2..4]]);
-        check(&[1, 1, 1, 1], 8, 1, 100, &[&[0..4]]);
-        check(&[9, 1, 1, 1], 2, 1, 1, &[&[0..1], &[1..4]]);
-        check(&[1, 1, 1, 9], 2, 1, 1, &[&[0..4]]);
-        check(&[0, 0, 5, 0], 4, 1, 1, &[&[0..3]]);
-        check(&[5, 0, 0, 5], 4, 2, 1, &[&[0..1, 1..4]]);
+        check(&[1, 1, 1, 1], 2, 1, 1, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 2, 2, 1, &[&[(0, 1), (1, 2)], &[(2, 3), (3, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 2, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 100, &[&[(0, 4)]]);
+        check(&[9, 1, 1, 1], 2, 1, 1, &[&[(0, 1)], &[(1, 4)]]);
+        check(&[1, 1, 1, 9], 2, 1, 1, &[&[(0, 4)]]);
+        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(0, 3)]]);
+        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (1, 4)]]);
         check(&[0, 0, 0], 4, 1, 1, &[]);
     }
 

@@ -250,7 +250,7 @@ fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
     let consumer = consumer.map_or_else(String::new, |consumer| format!(" for stage {}", consumer.index));
     let bytes = match stage.load.results.expected {
         Some(bytes) => format!("about {}", size(bytes)),
-        None => format!("at most {}", size(stage.load.results.at_most)),
+        None => "rows of unknown size".to_owned(),
     };
     format!("shuffle      {bytes} by hash of [{keys}], {partitions} partitions{consumer}; a setting asks for it\n")
 }

@@ -111,6 +111,8 @@ pub struct StageShuffle {
     pub producers: Vec<u32>,
     /// True if another attempt of a fragment gives the same rows to each partition.
     pub is_determinate: bool,
+    /// Stages whose rows go to the same stage, itself among them.
+    pub siblings: usize,
     /// Partitions of the rows that it reads.
     pub input_partitions: usize,
     /// Least encoded bytes that one of its fragments reads of other stages.

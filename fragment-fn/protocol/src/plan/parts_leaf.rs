@@ -73,6 +73,10 @@ impl PartsLanes {
     }
 
     /// Reads a slice, and verifies it. What is wrong is read once more: only a store's cache may have been wrong.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only after an error, to tell a short object from a store that is down"
+    )]
     async fn read(&self, slice: &Slice) -> Result<Bytes> {
         if let Some(inline) = &slice.inline {
             return Ok(inline.clone());
@@ -86,11 +90,16 @@ impl PartsLanes {
                 Ok(bytes) if slice.holds(&bytes) => return Ok(bytes),
                 Ok(bytes) if bytes.len() as u64 == slice.bytes => "the bytes do not match their checksum".to_owned(),
                 Ok(bytes) => format!("{} of {} bytes are there", bytes.len(), slice.bytes),
-                Err(object_store::Error::NotFound { .. }) => "the object is gone".to_owned(),
+                // S3 does not tell what is gone to somebody who may not list.
+                Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => {
+                    "the object is gone, or may not be read".to_owned()
+                }
                 Err(error) => match self.store.head(&path).await {
                     // A range behind an object's end is an error like any other.
                     Ok(object) if object.size < range.end => format!("the object has {} bytes", object.size),
-                    Err(object_store::Error::NotFound { .. }) => "the object is gone".to_owned(),
+                    Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => {
+                        "the object is gone, or may not be read".to_owned()
+                    }
                     _ => return Err(error.into()),
                 },
             };
@@ -267,5 +276,77 @@ impl Reads {
         let run = run?;
         self.bytes -= run.bytes.len() as u64;
         Ok(Some(run))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::StreamSummary;
+    use crate::parts::{Regions, encode_messages};
+
+    fn rows(numbers: &[i64]) -> RecordBatch {
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(numbers.to_vec())) as _)]).expect("a column")
+    }
+
+    /// Reads partitions `0..1` in one lane and `1..3` in another, of two producers whose objects `change` makes of what they have written.
+    async fn read(change: impl Fn(Bytes) -> Option<Bytes>) -> Result<Vec<i64>> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut lanes = [LaneSlices::default(), LaneSlices::default()];
+        for (index, numbers) in [(0_u32, [1, 2, 3]), (1, [10, 20, 30])] {
+            let chunks = numbers.map(|number| encode_messages(&rows(&[]).schema(), &[rows(&[number])]).expect("plain"));
+            let summary =
+                |chunk: &Vec<u8>| StreamSummary { bytes: chunk.len() as u64, rows: 1, crc32: crc32fast::hash(chunk) };
+            let regions = Regions(chunks.iter().map(summary).collect());
+            let id = FragmentId { query: "q".to_owned(), stage: 4, index };
+            if let Some(object) = change(chunks.concat().into()) {
+                store.put(&result_path("x", &id, 7), object.into()).await.expect("in memory");
+            }
+            for (lane, run) in lanes.iter_mut().zip([0..1, 1..3]) {
+                let (start, StreamSummary { bytes, rows, crc32 }) = regions.run(run);
+                lane.slices.push(Slice { stage: 4, index, attempt: 7, start, bytes, rows, crc32, inline: None });
+            }
+        }
+        let lanes = lanes.iter().map(LaneSlices::encoded).collect();
+        let input = PartsInput { access: 0, prefix: "x".to_owned(), lanes };
+        let lanes = PartsLanes::of(&input, "q", store).map_err(DataFusionError::Plan)?;
+        let unknown = Arc::new(Statistics::new_unknown(&rows(&[]).schema()));
+        let leaf = PartsExec::new(0, rows(&[]).schema(), 1, unknown).with_lanes(&[Arc::new(lanes)])?;
+        let batches = collect(Arc::new(leaf), SessionContext::new().task_ctx()).await?;
+        let numbers = batches.iter().map(|batch| batch.column(0).to_data());
+        let mut numbers: Vec<i64> = numbers.flat_map(|data| Int64Array::from(data).values().to_vec()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    #[tokio::test]
+    async fn every_region_is_read_once() {
+        assert_eq!(read(Some).await.expect("rows"), [1, 2, 3, 10, 20, 30]);
+    }
+
+    #[tokio::test]
+    async fn torn_and_missing_objects_are_lost_inputs() {
+        let check = async |change: &dyn Fn(Bytes) -> Option<Bytes>, expect: &str| {
+            let error = read(change).await.expect_err(expect);
+            let lost = error.find_root();
+            let DataFusionError::External(lost) = lost else { panic!("{error}") };
+            let lost = lost.downcast_ref::<LostInput>().expect("a lost input");
+            assert_eq!((lost.stage, lost.attempt), (4, 7));
+            assert!(lost.reason.contains(expect), "{lost}");
+        };
+        check(&|_| None, "gone").await;
+        check(&|bytes| Some(bytes.slice(..bytes.len() - 1)), "bytes").await;
+        check(&|bytes| Some(bytes.slice(..1)), "bytes").await;
+        let flipped = |bytes: Bytes| {
+            let mut bytes = bytes.to_vec();
+            bytes.iter_mut().for_each(|byte| *byte ^= 1);
+            Some(bytes.into())
+        };
+        check(&flipped, "checksum").await;
     }
 }

@@ -155,7 +155,7 @@ fn a_first_window_is_of_small_row_groups_and_counts_what_it_holds() {
     let window = |sizes: &[u64]| {
         let units = sizes.iter().enumerate().map(|(at, bytes)| {
             let start = at as u64 * 10_000;
-            UnitLayout { row_group: at, rows: 100, ranges: vec![start..start + bytes] }
+            UnitLayout { row_group: at, rows: 100, ranges: std::iter::once(start..start + bytes).collect() }
         });
         let mut window =
             Units::new(1, Lanes::Own(vec![vec![0]]), reading(Consumption::All, Begins::WhenPolled), bounds);

@@ -43,7 +43,11 @@ pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> MemoryNeed {
 /// Sums up the memory that the heaviest fragment of a stage is expected to hold. Its plan's operators hold `held`.
 pub fn fragment_need(stage: &Stage, held: &[MemoryNeed]) -> MemoryNeed {
     let fragments = 0..stage.fragments.len();
-    let heaviest = fragments.map(|fragment| stage.fragment_weight_bytes(fragment)).max().unwrap_or_default();
+    let weight = |fragment: usize| match stage.is_over_parts() {
+        true => stage.load.fragments.get(fragment).map_or(0, |load| load.weight_bytes),
+        false => stage.fragment_weight_bytes(fragment),
+    };
+    let heaviest = fragments.map(weight).max().unwrap_or_default();
     let unit = stage.units.iter().map(|unit| unit.weight_bytes).max().unwrap_or_default();
     let lanes = stage.fragments.iter().map(|fragment| fragment.lanes.len()).max().unwrap_or_default() as u64;
     let mut needs =

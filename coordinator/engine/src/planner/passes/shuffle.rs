@@ -12,6 +12,7 @@
 use std::fmt::Formatter;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, Statistics};
@@ -73,12 +74,7 @@ impl PhysicalOptimizerRule for PartitionJoins {
             return Ok(plan);
         }
         plan.transform_up(|node| match node.downcast_ref::<HashJoinExec>() {
-            Some(join)
-                if *join.partition_mode() == PartitionMode::CollectLeft
-                    && !join.null_aware
-                    && !join.on().is_empty()
-                    && !(may_be_fragment(join.right()) && joins.takes(join)) =>
-            {
+            Some(join) if is_parted(join, joins) => {
                 Ok(Transformed::yes(join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?))
             }
             _ => Ok(Transformed::no(node)),
@@ -93,6 +89,12 @@ impl PhysicalOptimizerRule for PartitionJoins {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// Returns true for a join of two sides that may be parted by its keys.
+fn is_parted(join: &HashJoinExec, joins: Joins) -> bool {
+    let is_broadcast = may_be_fragment(join.right()) && joins.takes(join);
+    *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware && !join.on().is_empty() && !is_broadcast
 }
 
 /// Marks the exchanges between functions.
@@ -134,7 +136,9 @@ fn below(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 fn keyed(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(exchange) = plan.downcast_ref::<RepartitionExec>() {
         // An exchange that keeps an order merges, and the plan above relies on it.
-        if !matches!(exchange.partitioning(), Partitioning::Hash(..)) || exchange.preserve_order() {
+        let keeps_order = exchange.preserve_order() || plan.output_ordering().is_some();
+        let is_hash = matches!(exchange.partitioning(), Partitioning::Hash(..));
+        if !is_hash || keeps_order || plan.schema().fields().iter().any(|field| shares_values(field.data_type())) {
             return Ok(None);
         }
         let Some(input) = producer(exchange.input())? else { return Ok(None) };
@@ -154,6 +158,25 @@ fn keyed(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>
     replace_children_if_necessary(Arc::clone(plan), children).map(Some)
 }
 
+/// Returns true if the rows of one partition share values of a column with the rows of all others. Each partition would have all values.
+fn shares_values(data_type: &DataType) -> bool {
+    fn is_shared(data_type: &DataType) -> bool {
+        matches!(data_type, DataType::Utf8View | DataType::BinaryView) || shares_values(data_type)
+    }
+    match data_type {
+        DataType::Dictionary(..) => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => is_shared(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| is_shared(field.data_type())),
+        DataType::Union(..) | DataType::RunEndEncoded(..) => true,
+        _ => false,
+    }
+}
+
 /// Returns the plan of functions that send rows to others, with its own marks. A build side that may turn out to be too large for functions leaves the rows
 /// to the coordinator.
 fn producer(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
@@ -171,7 +194,10 @@ fn is_key_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         let groups = aggregate.group_expr();
         return match aggregate.mode() {
-            AggregateMode::Partial => true,
+            // A grouping set without keys has a row of its own, also over no rows: somebody has to make it.
+            AggregateMode::Partial => {
+                groups.is_empty() || groups.groups().iter().all(|nulls| nulls.iter().any(|is_null| !is_null))
+            }
             AggregateMode::FinalPartitioned => !groups.is_empty(),
             // A grouping set may have no keys, and then has one row over all partitions.
             AggregateMode::SinglePartitioned => !groups.is_empty() && groups.is_single(),

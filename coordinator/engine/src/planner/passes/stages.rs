@@ -245,6 +245,7 @@ impl Packer<'_> {
             for producer in &template.producers {
                 stages[consumer].shuffle.producers.push(first + *producer as u32);
                 stages[*producer].shuffle.partitions = Some(partitions);
+                stages[*producer].shuffle.siblings = template.producers.len();
             }
         }
         stages
@@ -352,6 +353,7 @@ impl StageTemplate {
             shuffle: StageShuffle {
                 partitions: None,
                 producers: Vec::new(),
+                siblings: 0,
                 is_determinate: scan.is_some() && is_determinate(&self.plan),
                 input_partitions: input_partitions(self.shuffles, lanes),
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
