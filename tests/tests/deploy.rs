@@ -77,9 +77,9 @@ const COORDINATOR: [Right; 21] = [
 ];
 /// Rights of the function.
 const FUNCTION_RIGHTS: [Right; 4] = [
-    right("s3:GetObject", "fragment-fn/src/executor.rs", "exchange.get("),
+    right("s3:GetObject", "fragment-fn/src/stage_objects.rs", "exchange.get("),
     right("s3:PutObject", "fragment-fn/protocol/src/exchange.rs", "writer.put("),
-    right("s3:AbortMultipartUpload", "fragment-fn/src/executor.rs", "writer.abort()"),
+    right("s3:AbortMultipartUpload", "fragment-fn/src/output.rs", "writer.abort()"),
     right("s3tables:GetTableData", "fragment-fn/src/environment.rs", "AmazonS3Builder::from_env()"),
 ];
 /// Rights that the Lambda service itself uses with the function's role, to write its log.

@@ -17,6 +17,7 @@ use futures::{Stream, StreamExt, stream};
 use gust_engine::config::Label;
 use gust_engine::error::{ErrorKind, with_causes};
 use gust_engine::money::Money;
+use gust_protocol::with_hint_line;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::Value;
@@ -80,7 +81,8 @@ impl From<&Status> for Failed {
         if std::error::Error::source(status).is_some() {
             return unreadable(with_causes(status));
         }
-        let (message, hint) = match status.message().split_once("\nhint: ") {
+        let begins_hint = with_hint_line("", Some(""));
+        let (message, hint) = match status.message().split_once(&begins_hint) {
             Some((message, hint)) => (message, Some(hint.to_owned())),
             None => (status.message(), None),
         };
