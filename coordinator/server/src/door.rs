@@ -238,7 +238,7 @@ impl Door {
         let budgets = self.budgets.as_ref();
         let checked = named.and_then(|()| budgets.map_or(Ok(()), |it| it.check(&tokens, self.provider.as_ref())));
         let (tokens, refused) = match (checked, self.tokens()) {
-            // What was taken out is gone in any case: it may have leaked.
+            // Tokens that were taken out are gone in any case: they may have leaked.
             (Err(error), Some(before)) => (before.kept_in(&tokens), Err(error)),
             (checked, _) => (tokens, checked),
         };

@@ -229,7 +229,7 @@ impl Session {
         let mut stores = HashMap::new();
         for name in sql::paths::tables(statement) {
             let Ok(reference) = object_name_to_table_reference(name.clone(), true) else { continue };
-            // Where the table cannot be had, the planner's error says so.
+            // The planner's error says so where the table cannot be had.
             let Ok(Some(table)) = Box::pin(self.find_table(&reference)).await else { continue };
             let is_folder = table.schema().field_with_name(sql::paths::PATH).is_err();
             if let Some(folder) = table.downcast_ref::<FolderTable>().filter(|_| is_folder) {

@@ -98,7 +98,7 @@ async fn what_was_announced_and_never_asked_for_is_forgotten() {
     assert!(of_b > 0, "the positions of the other file are kept");
     deletes[0].forget().await;
     assert_eq!(table.pool.reserved(), 0);
-    // What no unit names was never held.
+    // Bytes that no unit names were never held.
     deletes[..2].iter().for_each(FileDeletes::announce);
     for deletes in &deletes[..2] {
         assert!(deletes.digest(&TURNS).await.expect("read").is_some());

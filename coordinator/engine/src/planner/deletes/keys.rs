@@ -105,7 +105,7 @@ impl<'a> Choice<'a> {
         places.dedup_by_key(|place| self.readers[*place]);
         let lists = places.into_iter().filter_map(|place| self.list(place, bounds));
         let lists = lists.filter(|list| list.bytes <= bytes_max && list.saved > bounds.saved_bytes_min);
-        // Of equal ones the first, which has most files.
+        // The first of equal ones, which has most files.
         lists.reduce(|best, list| if list.saved > best.saved { list } else { best })
     }
 

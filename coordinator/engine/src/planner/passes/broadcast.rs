@@ -149,7 +149,7 @@ pub fn marked(plan: &Arc<dyn ExecutionPlan>, joins: Joins) -> Result<Arc<dyn Exe
 pub fn broadcasts(fragment: &Arc<dyn ExecutionPlan>) -> Vec<Arc<BroadcastExec>> {
     let mut found = Vec::new();
     let visited = fragment.apply(|node| {
-        // What lies below an exchange belongs to another stage.
+        // Operators below an exchange belong to another stage.
         if node.is::<ShuffleExec>() {
             return Ok(TreeNodeRecursion::Jump);
         }

@@ -53,7 +53,7 @@ impl NewStatement {
         let deadline = Instant::now() + session.timeout();
         let (span, timeout) = (self.events.span().clone(), session.timeout());
         let workers = session.engine.workers.clone();
-        // What planning reads is spent as it goes.
+        // Reads of planning are spent as it goes.
         let (query, purse, events) = (self.query.clone(), self.purse.clone(), self.events.clone());
         let over = Box::pin(async move { query.over_budget(purse, events).await });
         let starting = async move {
