@@ -237,7 +237,7 @@ fn no_budget_goes_with_new_tokens() {
     super::pause(std::time::Duration::from_millis(500));
     assert_eq!(server.sql_of(&carl, "SELECT 1").status, 401, "no token is new");
     assert_eq!(server.budgets(&ada).len(), 1);
-    // What has leaked is gone, although its group is nobody's then.
+    // The leaked token is gone, although its group is nobody's then.
     write(&lines);
     server.signal("HUP");
     wait_until("it was taken out", || server.sql_of(&ada, "SELECT 1").status == 401);

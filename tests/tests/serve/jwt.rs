@@ -207,7 +207,7 @@ fn a_token_of_the_provider_opens_every_door() {
     assert_eq!(budgets(&ada)[0]["name"], "analysts");
     let others = key.signed(&claims(json!({ "sub": "bob", "groups": "others" })));
     assert_eq!((budgets(&others), budgets(&secret)), (json!([]), json!([])));
-    // As a password, and over Flight.
+    // The token is a password, too, and is one over Flight.
     let basic = server.curl("/v1/query", &[&["-u", &format!("ada:{ada}")], &submit[..]].concat());
     assert_eq!(basic.json(), json!([{ "one": 1 }]));
     let mut flight = place.gust(&["query", "--server", &server.url, "--format", "csv", of_history]);
@@ -221,7 +221,7 @@ fn a_token_of_the_provider_opens_every_door() {
         failed(&psql(&others), &["the token is not one of user `ada`"]);
         failed(&psql(&Key::p256("one").signed(&claims(json!({})))), &["its signature is wrong"]);
     }
-    // What it has started ends with it, and a minute of skew.
+    // Its statements end with it, after a minute of skew.
     let ending = key.signed(&claims(json!({ "exp": Utc::now().timestamp() - 56 })));
     let started = Instant::now();
     let ended = server.sql_of(&ending, ENDLESS);
