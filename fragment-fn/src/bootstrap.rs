@@ -14,8 +14,11 @@ use lambda_runtime::{Error, LambdaEvent, LambdaInvocation, Runtime, service_fn};
 use lambda_runtime_api_client::body::Body;
 use lambda_runtime_api_client::{PooledClient, build_request};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::environment::{Environment, EnvironmentSettings};
+use crate::logs::without_payloads;
 use crate::panics::quiet_caught_panics;
 use crate::{handler, stack};
 
@@ -133,9 +136,10 @@ async fn post(client: &PooledClient, request_id: &str, answer: Bytes) -> Result<
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fragment_fn=info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let layer = layer.without_time().with_target(false).with_filter(without_payloads(filter));
     // It fails where the program already has a subscriber, which then stays.
-    let _ = subscriber.without_time().with_target(false).try_init();
+    let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
 /// Exits when stdin ends. A killed parent cannot stop its children, and a busy child does not look at the Runtime API.

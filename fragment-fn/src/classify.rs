@@ -108,10 +108,12 @@ fn of_store(error: &object_store::Error) -> Kind {
 }
 
 /// Returns true where the store refused the credentials. object_store 0.13 has no kind for a listing that is refused: only
-/// the message has the status.
+/// the message has the status. S3 refuses a token that has ended or makes no sense with status 400.
 fn is_refused(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    ["403 Forbidden", "401 Unauthorized"].iter().any(|sign| text.contains(sign))
+    ["403 Forbidden", "401 Unauthorized", "<Code>ExpiredToken<", "<Code>InvalidToken<"]
+        .iter()
+        .any(|sign| text.contains(sign))
 }
 
 /// Returns true where the store asked to slow down. object_store keeps the status of such a request only in the message.
@@ -161,6 +163,8 @@ mod tests {
         check(DataFusionError::ParquetError(Box::new(wrapped)), Kind::FileMissing);
         check(changed.into(), Kind::FileChanged);
         check(slow.into(), Kind::StorageThrottled);
+        let ended = "400 Bad Request: <Error><Code>ExpiredToken</Code></Error>";
+        check(object_store::Error::Generic { store: "S3", source: ended.into() }.into(), Kind::AccessDenied);
         check(full.into(), Kind::DiskFull);
         check(ParquetError::EOF("footer".into()).into(), Kind::FileCorrupt);
         check(DataFusionError::ResourcesExhausted("failed to allocate".into()), Kind::OutOfMemory);

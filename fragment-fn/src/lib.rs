@@ -29,6 +29,7 @@ mod forwarding;
 pub mod handler;
 pub mod hedging;
 pub mod late;
+mod logs;
 mod memory;
 pub mod metering;
 mod output;
@@ -53,6 +54,7 @@ pub use deletes::{DIGEST_READS_MAX, DeletePlan, DeleteReader, FileDeletes, KeyDi
 pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over};
 pub use fault::FileFault;
 pub use footer::{NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, project, read_footer, read_shipped};
+pub use logs::without_payloads;
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};
 pub use pinned::PinnedFile;

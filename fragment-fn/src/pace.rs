@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 mod http;
+mod refused;
 
 pub(crate) use http::watched;
 

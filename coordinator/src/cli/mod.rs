@@ -16,6 +16,8 @@ use gust_engine::storage::aws;
 use gust_output::{NewFile, OutputError, OutputFormat, RowOutput, StreamError, end_of, write_statement};
 use gust_protocol::with_hint_line;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 pub mod args;
 mod calibrate;
@@ -103,12 +105,11 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Err(_) => Ok(EnvFilter::new(cli.log_filter())),
     };
     match filter {
-        Ok(filter) => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .log_internal_errors(false)
-            .init(),
+        Ok(filter) => {
+            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            let layer = layer.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
+            tracing_subscriber::registry().with(layer.with_filter(fragment_fn::without_payloads(filter))).init();
+        }
         Err(error) => return fail(&CommandError::usage(format!("GUST_LOG: {error}"))),
     }
     // A session has threads of its own. While they compute, this thread still hears signals and time-outs.

@@ -1,4 +1,5 @@
-//! HTTP client of a store that counts refusals. object_store tries refused requests again by itself and tells nobody.
+//! HTTP client of a store that counts refusals, and keeps what they quote from their reader. object_store tries refused
+//! requests again by itself and tells nobody.
 
 use std::sync::Arc;
 
@@ -6,11 +7,15 @@ use async_trait::async_trait;
 use object_store::client::{HttpClient, HttpError, HttpRequest, HttpResponse, HttpService};
 
 use super::Pace;
+use super::refused::without_quotes;
 
 /// Statuses that ask for fewer requests: S3's SlowDown, and Too Many Requests of stores like it.
 const SLOW_DOWN: [u16; 2] = [503, 429];
 
-/// Returns a client that notes refusals in a pace.
+/// Header of the session token. A refusal may quote it.
+const TOKEN: &str = "x-amz-security-token";
+
+/// Returns a client that notes refusals in a pace, and leaves in their bodies the code and the message.
 pub(crate) fn watched(client: HttpClient, pace: Arc<Pace>) -> HttpClient {
     HttpClient::new(WatchedHttp { client, pace })
 }
@@ -24,11 +29,13 @@ struct WatchedHttp {
 #[async_trait]
 impl HttpService for WatchedHttp {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let token = request.headers().get(TOKEN).cloned();
         let response = self.client.execute(request).await?;
         if SLOW_DOWN.contains(&response.status().as_u16()) {
             self.pace.note_slow_down();
         }
-        Ok(response)
+        let token = token.as_ref().and_then(|token| token.to_str().ok());
+        Ok(without_quotes(response, token).await)
     }
 }
 
@@ -49,6 +56,30 @@ mod tests {
             *response.status_mut() = self.0.try_into().expect("a status");
             Ok(response)
         }
+    }
+
+    /// Service that quotes the token of each request as S3 does.
+    #[derive(Debug)]
+    struct Quotes;
+
+    #[async_trait]
+    impl HttpService for Quotes {
+        async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+            let token = request.headers()[TOKEN].to_str().expect("a text");
+            let body = format!("<Error><Message>no {token}</Message><Token-0>{token}</Token-0></Error>");
+            let mut response = HttpResponse::new(body.into());
+            *response.status_mut() = 400.try_into().expect("a status");
+            Ok(response)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_show_the_token_that_was_sent() {
+        let watched = watched(HttpClient::new(Quotes), Arc::default());
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        request.headers_mut().insert(TOKEN, "tok3n".parse().expect("a header"));
+        let body = watched.execute(request).await.expect("an answer").into_body().bytes().await.expect("a body");
+        assert_eq!(body, "<Error><Message>no (hidden)</Message></Error>");
     }
 
     #[tokio::test]

@@ -7,7 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, Method, Uri};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
+
+/// Greatest difference of a signature's time to the server's. AWS has five minutes.
+const SIGNATURE_LIFE: TimeDelta = TimeDelta::minutes(5);
 
 /// Rule about who may ask.
 #[derive(Debug, Clone)]
@@ -70,7 +74,12 @@ pub(super) struct Arrived<'a> {
 
 impl Access {
     /// Returns the status and the reason of a refusal.
-    pub(super) fn check(&self, tokens: &Tokens, request: &Arrived<'_>) -> Result<(), (u16, String)> {
+    pub(super) fn check(
+        &self,
+        tokens: &Tokens,
+        request: &Arrived<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<(), (u16, String)> {
         let authorization =
             request.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let bearer = authorization.strip_prefix("Bearer ");
@@ -85,7 +94,8 @@ impl Access {
                 None => Err((401, "there is no token".to_owned())),
             },
             Access::SigV4 { service, region, key_id, secret } => {
-                signature(request, authorization, &Signer { service, region, key_id, secret }).map_err(|why| (403, why))
+                let signer = Signer { service, region, key_id, secret };
+                signature(request, authorization, &signer, now).map_err(|why| (403, why))
             }
         }
     }
@@ -98,7 +108,12 @@ struct Signer<'a> {
     secret: &'a str,
 }
 
-fn signature(request: &Arrived<'_>, authorization: &str, signer: &Signer<'_>) -> Result<(), String> {
+fn signature(
+    request: &Arrived<'_>,
+    authorization: &str,
+    signer: &Signer<'_>,
+    now: DateTime<Utc>,
+) -> Result<(), String> {
     let Signer { service, region, key_id, secret } = signer;
     let fields = authorization.strip_prefix("AWS4-HMAC-SHA256 ").ok_or("the request is not signed")?;
     let field = |name: &str| {
@@ -111,6 +126,10 @@ fn signature(request: &Arrived<'_>, authorization: &str, signer: &Signer<'_>) ->
     };
     let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let time = header("x-amz-date");
+    let signed_at = NaiveDateTime::parse_from_str(time, "%Y%m%dT%H%M%SZ").map_err(|_| "the request has no date")?;
+    if (now - signed_at.and_utc()).abs() > SIGNATURE_LIFE {
+        return Err(format!("Signature expired: {time} is now earlier or later than {}", now.format("%Y%m%dT%H%M%SZ")));
+    }
     let day = time.get(..8).unwrap_or_default();
     let scope = format!("{day}/{region}/{service}/aws4_request");
     if credential != format!("{key_id}/{scope}") {

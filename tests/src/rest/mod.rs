@@ -48,6 +48,14 @@ pub struct Rules {
     pub lends: Option<Lending>,
     /// Further settings in the answer of a table.
     pub table_config: BTreeMap<String, String>,
+    /// Seconds by which the server's clock is ahead, in what it tells and in what it checks.
+    pub clock_ahead: i64,
+}
+
+impl Rules {
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        chrono::Utc::now() + chrono::TimeDelta::seconds(self.clock_ahead)
+    }
 }
 
 impl Default for Rules {
@@ -60,6 +68,7 @@ impl Default for Rules {
             faults: Vec::new(),
             lends: None,
             table_config: BTreeMap::new(),
+            clock_ahead: 0,
         }
     }
 }
@@ -205,6 +214,14 @@ impl RestServer {
     /// That of the database.
     pub async fn register(&self, tables: &[(Vec<String>, String, String)]) -> anyhow::Result<()> {
         self.state.tables.register(tables).await
+    }
+
+    /// Makes another metadata file the present one of a table, as a commit does.
+    ///
+    /// # Errors
+    /// That of the database.
+    pub async fn point(&self, namespace: &[String], name: &str, location: &str) -> anyhow::Result<()> {
+        self.state.tables.point(namespace, name, location).await
     }
 }
 

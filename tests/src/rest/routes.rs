@@ -64,13 +64,19 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Body>) -> Respons
     let arrived = Arrived { method: &parts.method, uri: &parts.uri, headers: &parts.headers, body: &body };
     let reply = match parts.uri.path() == "/v1/oauth/tokens" {
         true => token(&state, &rules, &body),
-        false => match rules.access.check(&state.tokens, &arrived) {
+        false => match rules.access.check(&state.tokens, &arrived, rules.now()) {
             Ok(()) => routed(&state, &rules, &parts, &body).await,
+            // AWS refuses a signature before the catalog sees the request.
+            Err((403, why)) => {
+                let headers = vec![("x-amzn-errortype", "InvalidSignatureException".to_owned())];
+                Reply { status: 403, json: json!({"message": why}), headers }
+            }
             Err((status, why)) => Reply::error(status, "NotAuthorizedException", why),
         },
     };
     state.note(&parts.method, &parts.uri, reply.status);
     let mut response = Response::builder().status(reply.status).header("content-type", "application/json");
+    response = response.header("date", rules.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string());
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }

@@ -44,7 +44,10 @@ impl Place {
 
     async fn read(&self, location: &str) -> anyhow::Result<Value> {
         let bytes = self.store.get(&Self::key(location)?).await?.bytes().await?;
-        Ok(serde_json::from_slice(&bytes)?)
+        Ok(match bytes.starts_with(&[0x1f, 0x8b]) {
+            true => serde_json::from_reader(flate2::read::GzDecoder::new(&*bytes))?,
+            false => serde_json::from_slice(&bytes)?,
+        })
     }
 
     async fn write(&self, location: &str, json: &Value) -> anyhow::Result<()> {
@@ -139,6 +142,13 @@ impl Tables {
             row.execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
+    }
+
+    pub(super) async fn point(&self, namespace: &[String], name: &str, location: &str) -> anyhow::Result<()> {
+        let statement = "UPDATE iceberg_tables SET metadata_location = ? WHERE table_namespace = ? AND table_name = ?";
+        let pointed = sqlx::query(statement).bind(location).bind(key(namespace)).bind(name).execute(&self.pool).await?;
+        ensure!(pointed.rows_affected() == 1, "there is no table {name}");
+        Ok(())
     }
 
     /// Creates a table of a request's schema, spec and order.

@@ -89,18 +89,22 @@ impl Lent {
         self.lock().refused
     }
 
-    fn allows(&self, key_id: &str, path: &S3Path) -> bool {
+    fn check(&self, key_id: &str, path: &S3Path) -> S3Result<()> {
         let mut lent = self.lock();
-        let Some(key) = lent.keys.get(key_id) else { return true };
+        let Some(key) = lent.keys.get(key_id) else { return Ok(()) };
         let is_below = match path {
             S3Path::Object { bucket, key: object } => {
                 format!("s3://{bucket}/{object}").starts_with(&format!("{}/", key.location))
             }
             S3Path::Bucket { .. } | S3Path::Root => false,
         };
-        let allows = is_below && SystemTime::now() < key.until;
-        lent.refused += u64::from(!allows);
-        allows
+        let has_ended = key.until <= SystemTime::now();
+        lent.refused += u64::from(has_ended || !is_below);
+        match (has_ended, is_below) {
+            (true, _) => Err(s3_error!(ExpiredToken, "The provided token has expired.")),
+            (false, false) => Err(s3_error!(AccessDenied, "the key may not read this object")),
+            (false, true) => Ok(()),
+        }
     }
 }
 
@@ -110,10 +114,9 @@ pub(super) struct LentOnly(pub(super) Lent);
 #[async_trait::async_trait]
 impl S3Access for LentOnly {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        let key_id = context.credentials().map(|credentials| credentials.access_key.as_str());
-        match key_id.is_some_and(|key_id| self.0.allows(key_id, context.s3_path())) {
-            true => Ok(()),
-            false => Err(s3_error!(AccessDenied, "the key may not read this object")),
+        match context.credentials() {
+            Some(credentials) => self.0.check(&credentials.access_key, context.s3_path()),
+            None => Err(s3_error!(AccessDenied, "the request is not signed")),
         }
     }
 }

@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use axum::extract::{ConnectInfo, Request as HttpRequest};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
@@ -53,6 +54,9 @@ pub const REGION: &str = "us-east-1";
 /// Keys of a client without an identity of its own.
 pub const ACCESS_KEY_ID: &str = "gust-test-key";
 pub const SECRET_ACCESS_KEY: &str = "gust-test-secret";
+
+/// Bytes of a refusal before the server quotes the request in it.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Threads of the server. It must answer while the test's own runtime is busy, and it shares the machine with that runtime.
 const THREADS: usize = 2;
@@ -226,8 +230,26 @@ fn current(shape: &CurrentShape) -> Option<Arc<Shaper>> {
 }
 
 async fn call(service: &S3Service, request: HttpRequest) -> HttpResponse {
-    match service.call(request.map(s3s::Body::http_body_unsync)).await {
+    let token = request.headers().get("x-amz-security-token").cloned();
+    let response = match service.call(request.map(s3s::Body::http_body_unsync)).await {
         Ok(response) => response.map(axum::body::Body::new),
-        Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")).into_response(),
+    };
+    match token.as_ref().and_then(|token| token.to_str().ok()) {
+        Some(token) if [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN].contains(&response.status()) => {
+            quoting(response, token).await
+        }
+        _ => response,
     }
+}
+
+/// Quotes the session token in a refusal. S3 does so where the token has ended, and in the canonical request where the
+/// signature is wrong.
+async fn quoting(response: HttpResponse, token: &str) -> HttpResponse {
+    let (mut parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let quoted =
+        format!("<Token-0>{token}</Token-0><CanonicalRequest>x-amz-security-token:{token}</CanonicalRequest></Error>");
+    parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+    HttpResponse::from_parts(parts, String::from_utf8_lossy(&body).replace("</Error>", &quoted).into())
 }
