@@ -13,6 +13,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as EngineStatement;
@@ -20,7 +21,7 @@ use datafusion::sql::sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Query, 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 use gust_catalog::Version;
 
 use super::limits::{RELATIONS_MAX, folded_name};
@@ -86,6 +87,13 @@ struct Found {
     after: usize,
 }
 
+/// Beginning of a statement, up to a place.
+struct Begun {
+    /// Place of the first word.
+    first: usize,
+    has_from: bool,
+}
+
 /// Words and signs of a text, without the spaces between them.
 struct Words<'a> {
     tokens: &'a [TokenWithSpan],
@@ -135,13 +143,15 @@ fn rewrite_counted(tokens: &mut Vec<TokenWithSpan>) -> Result<usize, Refusal> {
     }
     let words = Words::of(tokens);
     let mut written = Vec::new();
-    // Tokens that are written, words that are, and the first word of the statement.
-    let (mut copied, mut free, mut begin) = (0, 0, 0);
+    // Tokens that are written, words that are, and the beginning of the statement.
+    let (mut copied, mut free) = (0, 0);
+    let mut begun = Begun { first: 0, has_from: false };
     let mut at = 1;
     while let Some(token) = words.get(at) {
         if *token == Token::SemiColon {
-            begin = at + 1;
+            begun = Begun { first: at + 1, has_from: false };
         }
+        begun.has_from |= is_word(token, "FROM");
         let Some(found) = find(&words, at)? else {
             at += 1;
             continue;
@@ -150,9 +160,10 @@ fn rewrite_counted(tokens: &mut Vec<TokenWithSpan>) -> Result<usize, Refusal> {
             let hint = "leave one of them out";
             return Err(Refusal::new("a table has two versions", hint));
         }
+        refuse_alias(&words, &found, &begun)?;
         let name = words.places[found.name];
         written.extend_from_slice(&tokens[copied..name]);
-        written.extend(named(&words, &found, begin));
+        written.extend(named(&words, &found, &begun));
         (free, at) = (found.after, found.after);
         copied = words.places[found.after - 1] + 1;
     }
@@ -196,11 +207,24 @@ fn find(words: &Words<'_>, at: usize) -> Result<Option<Found>, Refusal> {
 fn at_name(words: &Words<'_>, found: Found) -> Result<Found, Refusal> {
     match words.get(found.name) {
         Some(Token::Word(_)) | None => Ok(found),
-        Some(other) => Err(Refusal::new(
-            format!("only a table has versions, and `{other}` is no table's name"),
-            "write the version right behind the table: FROM t FOR VERSION AS OF 5 AS x",
-        )),
+        Some(other) => {
+            Err(Refusal::new(format!("only a table has versions, and `{other}` is no table's name"), RIGHT_PLACE))
+        }
     }
+}
+
+const RIGHT_PLACE: &str = "write the version right behind the table: FROM t FOR VERSION AS OF 5 AS x";
+
+/// Refuses a version behind an alias. It would be the alias's, and no table's.
+fn refuse_alias(words: &Words<'_>, found: &Found, begun: &Begun) -> Result<(), Refusal> {
+    let Some(before) = found.name.checked_sub(1).filter(|before| *before > begun.first) else { return Ok(()) };
+    let is_alias = match words.get(before) {
+        Some(Token::Word(word)) => word.keyword == Keyword::NoKeyword || word.keyword == Keyword::AS,
+        Some(token) => *token == Token::RParen,
+        None => false,
+    };
+    let (true, Some(alias)) = (is_alias, words.get(found.name)) else { return Ok(()) };
+    Err(Refusal::new(format!("only a table has versions, and `{alias}` is no table's name"), RIGHT_PLACE))
 }
 
 fn no_value(asked: Asked) -> Refusal {
@@ -233,7 +257,7 @@ fn end_of_value(words: &Words<'_>, first: usize, asked: Asked) -> Result<usize, 
 }
 
 /// Writes a table's name with its version.
-fn named(words: &Words<'_>, found: &Found, begin: usize) -> Vec<TokenWithSpan> {
+fn named(words: &Words<'_>, found: &Found, begun: &Begun) -> Vec<TokenWithSpan> {
     let Some(TokenWithSpan { token: Token::Word(word), span }) = words.token(found.name) else { return Vec::new() };
     let (first, end) = (words.places[found.first], words.places[found.end - 1] + 1);
     let text: String = words.tokens[first..end].iter().map(|token| token.token.to_string()).collect();
@@ -241,16 +265,17 @@ fn named(words: &Words<'_>, found: &Found, begin: usize) -> Vec<TokenWithSpan> {
     let marked = format!("{folded}{MARK}{}{MARK}{text}", found.asked.letter());
     let quoted = |value: String| Token::Word(Word { value, quote_style: Some('"'), keyword: Keyword::NoKeyword });
     let mut written = vec![quoted(marked)];
-    if takes_alias(words, found, begin) {
+    if takes_alias(words, found, begun) {
         let space = || Token::Whitespace(Whitespace::Space);
         written.extend([space(), Token::make_keyword("AS"), space(), quoted(folded)]);
     }
     written.into_iter().map(|token| TokenWithSpan { token, span: *span }).collect()
 }
 
-/// Tells if a table needs its own name as an alias: no alias follows, and the statement, whose first word is at `begin`, queries it.
-fn takes_alias(words: &Words<'_>, found: &Found, begin: usize) -> bool {
-    if ["DESCRIBE", "DESC", "SHOW", "DROP"].iter().any(|word| words.is(begin, word)) {
+/// Tells if a table needs its own name as an alias: no alias follows, and the statement queries it. DESCRIBE may be of a query, too.
+fn takes_alias(words: &Words<'_>, found: &Found, begun: &Begun) -> bool {
+    let begins = |with: &[&str]| with.iter().any(|word| words.is(begun.first, word));
+    if begins(&["SHOW", "DROP"]) || (begins(&["DESCRIBE", "DESC"]) && !begun.has_from) {
         return false;
     }
     match words.get(found.after) {
@@ -319,17 +344,43 @@ pub(crate) fn pin(
     if let EngineStatement::CreateExternalTable(create) = statement {
         return refuse_made([&create.name]);
     }
-    let Some(statement) = inner_mut(statement) else { return Ok(()) };
-    match statement {
+    let Some(inner) = inner_mut(statement) else { return refuse_left(statement) };
+    match inner {
         Statement::CreateTable(create) => refuse_made([&create.name])?,
         Statement::CreateView(create) => refuse_made([&create.name])?,
         Statement::Drop { names, .. } => refuse_made(names.iter())?,
         _ => {}
     }
-    match walk_mut(statement, &mut Pins { value, named: BTreeSet::new(), versions: 0 }) {
-        ControlFlow::Continue(()) => Ok(()),
+    match walk_mut(inner, &mut Pins { value, named: BTreeSet::new(), versions: 0 }) {
+        ControlFlow::Continue(()) => refuse_left(statement),
         ControlFlow::Break(error) => Err(error),
     }
+}
+
+/// Refuses a version that stands anywhere but behind a table that is read, so that none is ignored.
+fn refuse_left(statement: &EngineStatement) -> Result<(), QueryError> {
+    /// Writes nothing, and fails at a mark.
+    struct Marks;
+    impl std::fmt::Write for Marks {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            if text.contains(MARK) { Err(std::fmt::Error) } else { Ok(()) }
+        }
+    }
+
+    if write!(Marks, "{statement}").is_ok() {
+        return Ok(());
+    }
+    let tokens = Tokenizer::new(&GenericDialect {}, &statement.to_string()).tokenize().unwrap_or_default();
+    let left = tokens.iter().find_map(|token| match token {
+        Token::Word(word) => {
+            parted(&word.value).filter(|(_, letter, _)| Asked::ALL.iter().any(|asked| asked.letter() == *letter))
+        }
+        _ => None,
+    });
+    left.map_or(Ok(()), |(name, ..)| {
+        let message = format!("only a table has versions, and `{name}` is no table's name");
+        Err(QueryError::sql(message).with_hint(RIGHT_PLACE))
+    })
 }
 
 fn has_none(what: &str) -> QueryError {
@@ -411,8 +462,6 @@ pub(crate) fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
-
     use super::*;
     use crate::sql::{parsed, tokens};
 
@@ -433,6 +482,7 @@ mod tests {
             ("SELECT * FROM t AT (VERSION => 5), t", "SELECT * FROM \"t\u{1}v\u{1}5\" AS \"t\", t"),
             ("SELECT * FROM t AT (TIMESTAMP => now()) y", "SELECT * FROM \"t\u{1}t\u{1}now()\" y"),
             ("DESCRIBE t FOR VERSION AS OF 5", "DESCRIBE \"t\u{1}v\u{1}5\""),
+            ("DESCRIBE SELECT t.id FROM t FOR VERSION AS OF 5", "DESCRIBE SELECT t.id FROM \"t\u{1}v\u{1}5\" AS \"t\""),
             // Other uses of the words.
             ("SELECT version AS of FROM t", "SELECT version AS of FROM t"),
             ("SELECT t.version AS of, timestamp AS of FROM t", "SELECT t.version AS of, timestamp AS of FROM t"),
@@ -461,6 +511,17 @@ mod tests {
                 "a version is not understood: TIMESTAMP AS OF has no value behind it",
             ),
             ("SELECT * FROM t VERSION AS OF x FOR VERSION AS OF 5", "a table has two versions"),
+            ("DESCRIBE SELECT * FROM t x FOR VERSION AS OF 5", "only a table has versions, and `x` is no table's name"),
+            ("DESC SELECT * FROM t AS x VERSION AS OF 5", "only a table has versions, and `x` is no table's name"),
+            (
+                "SELECT * FROM t \"x y\" FOR VERSION AS OF 5",
+                "only a table has versions, and `\"x y\"` is no table's name",
+            ),
+            (
+                "SELECT * FROM (SELECT 1) x FOR TIMESTAMP AS OF now()",
+                "only a table has versions, and `x` is no table's name",
+            ),
+            ("SELECT * FROM UNNEST([1]) u AT (VERSION => 5)", "only a table has versions, and `u` is no table's name"),
             (
                 &format!("SELECT * FROM t FOR VERSION AS OF 1{}", " + 1".repeat(100)),
                 "the value of VERSION AS OF has more than 128 words and signs",
@@ -529,6 +590,7 @@ mod tests {
             ("CREATE VIEW t FOR VERSION AS OF 5 AS SELECT 1", "`t`: a table that is made or dropped has no version"),
             ("DROP TABLE t FOR VERSION AS OF 5", "`t`: a table that is made or dropped has no version"),
             (&many, "the statement has more than 4096 versions of tables"),
+            ("SELECT x FOR VERSION AS OF 5 FROM t", "only a table has versions, and `x` is no table's name"),
         ] {
             let error = pinned(text).expect_err(text);
             assert!(error.message().contains(message), "{text}: {error}");
