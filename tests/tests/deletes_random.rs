@@ -68,7 +68,7 @@ struct TestDelete {
 }
 
 /// Table, as it was written and as it ought to be read.
-struct Random {
+pub(crate) struct Random {
     columns: Vec<Column>,
     specs: Vec<Option<i32>>,
     files: Vec<TestFile>,
@@ -135,7 +135,7 @@ fn value(kind: Kind, random: &mut StdRng) -> Leaf {
 }
 
 impl Random {
-    fn new(folder: &Path, random: &mut StdRng) -> Self {
+    pub(crate) fn new(folder: &Path, random: &mut StdRng) -> Self {
         // The first column numbers the rows of the table.
         let mut columns = vec![Column { id: 1, kind: Kind::Long, is_there: true, is_renamed: false }];
         for number in 1..random.random_range(3..6) {
@@ -253,7 +253,7 @@ impl Random {
     }
 
     /// Lists the rows that are left, by their numbers and as the current schema shows them.
-    fn left(&self) -> BTreeMap<usize, String> {
+    pub(crate) fn left(&self) -> BTreeMap<usize, String> {
         self.shown(|file, row| !self.is_deleted(file, row))
     }
 
@@ -272,14 +272,26 @@ impl Random {
 
     /// Writes the table's files, and returns its metadata file and its delete files.
     fn write(&self, folder: &Path, random: &mut StdRng) -> (String, Vec<PathBuf>) {
+        self.put(folder, random, &mut |path, bytes| {
+            std::fs::create_dir_all(Path::new(path).parent().expect("a folder")).expect("made");
+            std::fs::write(path, bytes).expect("written");
+        })
+    }
+
+    /// Puts the table's files below a location, and returns its metadata file and its delete files.
+    pub(crate) fn put(
+        &self,
+        folder: &Path,
+        random: &mut StdRng,
+        put: &mut dyn FnMut(&str, &[u8]),
+    ) -> (String, Vec<PathBuf>) {
         let mut properties = |rows: usize| {
             let builder = WriterProperties::builder().set_max_row_group_row_count(Some(rows.div_ceil(3).max(7)));
             let pages = random.random_range(3..50);
             builder.set_data_page_row_count_limit(pages).set_write_batch_size(pages).build()
         };
-        let put = |path: &str, bytes: &[u8]| {
-            std::fs::create_dir_all(Path::new(path).parent().expect("a folder")).expect("made");
-            std::fs::write(path, bytes).expect("written");
+        let mut put = |path: &str, bytes: &[u8]| {
+            put(path, bytes);
             bytes.len() as u64
         };
         let mut data = Vec::new();
@@ -354,7 +366,7 @@ impl Random {
     }
 
     /// Returns the statement that shows the rows as [`Self::left`] does.
-    fn sql(&self, table: &str) -> String {
+    pub(crate) fn sql(&self, table: &str) -> String {
         let shown = self.columns.iter().filter(|column| column.is_there).flat_map(|column| {
             let name = column.name(true);
             match column.kind {

@@ -8,6 +8,8 @@
 //! which Gust refuses an ask today, and `wrong` the reason for which it has other rows. Such an ask fails the suite once it has its
 //! rows, so that the line is struck out.
 //!
+//! `rest/suites.rs` runs it through a REST catalog.
+//!
 //! `MATRIX=v3 cargo test --release -p gust-tests iceberg_matrix::` runs the tables alone whose names contain `v3`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +29,7 @@ use serde::Deserialize;
 use serde_json::{Number, Value, json};
 
 /// Folder that the tables' metadata names. Its number rises when the tables are made anew with other contents.
-const ROOT: &str = "/tmp/gust-iceberg-fixtures-1";
+pub(crate) const ROOT: &str = "/tmp/gust-iceberg-fixtures-1";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 const FUNCTIONS: u32 = 4;
 
@@ -47,21 +49,21 @@ struct Truth {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
-    name: String,
+pub(crate) struct Table {
+    pub(crate) name: String,
     writer: String,
     /// Findings that the table is a case of.
     #[serde(default)]
     traps: Vec<String>,
     /// Text with which every ask is refused today.
     refused: Option<String>,
-    ask: Vec<Ask>,
+    pub(crate) ask: Vec<Ask>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ask {
-    sql: String,
+pub(crate) struct Ask {
+    pub(crate) sql: String,
     /// Statement for Spark, where its dialect differs.
     #[serde(rename = "spark_sql")]
     _spark_sql: Option<String>,
@@ -87,7 +89,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("iceberg")
 }
 
-fn truth() -> Vec<Table> {
+pub(crate) fn truth() -> Vec<Table> {
     let mut tables = Vec::new();
     for file in fs::read_dir(folder().join("truth")).expect("readable") {
         let file = file.expect("readable").path();
@@ -117,7 +119,7 @@ fn files_below(folder: &Path) -> BTreeMap<PathBuf, u64> {
 
 /// Copies the checked-in tables to [`ROOT`], where their metadata says that they are. A table appears there whole, so that another
 /// process reads it at the same time.
-fn copy_tables() {
+pub(crate) fn copy_tables() {
     static COPYING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = COPYING.lock();
     fs::create_dir_all(ROOT).expect("made");
@@ -226,7 +228,7 @@ async fn wrong_files(session: &Session, ask: &Ask) -> Option<String> {
 }
 
 /// Runs one ask and returns its fault.
-async fn fault(
+pub(crate) async fn fault(
     session: &Session,
     target: Target,
     table: &Table,

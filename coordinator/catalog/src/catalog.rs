@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::rest::{RestCatalog, RestSettings};
+use crate::room::NamesRoom;
 use crate::scan::DataFile;
 use crate::sql::SqliteCatalog;
 use crate::storage::CatalogStores;
@@ -58,9 +59,17 @@ impl Catalog {
     /// # Errors
     /// Those of reaching the catalog.
     pub async fn namespaces(&self) -> Result<Vec<String>> {
+        self.namespaces_within(&NamesRoom::default()).await
+    }
+
+    /// Lists all namespaces as [`Self::namespaces`] does, within the room that a larger listing has left.
+    ///
+    /// # Errors
+    /// Those of reaching the catalog; invalid: too many names.
+    pub async fn namespaces_within(&self, room: &NamesRoom) -> Result<Vec<String>> {
         match self {
-            Catalog::Sqlite(catalog) => catalog.namespaces().await,
-            Catalog::Rest(catalog) => catalog.namespaces().await,
+            Catalog::Sqlite(catalog) => counted(catalog.namespaces().await?, room),
+            Catalog::Rest(catalog) => catalog.namespaces(room).await,
         }
     }
 
@@ -99,9 +108,17 @@ impl Catalog {
     /// # Errors
     /// Those of reaching the catalog.
     pub async fn tables(&self, namespace: &str) -> Result<Vec<String>> {
+        self.tables_within(namespace, &NamesRoom::default()).await
+    }
+
+    /// Lists the tables of a namespace as [`Self::tables`] does, within the room that a larger listing has left.
+    ///
+    /// # Errors
+    /// Those of reaching the catalog; invalid: too many names.
+    pub async fn tables_within(&self, namespace: &str, room: &NamesRoom) -> Result<Vec<String>> {
         match self {
-            Catalog::Sqlite(catalog) => catalog.tables(namespace).await,
-            Catalog::Rest(catalog) => catalog.tables(namespace).await,
+            Catalog::Sqlite(catalog) => counted(catalog.tables(namespace).await?, room),
+            Catalog::Rest(catalog) => catalog.tables(namespace, room).await,
         }
     }
 
@@ -159,4 +176,9 @@ impl Catalog {
             }
         }
     }
+}
+
+fn counted(names: Vec<String>, room: &NamesRoom) -> Result<Vec<String>> {
+    room.take(names.len())?;
+    Ok(names)
 }

@@ -51,8 +51,8 @@ pub enum Error {
     Setting { catalog: String, why: String },
 
     /// A catalog does not accept the credentials, or no token can be had: correct them.
-    #[error("catalog {catalog} does not accept the credentials (401): {why}")]
-    Unauthorized { catalog: String, why: String },
+    #[error("catalog {catalog} does not accept the credentials ({status}): {why}")]
+    Unauthorized { catalog: String, status: u16, why: String },
 
     /// A catalog knows who asks, and forbids it: ask for the right.
     #[error("catalog {catalog} forbids to read {what} (403): {why}")]
@@ -149,6 +149,9 @@ impl Error {
             Error::Corrupt { next, .. } => *next,
             Error::Unreachable { location, source } => unreachable_hint(location, source.as_ref()),
             Error::Setting { .. } => Some("check the catalog's settings in the configuration"),
+            Error::Unauthorized { status: 400 | 403, .. } => {
+                Some("check the AWS keys (their session may have ended), the region, and this machine's clock")
+            }
             Error::Unauthorized { .. } => Some("check the catalog's token, its OAuth2 settings or the AWS credentials"),
             Error::Forbidden { .. } => Some("ask the catalog's owner for the right to read it"),
             Error::Refused { status: 429 | 503, .. } => Some("try again later"),
@@ -188,6 +191,14 @@ fn unreachable_hint(location: &str, source: &(dyn std::error::Error + 'static)) 
             }
             Some(object_store::Error::Generic { store: "LocalFileSystem", .. }) => {
                 return Some("check that the file can be read");
+            }
+            // S3 refuses a token that has ended or makes no sense with status 400, which object_store gives no kind.
+            Some(error)
+                if ["<Code>ExpiredToken<", "<Code>InvalidToken<"]
+                    .iter()
+                    .any(|code| error.to_string().contains(code)) =>
+            {
+                return Some("the session token has ended or is another's: get new credentials");
             }
             _ => cause = current.source(),
         }

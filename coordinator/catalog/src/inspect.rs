@@ -1,14 +1,16 @@
 //! Facts about a table for people: its snapshots, references, manifests, files. They come from metadata alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
 use crate::error::Result;
+use crate::manifests::value::result_type;
 use crate::metadata::ManifestSource;
-use crate::predicate::Predicate;
-use crate::scan::{DeleteContent, ScanRequest};
+use crate::scalar::Scalar;
 use crate::table::Table;
+use crate::types::Type;
 
 /// Snapshot that has not expired.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,8 +56,11 @@ pub struct ManifestFacts {
     pub spec_id: Option<i32>,
     pub has_deletes: bool,
     pub sequence_number: i64,
+    /// Snapshot that added it.
+    pub snapshot: Option<i64>,
     pub added_files: Option<u64>,
     pub existing_files: Option<u64>,
+    pub deleted_files: Option<u64>,
 }
 
 /// Content of a live file.
@@ -66,15 +71,37 @@ pub enum FileContent {
     EqualityDeletes,
 }
 
-/// Live file of the pinned snapshot: of data, or of deletes that apply to some.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Partition of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartitionFacts {
+    /// Values in words: `day=2026-01-01, kind=a`.
+    pub text: String,
+    /// Values by the ids of their partition fields. None is NULL, and a value that is not of the field's type.
+    pub values: Vec<(i32, Option<Scalar>)>,
+}
+
+/// Field of a table's partitions, in any of its specs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartitionColumn {
+    pub field_id: i32,
+    /// Name in the newest spec that has the field.
+    pub name: String,
+    pub ty: Type,
+}
+
+/// Live file of the pinned snapshot: of data, or of deletes, whether they apply to any or not.
+#[derive(Debug, Clone, PartialEq)]
 pub struct FileInfo {
     pub content: FileContent,
     pub path: String,
-    /// Spec and values of its partition. None for deletes.
-    pub partition: Option<(i32, String)>,
+    /// Name of the format, in capitals.
+    pub format: String,
+    pub spec_id: i32,
+    pub partition: Arc<PartitionFacts>,
     pub record_count: u64,
     pub size_bytes: u64,
+    /// Columns that deletes by equality compare.
+    pub equality_ids: Vec<i32>,
 }
 
 impl Table {
@@ -150,38 +177,41 @@ impl Table {
             spec_id: manifest.spec_id,
             has_deletes: manifest.has_deletes,
             sequence_number: manifest.sequence_number,
+            snapshot: manifest.snapshot,
             added_files: manifest.added_files,
             existing_files: manifest.existing_files,
+            deleted_files: manifest.deleted_files,
         });
         Ok(facts.collect())
     }
 
-    /// Lists the live files of the pinned snapshot: those of data in the order of the manifests, then those of deletes.
+    /// Lists the fields of all partition specs, ascending by id. Those that part nothing, or by a transform that nobody knows, are
+    /// left out.
+    pub fn partition_columns(&self) -> Vec<PartitionColumn> {
+        let metadata = self.metadata();
+        let mut specs: Vec<_> = metadata.specs.iter().collect();
+        specs.sort_by_key(|spec| std::cmp::Reverse(spec.id));
+        let mut columns: BTreeMap<i32, PartitionColumn> = BTreeMap::new();
+        for part in specs.into_iter().flat_map(|spec| &spec.parts) {
+            let source = part.source().and_then(|source| metadata.field(source));
+            let ty = source.and_then(|found| result_type(part.transform, &found.field.ty));
+            if let (Some(ty), false) = (ty, columns.contains_key(&part.field_id)) {
+                let is_taken = columns.values().any(|other| other.name == part.name);
+                let name = if is_taken { format!("{}_{}", part.name, part.field_id) } else { part.name.clone() };
+                columns.insert(part.field_id, PartitionColumn { field_id: part.field_id, name, ty });
+            }
+        }
+        columns.into_values().collect()
+    }
+
+    /// Lists the live files of the pinned snapshot, in the order of its manifests.
     ///
     /// # Errors
     /// Those of reading the manifests.
     pub async fn live_files(&self) -> Result<Vec<FileInfo>> {
-        let none = BTreeSet::new();
-        let plan = self.plan(&ScanRequest { predicate: &Predicate::AlwaysTrue, columns: &none, also: &none }).await?;
-        let partitions = &plan.route.partitions;
-        let data = plan.files.iter().map(|file| FileInfo {
-            content: FileContent::Data,
-            path: file.path.to_string(),
-            partition: partitions.get(file.partition as usize).map(|hit| (hit.spec_id, hit.text.clone())),
-            record_count: file.record_count,
-            size_bytes: file.size_bytes,
-        });
-        let deletes = plan.deletes.iter().map(|file| FileInfo {
-            content: match file.content {
-                DeleteContent::Positions | DeleteContent::Vector { .. } => FileContent::PositionDeletes,
-                DeleteContent::Equality { .. } => FileContent::EqualityDeletes,
-            },
-            path: file.path.to_string(),
-            partition: None,
-            record_count: file.record_count,
-            size_bytes: file.size_bytes,
-        });
-        Ok(data.chain(deletes).collect())
+        let Some(snapshot) = &self.metadata().snapshot else { return Ok(Vec::new()) };
+        let manifests = self.manifests(snapshot).await?;
+        self.list_files(&manifests).await
     }
 }
 

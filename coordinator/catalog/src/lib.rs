@@ -32,6 +32,7 @@ mod plan;
 mod predicate;
 mod prune;
 mod rest;
+mod room;
 mod scalar;
 mod scan;
 mod sql;
@@ -44,11 +45,14 @@ mod write;
 pub use cache::MetadataCache;
 pub use catalog::Catalog;
 pub use error::{Cause, Error, Result};
-pub use inspect::{FileContent, FileInfo, HistoryEntry, ManifestFacts, ReferenceFacts, SnapshotFacts};
+pub use inspect::{
+    FileContent, FileInfo, HistoryEntry, ManifestFacts, PartitionColumn, PartitionFacts, ReferenceFacts, SnapshotFacts,
+};
 pub use location::Location;
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use rest::{Grant, Grants, RestAuth, RestSettings, SecretPlace, SecretText, StoreSettings};
+pub use room::NamesRoom;
 pub use scalar::Scalar;
 pub use scan::{
     ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan,

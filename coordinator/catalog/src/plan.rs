@@ -20,6 +20,7 @@ use crate::avro::AvroFault;
 use crate::cache::{Key, in_background};
 use crate::deletes::{DeleteFault, DeleteIndex, DeletesOf, FoundDeletes};
 use crate::error::{Error, MetadataFile, Result};
+use crate::inspect::FileInfo;
 use crate::manifests::choose::{Chooser, SelectedPartition, Selection};
 use crate::manifests::decode;
 use crate::manifests::delete::FoundDelete;
@@ -27,6 +28,7 @@ use crate::manifests::entry::DecodedManifest;
 use crate::manifests::list::{self, ManifestFile};
 use crate::manifests::wanted::Wanted;
 use crate::metadata::{ManifestSource, Snapshot};
+use crate::predicate::Predicate;
 use crate::prune::BoundPredicate;
 use crate::scan::{ColumnFacts, DeleteSet, FileDeletes, FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
 use crate::table::Table;
@@ -93,6 +95,23 @@ impl Table {
         plan.pruning.set_bytes_total(snapshot.files_bytes);
         plan.count_deletes();
         Ok(plan)
+    }
+
+    /// Lists the live files of manifests, in their order, whatever a query would read of them.
+    pub(crate) async fn list_files(&self, manifests: &Manifests) -> Result<Vec<FileInfo>> {
+        let bound = BoundPredicate::new(&Predicate::AlwaysTrue, self.schema())?;
+        let choosers = &self.choosers(&bound, &Arc::new(Wanted::new(self.metadata(), &BTreeSet::new(), &bound)));
+        let live = manifests.iter().filter(|manifest| manifest.live_files() != Some(0)).map(Arc::clone);
+        let files = stream::iter(live.collect::<Manifests>())
+            .map(async |manifest| {
+                let decoded = self.manifest(&manifest, &[]).await?;
+                let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
+                let location = manifest.path.clone();
+                let found = in_background(&location, move || chooser.files(&decoded, &manifest)).await;
+                found.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
+            })
+            .buffered(MANIFEST_READS_MAX);
+        files.try_concat().await
     }
 
     fn choosers(&self, bound: &BoundPredicate, wanted: &Arc<Wanted>) -> Choosers {

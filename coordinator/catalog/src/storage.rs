@@ -117,13 +117,13 @@ impl fmt::Debug for CatalogStores {
 }
 
 /// Tells if a location is below a prefix, which ends where one of its names ends. `s3` is above everything.
-fn is_below(location: &str, prefix: &str) -> bool {
+pub(crate) fn is_below(location: &str, prefix: &str) -> bool {
     let rest = location.strip_prefix(prefix);
     rest.is_some_and(|rest| prefix == "s3" || rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
 }
 
 /// Writes the schemes s3a and s3n as s3.
-fn as_s3(location: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn as_s3(location: &str) -> std::borrow::Cow<'_, str> {
     match location.split_once("://") {
         Some(("s3a" | "s3n", rest)) => format!("s3://{rest}").into(),
         _ => location.into(),

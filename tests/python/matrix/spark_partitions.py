@@ -170,6 +170,25 @@ def expired(name):
 
 
 @table
+def versions(name):
+    """A column is dropped and added again, a branch goes its own way, a snapshot is rolled back and one is expired."""
+    create(name, "id int, x int")
+    insert(name, "(1, 10)")
+    alter(name, "CREATE TAG first")
+    insert(name, "(2, 20)")
+    second = sql(f"SELECT snapshot_id FROM m.{name}.refs WHERE name = 'main'")[0].snapshot_id
+    alter(name, "CREATE BRANCH ahead")
+    alter(name, "DROP COLUMN x")
+    alter(name, "ADD COLUMN x string")
+    sql(f"INSERT INTO m.{name}.branch_ahead VALUES (3, 'b')")
+    insert(name, "(4, 'gone')")
+    gone = sql(f"SELECT snapshot_id FROM m.{name}.refs WHERE name = 'main'")[0].snapshot_id
+    call(f"rollback_to_snapshot('{name}', {second})")
+    insert(name, "(5, 'n')")
+    call(f"expire_snapshots(table => '{name}', snapshot_ids => array({gone}))")
+
+
+@table
 def bare_paths(name):
     """Paths of data files have no scheme, and lie elsewhere."""
     create_merging(name, "id int, name string", **{"write.data.path": f"{ROOT}/{name}/elsewhere"})

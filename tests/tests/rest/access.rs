@@ -97,6 +97,10 @@ async fn a_refusal_says_what_to_change_and_shows_no_secret() {
     let hive = r#"{"error": {"message": "Not an iceberg table: sales.orders", "type": "NoSuchIcebergTableException"}}"#;
     let hive = Fault { body: hive.to_owned(), ..Fault::new("/tables/orders", 404, 9) };
     check(open(vec![hive]), "", "table sales.orders has another format than Iceberg", "").await;
+    let delta =
+        r#"{"error": {"message": "Table sales.orders is not an Iceberg table", "type": "BadRequestException"}}"#;
+    let delta = Fault { body: delta.to_owned(), ..Fault::new("/tables/orders", 400, 9) };
+    check(open(vec![delta]), "", "table sales.orders has another format than Iceberg", "").await;
     let signs = BTreeMap::from([("s3.remote-signing-enabled".to_owned(), "true".to_owned())]);
     check(Rules { table_config: signs, ..Rules::default() }, "", "(remote signing), which is not supported", "").await;
     let file = lake.folder.path().join("token");
@@ -111,6 +115,7 @@ async fn a_refusal_says_what_to_change_and_shows_no_secret() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_signed_as_aws_checks_them() {
+    let s3_tables = "arn%3Aaws%3As3tables%3Aeu-central-1%3A012345678901%3Abucket%2Flake";
     let signed = |service: &str| Rules {
         access: Access::SigV4 {
             service: service.to_owned(),
@@ -118,7 +123,8 @@ async fn requests_are_signed_as_aws_checks_them() {
             key_id: cloud_key(),
             secret: SECRET_ACCESS_KEY.to_owned(),
         },
-        prefix: "catalogs/012345678901".to_owned(),
+        // S3 Tables tells the bucket's ARN, encoded.
+        prefix: if service == "s3tables" { s3_tables } else { "catalogs/012345678901" }.to_owned(),
         page_names: 2,
         ..Rules::default()
     };
@@ -149,9 +155,29 @@ async fn requests_are_signed_as_aws_checks_them() {
         lake.server.set(|rules| *rules = signed("else"));
         let error = failure(&session, "SELECT * FROM aws.sales.customers").await;
         assert!(
-            error.message().contains("forbids to read table sales.customers (403): the request is signed for"),
+            error.message().contains("does not accept the credentials (403): the request is signed for"),
             "{error}"
         );
+        assert_eq!((error.sqlstate(), error.hint().is_some_and(|hint| hint.contains("clock"))), ("28000", true));
+        // A right that is missing is another matter than keys that are wrong.
+        let message = "User: arn:aws:iam::012345678901:user/a is not authorized to perform: glue:GetTable";
+        let flat = format!(r#"{{"message": "{message}", "__type": "AccessDeniedException"}}"#);
+        let model = format!(r#"{{"error": {{"message": "{message}", "type": "AccessDeniedException", "code": 403}}}}"#);
+        for body in [flat, model] {
+            let fault = Fault { body, ..Fault::new("/tables/customers", 403, 1) };
+            lake.server.set(|rules| (rules.access, rules.faults) = (signed(service).access, vec![fault]));
+            let error = failure(&session, "SELECT * FROM aws.sales.customers").await;
+            let expect = format!("forbids to read table sales.customers (403): {message}");
+            assert!(error.message().contains(&expect), "{error}");
+            assert_eq!(error.sqlstate(), "42501");
+        }
+        for kind in ["ExpiredTokenException", "UnrecognizedClientException"] {
+            let body = format!(r#"{{"message": "no", "__type": "com.amazon.coral.service#{kind}"}}"#);
+            let fault = Fault { body, ..Fault::new("/tables/customers", 403, 1) };
+            lake.server.set(|rules| rules.faults = vec![fault]);
+            let error = failure(&session, "SELECT * FROM aws.sales.customers").await;
+            assert!(error.message().contains("does not accept the credentials (403): no"), "{kind}: {error}");
+        }
         session.close().await;
     }
 }
@@ -203,5 +229,101 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
     lake.server.set(|rules| rules.access = Access::Token("third".to_owned()));
     let error = failure(&session, sql).await;
     assert!(error.message().contains("(401): the token (hidden) is wrong"), "{error}");
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_is_bounded_over_all_of_its_pages_and_namespaces() {
+    let lake = Lake::new(Rules { page_names: 1, ..Rules::default() }).await;
+    let settings = RestSettings {
+        name: "lake".to_owned(),
+        uri: lake.server.endpoint().to_owned(),
+        warehouse: None,
+        allow_http: true,
+        auth: RestAuth::None,
+        grants: Grants::default(),
+    };
+    let catalog =
+        Catalog::rest(settings, CatalogStores::new(|_| Err("no store is asked for".into()))).expect("a client");
+    let listed = async |names: usize| {
+        let room = NamesRoom::for_names(names);
+        let namespaces = catalog.namespaces_within(&room).await?;
+        let mut tables = Vec::new();
+        for namespace in &namespaces {
+            tables.extend(catalog.tables_within(namespace, &room).await?);
+        }
+        Ok::<_, gust_catalog::Error>((namespaces.len(), tables.len()))
+    };
+    // Five namespaces, of three levels, and six tables.
+    assert_eq!(listed(11).await.expect("a listing"), (5, 6));
+    for too_few in [1, 4, 10] {
+        let error = listed(too_few).await.expect_err("more names than there is room for").to_string();
+        assert_eq!(error, format!("a listing has more than {too_few} namespaces and tables"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_shorter_than_a_tables_metadata_may_be() {
+    let lake = Lake::new(Rules::default()).await;
+    let long = "x".repeat(17 << 20);
+    let page = Fault { body: format!("{{\"x\": \"{long}\"}}"), ..Fault::new("/namespaces?", 200, 1) };
+    lake.server.set(|rules| {
+        rules.faults = vec![page];
+        rules.table_config = BTreeMap::from([("x".to_owned(), long)]);
+    });
+    let session = lake.session(Target::Local, "");
+    let error = failure(&session, "SHOW SCHEMAS IN lake").await;
+    assert!(error.message().contains("its answer has more than 16777216 bytes"), "{error}");
+    // Long answers come two at once, and make room for others.
+    let sql = "SELECT count(*) FROM lake.sales.orders, lake.sales.customers, lake.sales.eu.orders WHERE false";
+    let (one, other, third) = tokio::join!(run(&session, sql), run(&session, sql), run(&session, sql));
+    for (found, _) in [one, other, third].map(|ended| ended.expect("rows")) {
+        assert_eq!(texts(&found), ["0"]);
+    }
+    session.close().await;
+}
+
+/// A commit of somebody else is seen by the next statement of a session that knows the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_changed_is_loaded_again() {
+    let lake = Lake::new(Rules::default()).await;
+    let session = lake.session(Target::Local, "");
+    let sql = "SELECT count(*), max(id) FROM lake.sales.orders";
+    let asked = || lake.server.take_asked().iter().map(|asked| asked.status).collect::<Vec<u16>>();
+    assert_eq!(rows(&session, sql).await, ["300|299"]);
+    asked();
+    assert_eq!((rows(&session, sql).await, asked()), (vec!["300|299".to_owned()], vec![304]));
+    let store = lake.s3.store().expect("a client");
+    let stores = {
+        let store = Arc::clone(&store);
+        CatalogStores::new(move |_| Ok(Arc::clone(&store)))
+    };
+    let database = lake.folder.path().join("own.db");
+    let catalog = Catalog::sqlite(&database, "own", &lake.s3.url("lake"), stores).await.expect("the catalog");
+    let table = catalog.load("n0", "t0").await.expect("the table");
+    let file = data_file(&table, FILES, 0, store.as_ref()).await;
+    let table = catalog.append(&table, &[file]).await.expect("appended");
+    lake.server.point(&["sales".to_owned()], "orders", table.metadata_location()).await.expect("pointed");
+    assert_eq!((rows(&session, sql).await, asked()), (vec!["400|399".to_owned()], vec![200]));
+    assert_eq!((rows(&session, sql).await, asked()), (vec!["400|399".to_owned()], vec![304]));
+    session.close().await;
+}
+
+/// The client's own secret is withdrawn while a token of it is in use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_refused_a_new_token_is_told_so() {
+    let lake = Lake::new(oauth2(Duration::from_secs(600))).await;
+    let session = lake.session(Target::Local, OAUTH2);
+    let sql = "SELECT count(*) FROM lake.sales.orders";
+    rows(&session, sql).await;
+    lake.server.expire_tokens();
+    lake.server.set(|rules| {
+        let body = r#"{"error": "invalid_client", "error_description": "client-secret was withdrawn"}"#.to_owned();
+        rules.faults = vec![Fault { body, ..Fault::new("/v1/oauth/tokens", 401, 9) }];
+    });
+    let error = failure(&session, sql).await;
+    let expect = "catalog lake does not accept the credentials (401): no token: invalid_client: (hidden) was withdrawn";
+    assert!(error.message().contains(expect), "{error}");
+    assert_eq!((error.sqlstate(), lake.server.fired().get(&401)), ("28000", Some(&1)));
     session.close().await;
 }

@@ -102,6 +102,65 @@ async fn the_doctor_tries_a_table_of_each_catalog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_a_clock_that_is_wrong() {
+    let lake = Lake::new(Rules::default()).await;
+    let found = async |keys: &str| {
+        let session = lake.session(Target::Local, keys);
+        let findings = session.examine().await;
+        session.close().await;
+        let finding = findings.into_iter().find(|finding| finding.subject == "catalog lake").expect("a finding");
+        finding.outcome.map_err(|error| error.message().to_owned())
+    };
+    let (service, region) = ("glue".to_owned(), "eu-central-1".to_owned());
+    let signed = Access::SigV4 { service, region, key_id: access::cloud_key(), secret: SECRET_ACCESS_KEY.to_owned() };
+    let keys = "sigv4_name = 'glue'\nsigv4_region = 'eu-central-1'";
+    for (rules, keys, refusal) in [
+        (oauth2(Duration::from_secs(600)), OAUTH2, None),
+        (
+            Rules { access: signed, ..Rules::default() },
+            keys,
+            Some("does not accept the credentials (403): Signature expired"),
+        ),
+    ] {
+        for (ahead, seconds) in [(3600, 3600), (-3600, 3600), (200, 0)] {
+            lake.server.set(|current| *current = Rules { clock_ahead: ahead, ..rules.clone() });
+            let told = found(keys).await;
+            if seconds == 0 {
+                assert!(told.is_ok(), "{told:?}");
+                continue;
+            }
+            let told = told.expect_err("the clocks differ");
+            // A request takes its time.
+            let differ =
+                [seconds - 1, seconds, seconds + 1].map(|s| format!("its clock and this machine's differ by {s} s"));
+            assert!(differ.iter().any(|words| told.contains(words)), "{told}");
+            assert_eq!(told.contains(refusal.unwrap_or("; ")), refusal.is_some(), "{told}");
+        }
+    }
+}
+
+/// Tables of other formats stand before the first of Iceberg, as in Glue.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_passes_by_tables_of_other_formats() {
+    let lake = Lake::new(Rules::default()).await;
+    let found = async || {
+        let session = lake.session(Target::Local, "");
+        let findings = session.examine().await;
+        session.close().await;
+        let finding = findings.into_iter().find(|finding| finding.subject == "catalog lake").expect("a finding");
+        finding.outcome.map_err(|error| error.message().to_owned())
+    };
+    let body = r#"{"error": {"message": "Not an iceberg table", "type": "NoSuchIcebergTableException"}}"#;
+    let hive = |part: &str| Fault { body: body.to_owned(), ..Fault::new(part, 404, 99) };
+    lake.server.set(|rules| rules.faults = vec![hive("/dotted.name/tables/t")]);
+    let told = found().await.expect("a table can be read");
+    assert!(told.contains("3 namespaces at the top, sales.customers can be read"), "{told}");
+    lake.server.set(|rules| rules.faults = vec![hive("/dotted.name/tables/t"), hive("/sales/tables/"), hive("/t%20t")]);
+    let told = found().await.expect_err("no table is of Iceberg");
+    assert!(told.contains("table dotted.name.t has another format than Iceberg"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn credentials_for_another_place_are_not_used() {
     let lake = Lake::new(Rules::default()).await;
     let prefix = Some("s3://gust-test/elsewhere/".to_owned());
@@ -182,4 +241,29 @@ async fn a_catalog_that_lends_no_more_ends_a_query_with_its_reason() {
     assert_eq!(error.sqlstate(), "42501", "{error}");
     assert!(lake.server.fired().get(&403).is_some_and(|fired| *fired > 0));
     session.close().await;
+}
+
+/// The store itself keeps keys to their table, so that tests of clients are worth something.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_refuses_keys_of_another_table_and_those_that_have_ended() {
+    let lake = Lake::new(Rules::default()).await;
+    let get = async |key_id: String, object: &str| {
+        let mut access = cloud::access(&lake.s3, "other");
+        access.options.insert("aws_access_key_id".to_owned(), key_id);
+        access.options.insert("aws_session_token".to_owned(), "lent-session-token".to_owned());
+        let client = fragment_fn::connect(&access, None).expect("a client");
+        client.store.get(&Key::from(object)).await.map(drop).map_err(|error| error.to_string())
+    };
+    let lend = |until| lake.s3.lent().lend(ACCESS_KEY_ID, &lake.s3.url("lake/n0/t0"), until);
+    let (own, other) = ("lake/n0/t0/data/0.parquet", "lake/n1/t1/data/0.parquet");
+    let refused = lake.s3.lent().refused();
+    get(lend(far()), own).await.expect("its own table");
+    for (key_id, object, code) in
+        [(lend(far()), other, "AccessDenied"), (lend(std::time::SystemTime::now()), own, "ExpiredToken")]
+    {
+        let error = get(key_id, object).await.expect_err(code);
+        assert!(error.contains(&format!("<Code>{code}</Code>")), "{error}");
+        assert!(!error.contains("lent-session-token"), "{error}");
+    }
+    assert_eq!(lake.s3.lent().refused(), refused + 2);
 }

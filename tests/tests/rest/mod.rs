@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use arrow::util::display::array_value_to_string;
-use gust_catalog::{Catalog, CatalogStores, DataFile, Field, Schema, Table, Type};
+use gust_catalog::{
+    Catalog, CatalogStores, DataFile, Field, Grants, NamesRoom, RestAuth, RestSettings, Schema, Table, Type,
+};
 use gust_engine::config::{CatalogConfig, Config, ConfigFile, Overrides, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::session::{Engine, EngineOptions, Session, SessionOptions};
@@ -29,6 +31,7 @@ mod lent;
 mod names;
 mod secrets;
 mod statistics;
+mod suites;
 mod versions;
 
 const FILES: i64 = 3;

@@ -7,6 +7,7 @@ use super::list::{ManifestFile, Summary};
 use super::value::result_type;
 use super::wanted::Wanted;
 use crate::error::{Error, Result};
+use crate::inspect::{FileContent, FileInfo, PartitionFacts};
 use crate::metadata::{SpecPart, TableMetadata};
 use crate::prune::{BoundPredicate, Nulls, PruneReason, RangePredicate, SpecField, ValueRange};
 use crate::scalar::Scalar;
@@ -140,6 +141,46 @@ impl Chooser {
             selection.files.push(self.scan_file(manifest, entry, of, shared)?);
         }
         Ok(selection)
+    }
+
+    /// Lists the files of a manifest.
+    pub(crate) fn files(&self, manifest: &DecodedManifest, of: &ManifestFile) -> Result<Vec<FileInfo>> {
+        let positions = self.positions(manifest, &of.path)?;
+        let mut partitions: Vec<Option<Arc<PartitionFacts>>> = vec![None; manifest.tuples()];
+        let mut files = Vec::with_capacity(manifest.entries.len());
+        for entry in &manifest.entries {
+            let Some(partition) = partitions.get_mut(entry.tuple as usize) else {
+                return Err(Error::corrupt(&of.path, format!("entry {} has no partition values", entry.number)));
+            };
+            let partition = partition.get_or_insert_with(|| Arc::new(self.facts(manifest, entry.tuple, &positions)));
+            files.push(FileInfo {
+                content: match entry.content {
+                    Content::Data => FileContent::Data,
+                    Content::PositionDeletes => FileContent::PositionDeletes,
+                    Content::EqualityDeletes => FileContent::EqualityDeletes,
+                },
+                path: manifest.path(entry),
+                format: entry.format.to_string().to_uppercase(),
+                spec_id: self.spec_id,
+                partition: Arc::clone(partition),
+                record_count: entry.record_count,
+                size_bytes: entry.size_bytes,
+                equality_ids: entry.delete.as_ref().map(|parts| parts.equality_ids.to_vec()).unwrap_or_default(),
+            });
+        }
+        Ok(files)
+    }
+
+    fn facts(&self, manifest: &DecodedManifest, tuple: u32, positions: &[Option<usize>]) -> PartitionFacts {
+        let fields = self.parts.iter().zip(positions).zip(&self.types);
+        let value = |((part, position), ty): ((&SpecPart, &Option<usize>), &Option<Type>)| {
+            let value = position.and_then(|position| manifest.tuple(tuple).get(position)).and_then(Option::as_ref);
+            (part.field_id, value.and_then(|value| value.scalar(ty.as_ref()?)))
+        };
+        PartitionFacts {
+            text: self.partition(manifest, tuple, positions).hit.text,
+            values: fields.map(value).collect(),
+        }
     }
 
     /// Describes the partition of values of a manifest.

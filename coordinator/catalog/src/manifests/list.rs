@@ -10,14 +10,16 @@ const HELD_BYTES_MAX: usize = 128 << 20;
 
 const PARTITIONS: Slot = 507;
 const SUMMARY: Slot = 508;
-const FIELDS: [Known; 14] = [
+const FIELDS: [Known; 16] = [
     known(500, &["manifest_path"], None),
     known(501, &["manifest_length"], None),
     known(502, &["partition_spec_id"], None),
     known(517, &["content"], None),
     known(515, &["sequence_number"], None),
+    known(503, &["added_snapshot_id"], None),
     known(504, &["added_files_count", "added_data_files_count"], None),
     known(505, &["existing_files_count", "existing_data_files_count"], None),
+    known(506, &["deleted_files_count", "deleted_data_files_count"], None),
     known(519, &["key_metadata"], None),
     known(PARTITIONS, &["partitions"], None),
     known(SUMMARY, &[""], Some(PARTITIONS)),
@@ -38,6 +40,9 @@ pub(crate) struct ManifestFile {
     pub(crate) sequence_number: i64,
     pub(crate) added_files: Option<u64>,
     pub(crate) existing_files: Option<u64>,
+    pub(crate) deleted_files: Option<u64>,
+    /// Snapshot that added the manifest.
+    pub(crate) snapshot: Option<i64>,
     /// One summary a field of the spec. `None` where the writer left them out.
     pub(crate) summaries: Option<Vec<Summary>>,
     pub(crate) is_encrypted: bool,
@@ -109,7 +114,9 @@ impl Sink for ListSink {
             },
             (515, value, _) => manifest.sequence_number = whole(value).unwrap_or_default(),
             (504, value, _) => manifest.added_files = count(value),
+            (503, value, _) => manifest.snapshot = whole(value),
             (505, value, _) => manifest.existing_files = count(value),
+            (506, value, _) => manifest.deleted_files = count(value),
             (519, Value::Bytes(key), _) => manifest.is_encrypted = !key.is_empty(),
             (509, Value::Boolean(found), Some(summary)) => summary.contains_null = Some(found),
             (518, Value::Boolean(found), Some(summary)) => summary.contains_nan = Some(found),

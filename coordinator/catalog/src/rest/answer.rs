@@ -81,10 +81,41 @@ pub(super) struct ErrorModel {
     pub(super) kind: String,
 }
 
+/// Refusal as AWS's services have it.
+#[derive(Deserialize)]
+struct AwsRefusal {
+    #[serde(alias = "Message")]
+    message: String,
+    #[serde(rename = "__type", alias = "code")]
+    kind: Option<String>,
+}
+
 impl ErrorModel {
     /// Reads the refusal of a body. None if it is not the protocol's.
     pub(super) fn of(body: &[u8]) -> Option<Self> {
         serde_json::from_slice::<ErrorAnswer>(body).ok().map(|answer| answer.error)
+    }
+
+    /// Reads the refusal of an AWS service, which may come before the catalog sees the request. `kind` is that of the
+    /// answer's headers. None if the body is none.
+    pub(super) fn of_aws(body: &[u8], kind: Option<String>) -> Option<Self> {
+        let AwsRefusal { message, kind: own } = serde_json::from_slice(body).ok()?;
+        Some(ErrorModel { message, kind: kind.or(own).unwrap_or_default() })
+    }
+
+    /// Tells if an AWS service refuses the keys or the signature, and not what they may do. It does so with status 403, too.
+    pub(super) fn is_about_credentials(&self) -> bool {
+        const KINDS: [&str; 6] = [
+            "ExpiredToken",
+            "Signature",
+            "ClientTokenId",
+            "UnrecognizedClient",
+            "MissingAuthenticationToken",
+            "RequestExpired",
+        ];
+        let message = self.message.to_lowercase();
+        KINDS.iter().any(|kind| self.kind.contains(kind))
+            || ["security token", "signature"].iter().any(|words| message.contains(words))
     }
 
     /// Tells if the table is there, in another format.
@@ -104,15 +135,46 @@ pub(super) fn excerpt(body: &[u8]) -> String {
     words
 }
 
-/// Reads a body of at most so many bytes.
-pub(super) async fn body_of(mut response: Response, bytes_max: usize, location: &str) -> Result<Bytes> {
-    let failed = |error: reqwest::Error| Error::unreachable(location, error.without_url());
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > bytes_max {
-            return Err(Error::corrupt(location, format!("its answer has more than {bytes_max} bytes")));
-        }
-        body.extend_from_slice(&chunk);
+/// Body of an answer while it is read.
+pub(super) struct Body<'a> {
+    response: Response,
+    location: &'a str,
+    bytes_max: usize,
+    read: BytesMut,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(response: Response, bytes_max: usize, location: &'a str) -> Self {
+        Body { response, location, bytes_max, read: BytesMut::new() }
     }
-    Ok(body.freeze())
+
+    /// Reads until the body is whole or has so many bytes. True if it is whole.
+    ///
+    /// # Errors
+    /// Unreachable; corrupt: the body is longer than it may be.
+    pub(super) async fn read_up_to(&mut self, bytes: usize) -> Result<bool> {
+        let failed = |error: reqwest::Error| Error::unreachable(self.location, error.without_url());
+        loop {
+            let Some(chunk) = self.response.chunk().await.map_err(failed)? else { return Ok(true) };
+            self.read.extend_from_slice(&chunk);
+            if self.read.len() > self.bytes_max {
+                let why = format!("its answer has more than {} bytes", self.bytes_max);
+                return Err(Error::corrupt(self.location, why));
+            }
+            if self.read.len() >= bytes {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.read.freeze()
+    }
+}
+
+/// Reads a body of at most so many bytes.
+pub(super) async fn body_of(response: Response, bytes_max: usize, location: &str) -> Result<Bytes> {
+    let mut body = Body::new(response, bytes_max, location);
+    while !body.read_up_to(usize::MAX).await? {}
+    Ok(body.into_bytes())
 }

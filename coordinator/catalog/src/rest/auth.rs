@@ -208,6 +208,11 @@ impl Authorizer {
         matches!(self.auth, RestAuth::OAuth2 { .. } | RestAuth::Token(SecretPlace::File(_)))
     }
 
+    /// Tells if requests are signed as AWS checks them.
+    pub(super) fn signs(&self) -> bool {
+        matches!(self.auth, RestAuth::SigV4 { .. })
+    }
+
     /// Puts the authorization into a request. Returns what it has put there.
     pub(super) async fn authorize(&self, request: &mut Request) -> Result<Sent> {
         match &self.auth {
@@ -315,7 +320,7 @@ impl Authorizer {
             let why = excerpt(without(&why, &client_secret).as_bytes());
             return Err(match status {
                 400 | 401 | 403 => {
-                    Error::Unauthorized { catalog: self.catalog.clone(), why: format!("no token: {why}") }
+                    Error::Unauthorized { catalog: self.catalog.clone(), status: 401, why: format!("no token: {why}") }
                 }
                 _ => Error::Refused { location: url.to_string(), status, why },
             });

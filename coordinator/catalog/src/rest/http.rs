@@ -1,5 +1,6 @@
 //! Requests to a REST catalog: authorized, bounded, and sent again where that may help.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use reqwest::header::{DATE, ETAG, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, redirect};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::answer::{ErrorModel, body_of, excerpt};
+use super::answer::{Body, ErrorModel, body_of, excerpt};
 use super::auth::{Authorizer, RestAuth, Sent};
 use crate::error::{Error, Result};
 
@@ -24,9 +26,15 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Age of a call after which it is not sent again.
 const CALL_MAX: Duration = Duration::from_secs(60);
+/// Header in which AWS's services tell the kind of a refusal.
+const AWS_KIND: &str = "x-amzn-errortype";
 const NO_SKEW: i64 = i64::MIN;
-/// Most bytes of an answer: metadata of a table is in it.
-const BODY_BYTES_MAX: usize = 256 << 20;
+/// Most bytes of an answer, which is a page of names or shorter.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of an answer with the metadata of a table.
+const TABLE_BYTES_MAX: usize = 256 << 20;
+/// Answers longer than [`BODY_BYTES_MAX`] that are in memory at once. Others wait for them.
+const LONG_BODIES_MAX: usize = 2;
 /// Most bytes of an answer that refuses: its beginning is shown.
 const REFUSAL_BYTES_MAX: usize = 1 << 20;
 
@@ -60,6 +68,7 @@ pub(super) struct Http {
     authorizer: Authorizer,
     /// Seconds by which the catalog's clock is ahead of ours; [`NO_SKEW`] before its first answer.
     skew_seconds: AtomicI64,
+    long_bodies: Arc<Semaphore>,
 }
 
 /// Answer with status 200, 204, 304 or 404.
@@ -68,6 +77,8 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     pub(super) etag: Option<String>,
     sent: Sent,
+    /// Slot of a long body, while it is in memory.
+    _long: Option<OwnedSemaphorePermit>,
 }
 
 impl Http {
@@ -81,7 +92,13 @@ impl Http {
             .build()
             .map_err(|error| Error::Setting { catalog: catalog.to_owned(), why: error.to_string() })?;
         let authorizer = Authorizer::new(catalog, auth, client.clone(), base)?;
-        Ok(Http { catalog: catalog.to_owned(), client, authorizer, skew_seconds: AtomicI64::new(NO_SKEW) })
+        Ok(Http {
+            catalog: catalog.to_owned(),
+            client,
+            authorizer,
+            skew_seconds: AtomicI64::new(NO_SKEW),
+            long_bodies: Arc::new(Semaphore::new(LONG_BODIES_MAX)),
+        })
     }
 
     /// Sends a GET. `what` is what it is for, in messages.
@@ -89,6 +106,24 @@ impl Http {
     /// # Errors
     /// Unauthorized (401), forbidden (403), refused, unreachable, corrupt (too long).
     pub(super) async fn get(&self, url: &str, headers: &[(&'static str, &str)], what: &str) -> Result<Answer> {
+        self.get_at_most(BODY_BYTES_MAX, url, headers, what).await
+    }
+
+    /// Sends a GET as [`Self::get`] does, whose answer has the metadata of a table.
+    ///
+    /// # Errors
+    /// Those of [`Self::get`].
+    pub(super) async fn get_table(&self, url: &str, headers: &[(&'static str, &str)], what: &str) -> Result<Answer> {
+        self.get_at_most(TABLE_BYTES_MAX, url, headers, what).await
+    }
+
+    async fn get_at_most(
+        &self,
+        bytes_max: usize,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        what: &str,
+    ) -> Result<Answer> {
         let (mut tries, mut renewed) = (Tries::begin(), false);
         loop {
             let mut request = self.client.get(url).header("accept", "application/json");
@@ -113,9 +148,9 @@ impl Http {
             match status {
                 200 | 204 | 304 | 404 => {
                     let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-                    let bytes_max = if status == 404 { REFUSAL_BYTES_MAX } else { BODY_BYTES_MAX };
-                    let body = body_of(response, bytes_max, url).await?;
-                    return Ok(Answer { status, body, etag, sent });
+                    let bytes_max = if status == 404 { REFUSAL_BYTES_MAX } else { bytes_max };
+                    let (body, _long) = self.body(response, bytes_max, url).await?;
+                    return Ok(Answer { status, body, etag, sent, _long });
                 }
                 401 | 419 if !renewed && self.authorizer.renews() => {
                     renewed = true;
@@ -129,15 +164,30 @@ impl Http {
         }
     }
 
+    /// Reads a body of at most so many bytes. A long one waits for a slot.
+    async fn body(
+        &self,
+        response: reqwest::Response,
+        bytes_max: usize,
+        url: &str,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>)> {
+        let mut body = Body::new(response, bytes_max, url);
+        if body.read_up_to(BODY_BYTES_MAX).await? {
+            return Ok((body.into_bytes(), None));
+        }
+        let slot = Arc::clone(&self.long_bodies).acquire_owned().await.ok();
+        body.read_up_to(bytes_max).await?;
+        Ok((body.into_bytes(), slot))
+    }
+
     /// Returns the seconds by which the catalog's clock is ahead of ours. None before its first answer.
     pub(super) fn skew_seconds(&self) -> Option<i64> {
         Some(self.skew_seconds.load(Ordering::Relaxed)).filter(|seconds| *seconds != NO_SKEW)
     }
 
     fn note_clock(&self, headers: &HeaderMap) {
-        let date = headers.get(DATE).and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok());
-        if let Some(date) = date {
-            self.skew_seconds.store((date.to_utc() - Utc::now()).num_seconds(), Ordering::Relaxed);
+        if let Some(date) = date(headers) {
+            self.skew_seconds.store((date - Utc::now()).num_seconds(), Ordering::Relaxed);
         }
     }
 
@@ -156,8 +206,9 @@ impl Http {
 
     async fn refusal(&self, status: u16, url: &str, what: &str, sent: &Sent, response: reqwest::Response) -> Error {
         let asked = asked_pause(response.headers());
+        let kind = response.headers().get(AWS_KIND).and_then(|kind| kind.to_str().ok()).map(str::to_owned);
         let body = body_of(response, REFUSAL_BYTES_MAX, url).await.unwrap_or_default();
-        let model = ErrorModel::of(&body);
+        let model = ErrorModel::of(&body).or_else(|| ErrorModel::of_aws(&body, kind));
         let why = match &model {
             Some(model) if !model.message.is_empty() => model.message.clone(),
             _ => String::from_utf8_lossy(&body).into_owned(),
@@ -171,7 +222,10 @@ impl Http {
             why = format!("{why} (it asks to come back in {} s)", asked.as_secs());
         }
         match status {
-            401 | 419 => Error::Unauthorized { catalog: self.catalog.clone(), why },
+            401 | 419 => Error::Unauthorized { catalog: self.catalog.clone(), status: 401, why },
+            400 | 403 if self.authorizer.signs() && model.as_ref().is_some_and(ErrorModel::is_about_credentials) => {
+                Error::Unauthorized { catalog: self.catalog.clone(), status, why }
+            }
             403 => Error::Forbidden { catalog: self.catalog.clone(), what: what.to_owned(), why },
             400 if model.as_ref().is_some_and(ErrorModel::is_other_format) => not_iceberg(what),
             _ => Error::Refused { location: url.to_owned(), status, why },
@@ -188,8 +242,38 @@ pub(super) fn not_iceberg(what: &str) -> Error {
     }
 }
 
-/// Returns the pause that an answer asks for, in seconds. Dates are not understood.
+/// Returns the pause that an answer asks for: seconds, or a date, which counts from the answer's own.
 fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = DateTime::parse_from_rfc2822(text).ok()?.to_utc();
+    let from = date(headers).unwrap_or_else(Utc::now);
+    Some((until - from).to_std().unwrap_or_default())
+}
+
+fn date(headers: &HeaderMap) -> Option<DateTime<Utc>> {
+    Some(DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?.to_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        let asked = |retry_after: &str, date: &str| {
+            let headers = [(RETRY_AFTER, retry_after), (DATE, date)].into_iter().filter(|(_, text)| !text.is_empty());
+            let headers = headers.map(|(name, text)| (name, text.parse().expect("a header"))).collect();
+            asked_pause(&headers).map(|pause| pause.as_secs())
+        };
+        let date = "Sun, 29 Nov 2026 21:00:00 GMT";
+        assert_eq!(asked("7", ""), Some(7));
+        assert_eq!(asked("Sun, 29 Nov 2026 21:00:05 GMT", date), Some(5));
+        assert_eq!(asked("Sun, 29 Nov 2026 20:00:00 GMT", date), Some(0), "it is over");
+        assert_eq!(asked("Sat, 01 Jan 2000 00:00:00 GMT", ""), Some(0), "by our own clock");
+        assert_eq!(asked("soon", date), None);
+        assert_eq!(asked("", date), None);
+    }
 }

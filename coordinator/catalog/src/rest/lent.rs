@@ -18,7 +18,7 @@ use super::answer::StorageCredential;
 use super::renewed::{Ends, Renewed};
 use super::{Service, setting};
 use crate::error::{Error, Result};
-use crate::storage::LentPrefix;
+use crate::storage::{LentPrefix, as_s3, is_below};
 
 const KEY_ID: &str = "s3.access-key-id";
 const SECRET: &str = "s3.secret-access-key";
@@ -282,12 +282,7 @@ impl Grant {
         let Lender { service, levels, name } = &self.lender;
         let lent = service.credentials(levels, name).await?;
         let own = &self.place.prefix;
-        let found = lent.iter().find(|credential| credential.prefix == *own);
-        // A catalog may have changed its prefixes: the longest that covers this one is meant.
-        let is_of =
-            |other: &&StorageCredential| own.starts_with(&other.prefix) || other.prefix.starts_with(own.as_str());
-        let covers = || lent.iter().filter(is_of).max_by_key(|other| other.prefix.len());
-        match found.or_else(covers) {
+        match covering(own, &lent) {
             Some(credential) => Ok(Keys::of(&credential.config)),
             None => Err(Error::NotLent {
                 table: format!("{}.{name}", levels.join(".")),
@@ -296,6 +291,14 @@ impl Grant {
             }),
         }
     }
+}
+
+/// Finds the credentials for all files below a prefix: its own, or those of the longest above it, where a catalog has changed its
+/// prefixes.
+fn covering<'a>(own: &str, lent: &'a [StorageCredential]) -> Option<&'a StorageCredential> {
+    let covers = |other: &&StorageCredential| is_below(&as_s3(own), &as_s3(&other.prefix));
+    let found = lent.iter().find(|credential| credential.prefix == own);
+    found.or_else(|| lent.iter().filter(covers).max_by_key(|other| other.prefix.len()))
 }
 
 #[async_trait]
@@ -312,6 +315,21 @@ impl CredentialProvider for Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn renewed_credentials_cover_all_files_of_those_before() {
+        let found = |own: &str, prefixes: &[&str]| {
+            let lent = |prefix: &&str| StorageCredential { prefix: (*prefix).to_owned(), config: BTreeMap::new() };
+            let lent: Vec<StorageCredential> = prefixes.iter().map(lent).collect();
+            covering(own, &lent).map(|found| found.prefix.clone())
+        };
+        let same = |prefix: &str| Some(prefix.to_owned());
+        assert_eq!(found("s3://b/t", &["s3://b", "s3://b/t"]), same("s3://b/t"));
+        assert_eq!(found("s3://b/t/", &["s3", "s3://b", "s3a://b/t"]), same("s3a://b/t"));
+        assert_eq!(found("s3://b/t2/", &["s3://b/t"]), None, "a name is whole");
+        assert_eq!(found("s3://b/t", &["s3://b/t/data/"]), None, "it is for some of the files");
+        assert_eq!(found("s3://b/t", &[]), None);
+    }
 
     #[test]
     fn keys_are_renewed_before_their_end_and_where_it_is_not_told() {

@@ -37,6 +37,7 @@ pub use lent::{Grant, Grants, StoreSettings};
 use loaded::{Loaded, LoadedTables};
 
 use crate::error::{Error, Result};
+use crate::room::NamesRoom;
 use crate::storage::CatalogStores;
 use crate::table::Table;
 
@@ -46,8 +47,6 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 const PAGE_NAMES: usize = 1000;
 /// Most pages of one listing.
 const PAGES_MAX: usize = 100_000;
-/// Most names of one listing.
-const NAMES_MAX: usize = 1_000_000;
 /// Requests of one listing that are under way at once.
 const LISTINGS_AT_ONCE: usize = 16;
 /// Separator of a namespace's levels in a path, unless the catalog says another.
@@ -162,20 +161,18 @@ impl RestCatalog {
 
     /// Lists the namespaces at the top.
     pub(crate) async fn top_namespaces(&self) -> Result<Vec<String>> {
-        let top = self.service.namespaces_in(&[]).await?;
+        let top = self.service.namespaces_in(&[], &NamesRoom::default()).await?;
         Ok(top.iter().map(|levels| levels.join(".")).collect())
     }
 
     /// Lists all namespaces, level by level.
-    pub(crate) async fn namespaces(&self) -> Result<Vec<String>> {
-        let mut level = self.service.namespaces_in(&[]).await?;
+    pub(crate) async fn namespaces(&self, room: &NamesRoom) -> Result<Vec<String>> {
+        let mut level = self.service.namespaces_in(&[], room).await?;
         let mut found: Vec<String> = Vec::new();
         while !level.is_empty() {
             found.extend(level.iter().map(|levels| levels.join(".")));
-            if found.len() > NAMES_MAX {
-                return Err(self.service.too_many("namespaces"));
-            }
-            let below = stream::iter(level).map(|levels| async move { self.service.namespaces_in(&levels).await });
+            let below =
+                stream::iter(level).map(|levels| async move { self.service.namespaces_in(&levels, room).await });
             let below: Vec<Vec<Vec<String>>> = below.buffered(LISTINGS_AT_ONCE).try_collect().await?;
             level = below.into_iter().flatten().collect();
         }
@@ -194,9 +191,9 @@ impl RestCatalog {
         Ok(false)
     }
 
-    pub(crate) async fn tables(&self, namespace: &str) -> Result<Vec<String>> {
+    pub(crate) async fn tables(&self, namespace: &str, room: &NamesRoom) -> Result<Vec<String>> {
         for levels in spellings(namespace) {
-            if let Some(mut names) = self.service.tables_in(&levels).await? {
+            if let Some(mut names) = self.service.tables_in(&levels, room).await? {
                 names.sort();
                 return Ok(names);
             }
@@ -247,11 +244,6 @@ impl Service {
         self.served.get_or_try_init(ask).await
     }
 
-    fn too_many(&self, what: &str) -> Error {
-        let why = format!("it lists more than {NAMES_MAX} {what}");
-        Error::Refused { location: self.base.clone(), status: 200, why }
-    }
-
     fn wrong_pages(&self, why: &str) -> Error {
         Error::Refused { location: self.base.clone(), status: 200, why: why.to_owned() }
     }
@@ -270,7 +262,7 @@ impl Service {
     }
 
     /// Lists the namespaces right below one. A catalog without nested namespaces has none.
-    async fn namespaces_in(&self, parent: &[String]) -> Result<Vec<Vec<String>>> {
+    async fn namespaces_in(&self, parent: &[String], room: &NamesRoom) -> Result<Vec<Vec<String>>> {
         let url = self.namespaces_url().await?;
         let separator = &self.served().await?.separator;
         let parent_text = match parent {
@@ -294,12 +286,11 @@ impl Service {
             }
             let NamespacesAnswer { namespaces, next_page_token } = parsed(&asked, &answer)?;
             // A catalog that does not know `parent` lists those at the top again.
+            let before = all.len();
             all.extend(
                 namespaces.into_iter().filter(|levels| levels.len() == parent.len() + 1 && levels.starts_with(parent)),
             );
-            if all.len() > NAMES_MAX {
-                return Err(self.too_many("namespaces"));
-            }
+            room.take(all.len() - before)?;
             if !pages.turn(next_page_token).map_err(|why| self.wrong_pages(why))? {
                 return Ok(all);
             }
@@ -307,7 +298,7 @@ impl Service {
     }
 
     /// Lists the tables of a namespace. None if there is no such namespace.
-    async fn tables_in(&self, levels: &[String]) -> Result<Option<Vec<String>>> {
+    async fn tables_in(&self, levels: &[String], room: &NamesRoom) -> Result<Option<Vec<String>>> {
         let url = format!("{}/tables", self.namespace_url(levels).await?);
         let mut all = Vec::new();
         let mut pages = Pages::default();
@@ -319,10 +310,8 @@ impl Service {
                 return Ok(None);
             }
             let TablesAnswer { identifiers, next_page_token } = parsed(&asked, &answer)?;
+            room.take(identifiers.len())?;
             all.extend(identifiers.into_iter().map(|identifier| identifier.name));
-            if all.len() > NAMES_MAX {
-                return Err(self.too_many("tables"));
-            }
             if !pages.turn(next_page_token).map_err(|why| self.wrong_pages(why))? {
                 return Ok(Some(all));
             }
@@ -342,7 +331,7 @@ impl Service {
             headers.push(("if-none-match", kept.etag.as_str()));
         }
         let full_name = format!("{namespace}.{name}");
-        let answer = self.http.get(&url, &headers, &format!("table {full_name}")).await?;
+        let answer = self.http.get_table(&url, &headers, &format!("table {full_name}")).await?;
         match answer.status {
             304 => return Ok(kept),
             404 => {
@@ -391,7 +380,7 @@ impl Service {
             Ok(_) | Err(Error::Refused { status: 400 | 405 | 406 | 501, .. }) => {}
             Err(error) => return Err(error),
         }
-        let answer = self.http.get(&url, &[("x-iceberg-access-delegation", "vended-credentials")], &what).await?;
+        let answer = self.http.get_table(&url, &[("x-iceberg-access-delegation", "vended-credentials")], &what).await?;
         let TableAnswer { config, storage_credentials, .. } = parsed(&url, &answer)?;
         lent::credentials(&full_name, config, storage_credentials)
     }

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, ObjectName, ObjectNamePart, SetExpr, Statement as SqlStatement, TableFactor, Use, Value,
 };
 use futures::{StreamExt, stream};
+use gust_catalog::NamesRoom;
 
 use super::Session;
 use super::statement::OWN_CATALOG;
@@ -23,6 +24,8 @@ use crate::tables::catalog::{IcebergCatalog, Listing, list, list_one};
 
 /// Longest search for a name that is near a wrong one.
 const SEARCH_MAX: Duration = Duration::from_secs(3);
+/// Names among which a near one is searched.
+const SEARCH_NAMES_MAX: usize = 100_000;
 /// Catalogs that are listed at once.
 const CATALOGS_AT_ONCE: usize = 4;
 /// SQLSTATE code of PostgreSQL for a schema that is not there.
@@ -159,10 +162,11 @@ impl Session {
         let with_tables = of_schema.iter().any(|reference| reference.table() != "schemata");
         let namespace = only_namespace(statement).filter(|_| with_tables && references.len() == 1);
         let namespace = namespace.as_deref();
+        let room = &NamesRoom::default();
         let listings = stream::iter(wanted).map(|name| async move {
             let listing = match namespace {
                 Some(namespace) => list_one(&self.engine.catalogs, &name, namespace).await,
-                None => list(&self.engine.catalogs, &name, with_tables).await,
+                None => list(&self.engine.catalogs, &name, with_tables, room).await,
             };
             listing.map_err(|error| in_catalog(&name, error)).map(|listing| (name, listing))
         });
@@ -189,8 +193,9 @@ impl Session {
                 }
             }
             let names = self.engine.catalogs.names().map(str::to_owned).collect::<Vec<_>>();
+            let room = &NamesRoom::for_names(SEARCH_NAMES_MAX);
             let listings = stream::iter(names).map(|name| async move {
-                let listing = list(&self.engine.catalogs, &name, true).await.unwrap_or_default();
+                let listing = list(&self.engine.catalogs, &name, true, room).await.unwrap_or_default();
                 (name, listing)
             });
             let listings: Vec<(String, Listing)> = listings.buffered(CATALOGS_AT_ONCE).collect().await;

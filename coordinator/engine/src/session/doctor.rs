@@ -37,7 +37,9 @@ mod places;
 /// Greatest difference of clocks: AWS refuses signatures that are older than 5 minutes.
 const SKEW_SECONDS_MAX: i64 = 240;
 /// Namespaces of a catalog that are searched for a table.
-const NAMESPACES_TRIED_MAX: usize = 3;
+const NAMESPACES_TRIED_MAX: usize = 10;
+/// Tables of a catalog that are tried, until one can be read. Glue has tables of other formats, too.
+const TABLES_TRIED_MAX: usize = 10;
 
 /// Longest wait for one function, far above a cold start.
 const PROBE_MAX: Duration = Duration::from_secs(30);
@@ -201,31 +203,53 @@ impl Session {
     async fn open_catalog(&self, name: &str, config: &CatalogConfig) -> Result<String, QueryError> {
         let failed = |error| in_catalog(name, error);
         let catalog = self.engine.catalogs.open(name).await.map_err(failed)?;
-        let namespaces = catalog.first_namespaces().await.map_err(failed)?;
+        let namespaces = catalog.first_namespaces().await.map_err(failed);
+        // A clock that is wrong is a reason for a refusal, so that both are told.
         let skew = catalog.clock_skew_seconds().unwrap_or_default();
         if skew.abs() > SKEW_SECONDS_MAX {
-            let why = format!("catalog `{name}`: its clock and this machine's differ by {} s", skew.abs());
+            let refused = namespaces.err().map(|error| format!("; {}", error.message())).unwrap_or_default();
+            let why = format!("catalog `{name}`: its clock and this machine's differ by {} s{refused}", skew.abs());
             return Err(ailing(why, "set the clock: signatures and lent credentials depend on it"));
         }
+        let namespaces = namespaces?;
         let place = match config.file() {
             Some(path) => format!("{} namespaces in {}", namespaces.len(), path.display()),
             None => format!("{} namespaces at the top", namespaces.len()),
         };
+        let mut others = Vec::new();
         for namespace in namespaces.iter().take(NAMESPACES_TRIED_MAX) {
-            let tables = catalog.tables(namespace).await.map_err(failed)?;
-            let Some(first) = tables.first() else { continue };
-            let table = catalog.load(namespace, first).await.map_err(failed)?;
-            table.manifest_facts().await.map_err(failed)?;
-            let lent = table.lent_prefixes().collect::<Vec<_>>().join(", ");
-            let lent = match config.file() {
-                Some(_) => String::new(),
-                None if lent.is_empty() => ", lends no credentials".to_owned(),
-                None => format!(", lends credentials for {lent}"),
-            };
-            return Ok(format!("{place}, {namespace}.{first} can be read{lent}"));
+            for table in catalog.tables(namespace).await.map_err(failed)? {
+                if others.len() >= TABLES_TRIED_MAX {
+                    break;
+                }
+                let loaded = catalog.load(namespace, &table).await;
+                match loaded {
+                    Err(other @ gust_catalog::Error::Unsupported { .. }) => others.push(other),
+                    loaded => {
+                        let told = read(&loaded.map_err(failed)?, config).await.map_err(failed)?;
+                        return Ok(format!("{place}, {namespace}.{table} can be read{told}"));
+                    }
+                }
+            }
         }
-        Ok(format!("{place}, no table was found"))
+        match others.into_iter().next() {
+            Some(first) => Err(failed(first)),
+            None => {
+                Ok(format!("{place}, no table was read: the first {NAMESPACES_TRIED_MAX} namespaces at most have none"))
+            }
+        }
     }
+}
+
+/// Reads a table's metadata. Returns the credentials that the catalog lends for it, in words.
+async fn read(table: &gust_catalog::Table, config: &CatalogConfig) -> gust_catalog::Result<String> {
+    table.manifest_facts().await?;
+    let lent = table.lent_prefixes().collect::<Vec<_>>().join(", ");
+    Ok(match config.file() {
+        Some(_) => String::new(),
+        None if lent.is_empty() => ", lends no credentials".to_owned(),
+        None => format!(", lends credentials for {lent}"),
+    })
 }
 
 /// Makes the error of a finding: the fault, with the next step as its hint.

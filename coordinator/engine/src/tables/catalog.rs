@@ -11,7 +11,7 @@ use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
 use futures::{StreamExt, TryStreamExt, stream};
-use gust_catalog::{Error, Location};
+use gust_catalog::{Error, Location, NamesRoom};
 
 use super::broken::BrokenTable;
 use super::catalogs::Catalogs;
@@ -25,16 +25,21 @@ const LISTINGS_AT_ONCE: usize = 16;
 /// Names of a catalog's tables by namespace.
 pub type Listing = BTreeMap<String, Arc<[String]>>;
 
-/// Lists a catalog's namespaces, and their tables where these are wanted. No table is loaded.
+/// Lists a catalog's namespaces, and their tables where these are wanted, within the room that is left. No table is loaded.
 ///
 /// # Errors
-/// Those of opening and asking the catalog.
-pub async fn list(catalogs: &Catalogs, name: &str, with_tables: bool) -> gust_catalog::Result<Listing> {
+/// Those of opening and asking the catalog, and more names than there is room for.
+pub async fn list(
+    catalogs: &Catalogs,
+    name: &str,
+    with_tables: bool,
+    room: &NamesRoom,
+) -> gust_catalog::Result<Listing> {
     let catalog = catalogs.open(name).await?;
-    let namespaces = catalog.namespaces().await?;
+    let namespaces = catalog.namespaces_within(room).await?;
     let catalog = &catalog;
     let tables = |namespace: String| async move {
-        let tables = if with_tables { catalog.tables(&namespace).await? } else { Vec::new() };
+        let tables = if with_tables { catalog.tables_within(&namespace, room).await? } else { Vec::new() };
         Ok::<(String, Arc<[String]>), Error>((namespace, tables.into()))
     };
     stream::iter(namespaces).map(tables).buffer_unordered(LISTINGS_AT_ONCE).try_collect().await

@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, MapBuilder, RecordBatch, StringArray, StringBuilder,
-    TimestampMillisecondArray,
+    ArrayRef, BooleanArray, Int32Array, Int32Builder, Int64Array, ListBuilder, MapBuilder, RecordBatch, StringArray,
+    StringBuilder, StructArray, TimestampMillisecondArray, new_empty_array,
 };
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{MemTable, Session, TableProvider};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
-use gust_catalog::{FileContent, FileInfo, Table};
+use gust_catalog::{FileContent, FileInfo, PartitionColumn, PartitionFacts, Table};
 
 use super::iceberg::stores_of;
+use super::schema::{arrow_type, engine_value};
 
 /// Mark between a table's name and the name of what is told about it.
 const MARK: char = '$';
@@ -81,8 +82,8 @@ impl MetadataTable {
     pub fn new(table: Table, facts: Facts) -> Result<Self> {
         let empty = match facts {
             Facts::Manifests => manifests(&[])?,
-            Facts::Files => files(&[])?,
-            Facts::Partitions => partitions(&[])?,
+            Facts::Files => files(&[], &table.partition_columns())?,
+            Facts::Partitions => partitions(&[], &table.partition_columns())?,
             Facts::Snapshots | Facts::History | Facts::Refs | Facts::Properties => of_file(&table, facts)?,
         };
         Ok(Self { table, facts, schema: empty.schema() })
@@ -92,8 +93,8 @@ impl MetadataTable {
         let failed = |error: gust_catalog::Error| DataFusionError::External(Box::new(error));
         match self.facts {
             Facts::Manifests => manifests(&table.manifest_facts().await.map_err(failed)?),
-            Facts::Files => files(&table.live_files().await.map_err(failed)?),
-            Facts::Partitions => partitions(&table.live_files().await.map_err(failed)?),
+            Facts::Files => files(&table.live_files().await.map_err(failed)?, &table.partition_columns()),
+            Facts::Partitions => partitions(&table.live_files().await.map_err(failed)?, &table.partition_columns()),
             Facts::Snapshots | Facts::History | Facts::Refs | Facts::Properties => of_file(table, self.facts),
         }
     }
@@ -203,57 +204,123 @@ fn of_file(table: &Table, facts: Facts) -> Result<RecordBatch> {
     }
 }
 
+/// Tells of manifests. Counts are those of files of data or of deletes, by the manifest's content.
 fn manifests(manifests: &[gust_catalog::ManifestFacts]) -> Result<RecordBatch> {
+    let count = |has_deletes: bool, count: fn(&gust_catalog::ManifestFacts) -> Option<u64>| {
+        longs(manifests.iter().map(|told| match told.has_deletes == has_deletes {
+            true => count(told).and_then(signed),
+            false => Some(0),
+        }))
+    };
     batch(vec![
         ("content", ints(manifests.iter().map(|told| Some(i32::from(told.has_deletes))))),
         ("path", texts(manifests.iter().map(|told| Some(told.path.as_str())))),
         ("length", longs(manifests.iter().map(|told| signed(told.bytes)))),
         ("partition_spec_id", ints(manifests.iter().map(|told| told.spec_id))),
+        ("added_snapshot_id", longs(manifests.iter().map(|told| told.snapshot))),
+        ("added_data_files_count", count(false, |told| told.added_files)),
+        ("existing_data_files_count", count(false, |told| told.existing_files)),
+        ("deleted_data_files_count", count(false, |told| told.deleted_files)),
+        ("added_delete_files_count", count(true, |told| told.added_files)),
+        ("existing_delete_files_count", count(true, |told| told.existing_files)),
+        ("deleted_delete_files_count", count(true, |told| told.deleted_files)),
         ("sequence_number", longs(manifests.iter().map(|told| Some(told.sequence_number)))),
-        ("added_files_count", longs(manifests.iter().map(|told| told.added_files.and_then(signed)))),
-        ("existing_files_count", longs(manifests.iter().map(|told| told.existing_files.and_then(signed)))),
     ])
 }
 
-fn files(files: &[FileInfo]) -> Result<RecordBatch> {
+fn files(files: &[FileInfo], columns: &[PartitionColumn]) -> Result<RecordBatch> {
     let content = |content| match content {
         FileContent::Data => 0,
         FileContent::PositionDeletes => 1,
         FileContent::EqualityDeletes => 2,
     };
-    batch(vec![
+    let mut keys = ListBuilder::new(Int32Builder::new());
+    for file in files {
+        keys.values().append_slice(&file.equality_ids);
+        keys.append(!file.equality_ids.is_empty());
+    }
+    let mut told = vec![
         ("content", ints(files.iter().map(|file| Some(content(file.content))))),
         ("file_path", texts(files.iter().map(|file| Some(file.path.as_str())))),
-        ("spec_id", ints(files.iter().map(|file| file.partition.as_ref().map(|(spec, _)| *spec)))),
-        ("partition", texts(files.iter().map(|file| file.partition.as_ref().map(|(_, text)| text.as_str())))),
+        ("file_format", texts(files.iter().map(|file| Some(file.format.as_str())))),
+        ("spec_id", ints(files.iter().map(|file| Some(file.spec_id)))),
+    ];
+    told.extend(partition(files.iter().map(|file| &*file.partition), columns)?);
+    told.extend([
         ("record_count", longs(files.iter().map(|file| signed(file.record_count)))),
         ("file_size_in_bytes", longs(files.iter().map(|file| signed(file.size_bytes)))),
-    ])
+        ("equality_ids", Arc::new(keys.finish()) as ArrayRef),
+    ]);
+    batch(told)
 }
 
-/// Sums up the files of data by their partitions, in the order of spec and values.
-fn partitions(files: &[FileInfo]) -> Result<RecordBatch> {
+/// Tells partitions as structs. Without partition fields there is no such column, as in Spark.
+fn partition<'a>(
+    partitions: impl Iterator<Item = &'a PartitionFacts> + Clone,
+    columns: &[PartitionColumn],
+) -> Result<Option<(&'static str, ArrayRef)>> {
+    let mut fields = Vec::with_capacity(columns.len());
+    for PartitionColumn { field_id, name, ty } in columns {
+        let kind = arrow_type(ty, false);
+        let null = ScalarValue::try_from(&kind)?;
+        let value = |facts: &PartitionFacts| {
+            let own = facts.values.iter().find(|(id, _)| id == field_id).and_then(|(_, value)| value.as_ref());
+            own.and_then(|value| engine_value(value).cast_to(&kind).ok()).unwrap_or_else(|| null.clone())
+        };
+        let mut values = partitions.clone().map(value).peekable();
+        let array = match values.peek() {
+            Some(_) => ScalarValue::iter_to_array(values)?,
+            None => new_empty_array(&kind),
+        };
+        fields.push((Arc::new(Field::new(name, kind, true)), array));
+    }
+    Ok((!fields.is_empty()).then(|| ("partition", Arc::new(StructArray::from(fields)) as ArrayRef)))
+}
+
+/// Sums up the files by their partitions, in the order of spec and values.
+fn partitions(files: &[FileInfo], columns: &[PartitionColumn]) -> Result<RecordBatch> {
     #[derive(Default)]
-    struct Sums {
+    struct Sum {
         files: u64,
         records: u64,
         bytes: u64,
     }
-    let mut sums: BTreeMap<(i32, &str), Sums> = BTreeMap::new();
-    for file in files {
-        let Some((spec, text)) = &file.partition else { continue };
-        let sum = sums.entry((*spec, text.as_str())).or_default();
-        sum.files += 1;
-        sum.records = sum.records.saturating_add(file.record_count);
-        sum.bytes = sum.bytes.saturating_add(file.size_bytes);
+    impl Sum {
+        fn add(&mut self, file: &FileInfo) {
+            self.files += 1;
+            self.records = self.records.saturating_add(file.record_count);
+            self.bytes = self.bytes.saturating_add(file.size_bytes);
+        }
     }
-    batch(vec![
-        ("partition", texts(sums.keys().map(|(_, text)| Some(*text)))),
-        ("spec_id", ints(sums.keys().map(|(spec, _)| Some(*spec)))),
-        ("record_count", longs(sums.values().map(|sum| signed(sum.records)))),
-        ("file_count", longs(sums.values().map(|sum| signed(sum.files)))),
-        ("total_data_file_size_in_bytes", longs(sums.values().map(|sum| signed(sum.bytes)))),
-    ])
+    #[derive(Default)]
+    struct Sums {
+        data: Sum,
+        positions: Sum,
+        keys: Sum,
+    }
+    let mut partitions: BTreeMap<(i32, &str), (&PartitionFacts, Sums)> = BTreeMap::new();
+    for file in files {
+        let facts = &*file.partition;
+        let (_, sums) = partitions.entry((file.spec_id, &facts.text)).or_insert_with(|| (facts, Sums::default()));
+        match file.content {
+            FileContent::Data => sums.data.add(file),
+            FileContent::PositionDeletes => sums.positions.add(file),
+            FileContent::EqualityDeletes => sums.keys.add(file),
+        }
+    }
+    let counts = |count: fn(&Sums) -> u64| longs(partitions.values().map(|(_, sums)| signed(count(sums))));
+    let mut told = Vec::from_iter(partition(partitions.values().map(|(facts, _)| *facts), columns)?);
+    told.extend([
+        ("spec_id", ints(partitions.keys().map(|(spec, _)| Some(*spec)))),
+        ("record_count", counts(|sums| sums.data.records)),
+        ("file_count", counts(|sums| sums.data.files)),
+        ("total_data_file_size_in_bytes", counts(|sums| sums.data.bytes)),
+        ("position_delete_record_count", counts(|sums| sums.positions.records)),
+        ("position_delete_file_count", counts(|sums| sums.positions.files)),
+        ("equality_delete_record_count", counts(|sums| sums.keys.records)),
+        ("equality_delete_file_count", counts(|sums| sums.keys.files)),
+    ]);
+    batch(told)
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ fn arrow_field(field: &gust_catalog::Field, top: bool) -> FieldRef {
 
 /// Returns the Arrow type of a type. Strings and binaries at the top are views, as DataFusion reads them from Parquet
 /// by default.
-fn arrow_type(ty: &Type, top: bool) -> DataType {
+pub(super) fn arrow_type(ty: &Type, top: bool) -> DataType {
     let nested = |field| arrow_field(field, false);
     match ty {
         Type::Boolean => DataType::Boolean,
