@@ -52,7 +52,7 @@ const REST: &str = "coordinator/catalog/src/rest/mod.rs";
 const GRANTS: &str = "coordinator/engine/src/tables/catalogs.rs";
 
 /// Rights of the coordinator. Those on Glue and S3 Tables are those that AWS documents for their Iceberg REST endpoints.
-const COORDINATOR: [Right; 21] = [
+const COORDINATOR: [Right; 23] = [
     right("lambda:GetAlias", DEPLOYMENT, ".get_alias()"),
     right("lambda:InvokeFunction", "coordinator/engine/src/fleet/lambda/mod.rs", ".invoke()"),
     right("lambda:GetFunctionConfiguration", DEPLOYMENT, ".get_function_configuration()"),
@@ -62,12 +62,14 @@ const COORDINATOR: [Right; 21] = [
     right("s3:DeleteObject", "coordinator/engine/src/exchange/mod.rs", "store.delete("),
     right("s3:PutObject", "coordinator/engine/src/exec/publish.rs", "store.put("),
     right("s3:GetObject", "fragment-fn/protocol/src/exchange.rs", "store.get("),
-    right("glue:GetCatalog", REST, "/v1/config"),
+    right("glue:GetCatalog", REST, "fnserved("),
     right("glue:GetDatabases", REST, "fnnamespaces_in("),
     right("glue:GetDatabase", REST, "fnhas_namespace("),
     right("glue:GetTables", REST, "fntables_in("),
     right("glue:GetTable", REST, "fnload("),
-    right("s3tables:GetTableBucket", REST, "/v1/config"),
+    right("glue:GetTable", REST, "fncredentials("),
+    right("s3tables:GetTable", REST, "fncredentials("),
+    right("s3tables:GetTableBucket", REST, "fnserved("),
     right("s3tables:ListNamespaces", REST, "fnnamespaces_in("),
     right("s3tables:GetNamespace", REST, "fnhas_namespace("),
     right("s3tables:ListTables", REST, "fntables_in("),
@@ -164,6 +166,24 @@ fn every_call_of_a_service_has_a_right() {
         }
     }
     assert!(found.len() >= 4, "the search finds calls: {found:?}");
+}
+
+/// Each question to a catalog that AWS keeps stands in the table of rights, for each of its catalogs.
+#[test]
+fn every_question_to_a_catalog_has_its_rights() {
+    let source = std::fs::read_to_string(localstack::root().join(REST)).expect("a source file");
+    let mut found = Vec::new();
+    for part in source.split("fn ").skip(1) {
+        let asks = part.contains("http.get(") || part.contains("http.get_table(");
+        let Some((name, _)) = part.split_once('(').filter(|_| asks) else { continue };
+        let call = format!("fn{name}(");
+        for service in ["glue:", "s3tables:"] {
+            let has_right = COORDINATOR.iter().any(|right| right.call == call && right.action.starts_with(service));
+            assert!(has_right, "`{name}` in {REST} asks a catalog, and no right of {service} is for it");
+        }
+        found.push(name);
+    }
+    assert_eq!(found, ["has_namespace", "served", "namespaces_in", "tables_in", "load", "credentials"]);
 }
 
 /// Copy of `infra/` in which Terraform may write.
