@@ -24,7 +24,7 @@ mod lanes;
 mod tests;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use gust_protocol::AheadUsage;
@@ -97,8 +97,9 @@ pub(super) struct Units {
     footers: Vec<u32>,
     footers_begun: usize,
     footers_in_flight: usize,
-    /// File and place of each piece, by its id.
-    places: Vec<(u32, Place)>,
+    /// File and place of each piece, by its id, until all partitions have left its file.
+    places: HashMap<PieceId, (u32, Place)>,
+    pieces_begun: usize,
     /// Pieces in the order in which they were asked for.
     asked: Vec<PieceId>,
     /// File that each partition opened last.
@@ -169,7 +170,8 @@ impl Units {
             footers: lanes.in_turn(),
             footers_begun: 0,
             footers_in_flight: 0,
-            places: Vec::new(),
+            places: HashMap::new(),
+            pieces_begun: 0,
             asked: Vec::new(),
             open: BTreeMap::new(),
             window: Window::new(reading, lanes.streams(), bounds.unit_bytes_max / FIRST_SHARE),
@@ -202,7 +204,7 @@ impl Units {
     }
 
     fn ask_piece(&mut self, id: PieceId) -> bool {
-        let (file, place) = self.places[id.0];
+        let Some((file, place)) = self.places.get(&id).copied() else { return false };
         let unit = &mut self.files[file as usize].units[place.unit];
         let piece = &mut unit.pieces[place.piece];
         if piece.state != PieceState::Planned {
@@ -227,10 +229,12 @@ impl Units {
         if !self.footer_came(file) || self.is_closed {
             return;
         }
-        let places = &mut self.places;
+        let (places, begun) = (&mut self.places, &mut self.pieces_begun);
         let known = FileUnits::known(layout, self.bounds, !self.verdict.is_idle(), |place| {
-            places.push((file, place));
-            PieceId(places.len() - 1)
+            let id = PieceId(*begun);
+            *begun += 1;
+            places.insert(id, (file, place));
+            id
         });
         self.planned += known.units.iter().filter(|unit| unit.state == UnitState::Planned).count();
         let early = std::mem::replace(&mut self.files[file as usize], known).early;
@@ -263,9 +267,22 @@ impl Units {
         if let Some(last) = last.filter(|last| self.open.values().all(|open| open != last)) {
             self.go_past(last, usize::MAX, &mut dropped);
             self.leave(last);
+            self.forget(last);
         }
         self.release();
         dropped
+    }
+
+    /// Forgets the pieces of a file that all partitions have left: a scan may have very many files.
+    fn forget(&mut self, file: u32) {
+        let units = &mut self.files[file as usize];
+        if units.state == FileState::Known {
+            let pieces = std::mem::replace(units, FileUnits::left()).units.into_iter().flat_map(|unit| unit.pieces);
+            pieces.for_each(|piece| _ = self.places.remove(&piece.id));
+            if self.asked.len() > 2 * self.places.len() {
+                self.asked.retain(|id| self.places.contains_key(id));
+            }
+        }
     }
 
     /// Finds ranges that a reader asks for. What is missing is not asked for ahead any more.
@@ -277,7 +294,7 @@ impl Units {
             match &found {
                 Found::Piece(id, _) => {
                     self.usage.taken_bytes += length(range);
-                    if self.piece(*id).state == PieceState::Taken {
+                    if self.piece(*id).is_some_and(|piece| piece.state == PieceState::Taken) {
                         taken.released.push(*id);
                     }
                 }
@@ -364,13 +381,14 @@ impl Units {
 
     /// Notes that the body of a piece has come.
     pub(super) fn came(&mut self, id: PieceId) {
-        let (file, place) = self.places[id.0];
-        self.files[file as usize].units[place.unit].pieces[place.piece].has_come = true;
+        if let Some((file, place)) = self.places.get(&id) {
+            self.files[*file as usize].units[place.unit].pieces[place.piece].has_come = true;
+        }
     }
 
     /// Notes that a piece could not be read. Readers send its ranges themselves, also those who wait for it.
     pub(super) fn failed(&mut self, id: PieceId) {
-        let (file, place) = self.places[id.0];
+        let Some((file, place)) = self.places.get(&id).copied() else { return };
         let unit = &mut self.files[file as usize].units[place.unit];
         let piece = &mut unit.pieces[place.piece];
         if self.is_closed || !matches!(piece.state, PieceState::Asked | PieceState::Taken) {
@@ -423,14 +441,14 @@ impl Units {
             if freed >= bytes {
                 break;
             }
-            let (file, place) = self.places[id.0];
+            let Some((file, place)) = self.places.get(id).copied() else { continue };
             if self.files[file as usize].units[place.unit].state == UnitState::Asked {
                 let before = dropped.len();
                 self.drop_units(file, place.unit..place.unit + 1, Why::GivenBack, &mut dropped);
-                freed += dropped[before..].iter().map(|id| length(&self.piece(*id).range)).sum::<u64>();
+                freed += dropped[before..].iter().filter_map(|id| Some(length(&self.piece(*id)?.range))).sum::<u64>();
             }
         }
-        asked.retain(|id| self.piece(*id).state == PieceState::Asked);
+        asked.retain(|id| self.piece(*id).is_some_and(|piece| piece.state == PieceState::Asked));
         self.asked = asked;
         dropped
     }
@@ -461,9 +479,15 @@ impl Units {
         dropped
     }
 
-    fn piece(&self, id: PieceId) -> &Piece {
-        let (file, place) = self.places[id.0];
-        self.files[file as usize].piece(place)
+    /// Returns a piece of a file that some partition has not left yet.
+    fn piece(&self, id: PieceId) -> Option<&Piece> {
+        let (file, place) = self.places.get(&id)?;
+        Some(self.files[*file as usize].piece(*place))
+    }
+
+    #[cfg(test)]
+    pub(super) fn pieces_kept(&self) -> usize {
+        self.places.len() + self.asked.len() + self.files.iter().map(|file| file.units.len()).sum::<usize>()
     }
 
     /// Leaves units to demand, and adds those of their pieces that were asked for to `dropped`.

@@ -71,6 +71,32 @@ fn units_follow_the_queue() {
 }
 
 #[test]
+fn a_file_that_was_left_is_forgotten() {
+    const FILES: u32 = 500;
+    let layouts: Vec<_> = (0..FILES).map(|_| plain(4)).collect();
+    let lanes = Lanes::Shared { streams: 2, queue: (0..FILES).collect() };
+    let mut units = Units::new(layouts.len(), lanes, all(), BOUNDS);
+    layouts.iter().enumerate().for_each(|(file, layout)| units.add(file as u32, layout));
+    let asked = drain(&mut units, &layouts);
+    assert_eq!(asked.len(), 4 * FILES as usize);
+    for file in 0..FILES {
+        units.opened(file as usize % 2, file);
+        // The last row group is left out, and its answer comes late.
+        for group in 0..3 {
+            take(&mut units, file, 1000 * group..1000 * group + 10);
+        }
+    }
+    let late = asked.last().expect("a piece").id;
+    asked.iter().filter(|wanted| wanted.id != late).for_each(|wanted| units.came(wanted.id));
+    // Two files are open.
+    assert!(units.pieces_kept() <= 2 * 3 * 4, "{} are kept", units.pieces_kept());
+    units.failed(asked[0].id);
+    let usage = units.usage();
+    assert_eq!((usage.taken_bytes, usage.missed_bytes), (u64::from(FILES) * 30, 0), "{usage:?}");
+    assert_eq!(usage.unused_pruned_bytes, u64::from(FILES - 2) * 10, "{usage:?}");
+}
+
+#[test]
 fn a_late_footer_holds_nothing_up_where_all_is_read() {
     for (consumption, expect) in [(Consumption::All, vec![(1, 0), (2, 0)]), (Consumption::Growing, vec![])] {
         let lanes = Lanes::Shared { streams: 1, queue: vec![0, 1, 2] };
