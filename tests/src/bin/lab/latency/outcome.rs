@@ -11,6 +11,9 @@ use crate::{Bound, Outcome};
 
 const ROUNDS_MIN: usize = 5;
 const QUERIES: usize = 22;
+/// Prices of a GET or HEAD and of a LIST in nano-dollars: S3 Standard in us-east-1, as in the engine's price book.
+const READ_NANO_DOLLARS: f64 = 400.0;
+const LIST_NANO_DOLLARS: f64 = 5_000.0;
 
 impl ScenarioRun {
     /// Returns a figure of a side, None if the side did not run.
@@ -23,6 +26,14 @@ impl ScenarioRun {
 
     fn seconds(&self, side: &str) -> Option<Figures> {
         self.figures(side, |sample| sample.seconds)
+    }
+
+    /// Returns the nano-dollars for a side's requests.
+    fn request_money(&self, side: &str) -> Option<Figures> {
+        let money = |sample: &Sample| {
+            (sample.gets + sample.heads) as f64 * READ_NANO_DOLLARS + sample.lists as f64 * LIST_NANO_DOLLARS
+        };
+        self.figures(side, money)
     }
 
     /// Returns the fastest of the engines with their defaults.
@@ -155,7 +166,21 @@ fn judged(latency: &Latency, run: &ScenarioRun) -> Vec<(Bound, Option<Ratio>)> {
                 let what = format!("bytes that {side} read ahead and did not use, over all that it read");
                 Some((bound(what, share, limits.unused, "times"), None))
             };
-            vec![
+            let requests = [("local", "local-before"), (now, before)].into_iter().flat_map(|(now, before)| {
+                let read = |side| run.figures(side, |sample| sample.bytes_read as f64);
+                let what = |of: &str| format!("the worst query's {of}, {now} over {before}");
+                [
+                    each(
+                        &what("money for requests"),
+                        run.request_money(now),
+                        run.request_money(before),
+                        limits.requests_each,
+                    ),
+                    each(&what("bytes read"), read(now), read(before), limits.requests_each),
+                ]
+            });
+            let requests: Vec<_> = requests.collect();
+            let mut found = vec![
                 over_best(limits.local),
                 ratio(
                     "functions over the earlier build's, geometric means".to_owned(),
@@ -177,7 +202,9 @@ fn judged(latency: &Latency, run: &ScenarioRun) -> Vec<(Bound, Option<Ratio>)> {
                     let what = "most bytes that local asked for again, without hedges".to_owned();
                     (bound(what, again.most(), nothing, "bytes"), None)
                 }),
-            ]
+            ];
+            found.extend(requests);
+            found
         }
         Scenario::SmallFiles => vec![
             over_best(limits.small_files),
