@@ -339,12 +339,21 @@ async fn a_limit_reads_two_row_groups_a_lane() {
     let sizes =
         std::fs::read_dir(folder).expect("files").map(|file| file.expect("a file").metadata().expect("it is").len());
     // Each file has several row groups of about one size.
-    let group = sizes.max().expect("a file") * tpch::ROW_GROUP_ROWS as u64 / 15_000;
-    for sql in ["SELECT * FROM lineitem LIMIT 10", "SELECT l_orderkey, l_comment FROM lineitem LIMIT 10"] {
+    let sizes: Vec<u64> = sizes.collect();
+    let lineitem_bytes: u64 = sizes.iter().sum();
+    let group = sizes.iter().max().expect("a file") * tpch::ROW_GROUP_ROWS as u64 / 15_000;
+    // A filter drops nobody knows how many rows: more is read ahead with each row group, until the rows are there.
+    let (two, some) = (2 * lanes * group * 3 / 2, lineitem_bytes / 2);
+    for (sql, most) in [
+        ("SELECT * FROM lineitem LIMIT 10", two),
+        ("SELECT l_orderkey, l_comment FROM lineitem LIMIT 10", two),
+        ("SELECT * FROM lineitem WHERE l_quantity > 0 LIMIT 10", some),
+        ("SELECT * FROM lineitem WHERE l_quantity < 40 AND l_comment <> '' LIMIT 10", some),
+    ] {
         let Answer { rows, requests, .. } = lake.read(sql).await.expect("rows");
         assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 10);
-        let read = bytes(&requests);
-        assert!(read <= 2 * lanes * group * 3 / 2, "{sql}: {read} bytes, a row group has about {group}");
+        let read = bytes(&lake.row_reads(&requests, TpchTable::LineItem));
+        assert!(read > 0 && read <= most, "{sql}: {read} bytes of {lineitem_bytes}, a row group has about {group}");
     }
     // A build side without rows, which the statistics do not tell: of the probe side only a first window is read, with a
     // GET a row group. Its row groups are too large for a 16th of what may be ahead.
@@ -359,6 +368,15 @@ async fn a_limit_reads_two_row_groups_a_lane() {
     let read = lake.read(sql).await.expect("rows").requests;
     let read = lake.row_reads(&read, TpchTable::LineItem);
     assert!(read.len() <= window, "{} of {all} row groups for no row: {read:?}", read.len());
+    // A sort of which the first rows are wanted prunes the rest by its filter. A join ends when it has its rows.
+    for sql in [
+        "SELECT * FROM lineitem ORDER BY l_orderkey, l_linenumber LIMIT 3",
+        "SELECT * FROM lineitem WHERE l_suppkey IN (SELECT s_suppkey FROM supplier) LIMIT 10",
+    ] {
+        let read = lake.read(sql).await.expect("rows").requests;
+        let read = bytes(&lake.row_reads(&read, TpchTable::LineItem));
+        assert!(read > 0 && read < lineitem_bytes / 2, "{sql}: {read} of {lineitem_bytes} bytes");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,7 +388,19 @@ async fn a_dropped_statement_leaves_nothing() {
         let mut running = lake.session.run(statement).await.expect("started");
         let _ = tokio::time::timeout(Duration::from_millis(wait_ms), running.next()).await;
         drop(running);
-        lake.is_clean(&format!("query {number} after {wait_ms} ms")).await;
+        let what = format!("query {number} after {wait_ms} ms");
+        lake.is_clean(&what).await;
+        // The server sees that nobody waits when it answers.
+        for _ in 0..100 {
+            if lake.server.in_flight() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(lake.server.in_flight(), 0, "{what}");
+        lake.server.take_requests();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(lake.server.take_requests().len(), 0, "{what}");
     }
 }
 
@@ -399,8 +429,8 @@ async fn faults_fail_no_query() {
                 Err(error) => failed.push((number, error.to_string())),
             }
         }
-        // A truncated body that a reader waits for fails it, as without reading ahead.
-        assert!(failed.is_empty() || fault == StorageFault::Truncated, "{fault:?}: {failed:?}");
+        // A truncated body that a reader waits for fails it, as without reading ahead. Not each query waits for one.
+        assert!(failed.is_empty() || fault == StorageFault::Truncated && failed.len() < 4, "{fault:?}: {failed:?}");
         assert!(lake.server.fired().contains_key(&fault), "{fault:?} did not fire");
     }
 }

@@ -1,5 +1,6 @@
 //! Late columns: joins have the same rows with and without them, and read what they read before.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -24,15 +25,17 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
-const ALWAYS: u32 = 100;
-const NEVER: u32 = 0;
+pub(super) const ALWAYS: u32 = 100;
+pub(super) const NEVER: u32 = 0;
 
-fn local(late_columns_percent_max: u32) -> Config {
+pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
+
+pub(super) fn local(late_columns_percent_max: u32) -> Config {
     Config { on: Target::Local, late_columns_percent_max, ..Config::default() }
 }
 
 /// Small pages and row groups, so that a filter leaves out some of each.
-fn properties() -> WriterProperties {
+pub(super) fn properties() -> WriterProperties {
     let properties = WriterProperties::builder().set_data_page_row_count_limit(40).set_write_batch_size(20);
     properties.set_dictionary_page_size_limit(200).build()
 }
@@ -42,7 +45,7 @@ fn some<T>(random: &mut SmallRng, value: impl FnOnce(&mut SmallRng) -> T) -> Opt
 }
 
 /// Makes rows whose keys are of `keys`, of several types and with NULL among them, beside columns of what else they hold.
-fn rows(random: &mut SmallRng, count: usize, keys: Range<i64>) -> RecordBatch {
+pub(super) fn rows(random: &mut SmallRng, count: usize, keys: Range<i64>) -> RecordBatch {
     let ks: Vec<Option<i64>> = (0..count).map(|_| some(random, |r| r.random_range(keys.clone()))).collect();
     let text = |k: &Option<i64>| k.map(|k| if k % 7 == 0 { String::new() } else { format!("key {}", k % 50) });
     let texts: Vec<Option<String>> = ks.iter().map(text).collect();
@@ -63,7 +66,7 @@ fn rows(random: &mut SmallRng, count: usize, keys: Range<i64>) -> RecordBatch {
 }
 
 /// Writes a small table `a`, a large one `b` in files that differ, and a middle one `c`.
-fn write(folder: &Path, seed: u64) {
+pub(super) fn write(folder: &Path, seed: u64) {
     let mut random = SmallRng::seed_from_u64(seed);
     let random = &mut random;
     let put = |name: &str, groups: &[RecordBatch]| {
@@ -124,9 +127,9 @@ const STATEMENTS: [&str; 27] = [
     "SELECT n, t FROM b WHERE k = (SELECT max(k) FROM a) UNION ALL SELECT a.n, b.t FROM a JOIN b ON a.k = b.k",
 ];
 
-async fn session(folder: &Path, config: Config) -> Session {
+pub(super) async fn session(folder: &Path, config: Config) -> Session {
     let session = Session::new(config).expect("a session");
-    for table in ["a", "b", "c"] {
+    for table in TABLES {
         let location = folder.join(table);
         let create = format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", location.display());
         run(&session, &create).await.expect("a table");
@@ -208,6 +211,41 @@ async fn late_columns_are_given_up_when_most_rows_stay() {
     assert!(seen < 80_000, "{most:?}");
 }
 
+/// A filter that keeps too many rows decides about none any more. The files that are opened then are pruned by it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_is_given_up_prunes() {
+    const ROWS: i64 = 20_000;
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let put = async |key: &str, keys: Vec<i64>| {
+        let values = Int64Array::from_iter_values(keys.iter().map(|key| key * 3));
+        let rows = batch(vec![("k", Arc::new(Int64Array::from(keys)) as ArrayRef), ("v", Arc::new(values))]);
+        let bytes = file(&[rows], WriterProperties::builder().set_dictionary_enabled(false).build());
+        store.put(&Key::from(key), PutPayload::from(bytes)).await.expect("put");
+    };
+    for number in 0..8 {
+        put(&format!("b/{number}.parquet"), (number * ROWS..(number + 1) * ROWS).collect()).await;
+    }
+    // Half the keys of the first five files.
+    put("a/0.parquet", (0..5 * ROWS).step_by(2).collect()).await;
+    for read_ahead_requests_max in [0, 64] {
+        let config = Config { read_ahead_requests_max, read_ahead_bytes_max: 1 << 20, ..local(20) };
+        let session = in_s3(&server, config, &["a", "b"]).await;
+        run(&session, "SET datafusion.execution.target_partitions = 1").await.expect("set");
+        server.take_requests();
+        let sql = "SELECT count(*), sum(b.v) FROM a JOIN b ON a.k = b.k";
+        let (rows, _) = run(&session, sql).await.expect("rows");
+        let requests = server.take_requests().into_iter().filter(|request| request.operation == Operation::Get);
+        let read: BTreeSet<String> = requests.map(|request| request.key).collect();
+        assert_eq!(lines(&rows, "NULL"), [format!("50000|{}", 3_i64 * 49_999 * 50_000)]);
+        let expected = ["a/0", "b/0", "b/1", "b/2", "b/3", "b/4"].map(|file| format!("{file}.parquet"));
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), expected, "{read_ahead_requests_max} requests ahead");
+        let told = told(&session, sql).await;
+        assert!(told[0].starts_with("k: given up, "), "{told:?}");
+        session.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_names_the_keys_that_columns_wait_for() {
     let folder = TempDir::with_prefix("gust-late-").expect("a temporary folder");
@@ -223,7 +261,7 @@ async fn explain_names_the_keys_that_columns_wait_for() {
 }
 
 /// Opens a session that knows tables on a server.
-async fn in_s3(server: &S3Server, config: Config, tables: &[&str]) -> Session {
+pub(super) async fn in_s3(server: &S3Server, config: Config, tables: &[&str]) -> Session {
     let bootstrap = env!("CARGO_BIN_EXE_bootstrap_under_test");
     let session = cloud::session(server, config, bootstrap.as_ref()).expect("a session");
     for table in tables {
@@ -232,6 +270,21 @@ async fn in_s3(server: &S3Server, config: Config, tables: &[&str]) -> Session {
         run(&session, &create).await.expect("a table");
     }
     session
+}
+
+/// Starts a server that has the tables of a folder.
+pub(super) async fn upload(folder: &Path) -> S3Server {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    for table in TABLES {
+        for file in fs::read_dir(folder.join(table)).expect("files") {
+            let path = file.expect("a file").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let bytes = fs::read(&path).expect("a file");
+            store.put(&Key::from(format!("{table}/{name}")), PutPayload::from(bytes)).await.expect("put");
+        }
+    }
+    server
 }
 
 /// Two tables on a server, of which a statement reads parts.
@@ -288,18 +341,9 @@ async fn late_columns_are_read_ahead() {
     for seed in 0..3 {
         let folder = TempDir::with_prefix("gust-late-").expect("a temporary folder");
         write(folder.path(), seed);
-        let server = S3Server::start().expect("a server");
-        let store = server.store().expect("a client");
-        for table in ["a", "b", "c"] {
-            for file in fs::read_dir(folder.path().join(table)).expect("files") {
-                let path = file.expect("a file").path();
-                let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-                let bytes = fs::read(&path).expect("a file");
-                store.put(&Key::from(format!("{table}/{name}")), PutPayload::from(bytes)).await.expect("put");
-            }
-        }
+        let server = upload(folder.path()).await;
         let planned = session(folder.path(), local(NEVER)).await;
-        let late = in_s3(&server, local(ALWAYS), &["a", "b", "c"]).await;
+        let late = in_s3(&server, local(ALWAYS), &TABLES).await;
         for sql in STATEMENTS.into_iter().filter(|sql| !sql.contains("RECURSIVE")) {
             let (expected, _) = run(&planned, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
             server.take_requests();

@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod ahead;
+mod ahead_random;
 mod arrows;
 mod bad_input;
 mod bill;
