@@ -2,20 +2,23 @@
 //!
 //! A hash join tells the scans of its probe side which keys it has, once its build side is complete. DataFusion prunes row
 //! groups by that. It compares rows only where all filters are pushed down, which decodes them twice where most rows stay. Here
-//! each file that is opened is read in one of three ways:
+//! each file that is opened is read in one of four ways:
 //!
 //! ```text
-//!  file ─► plan_file ─┬─ no complete filter ─► as planned
-//!                     ├─ those that decide about rows proved useless ─► as planned, pruned by the predicate with each key once
-//!                     └─ else ─► decoder with a KeyFilter for each filter, and PruningOnly for the rest of the predicate
+//!  file ─► plan_file ─┬─ a filter has a value and will have others ─► as planned
+//!                     ├─ reading ahead has chosen its rows ─► these, and a KeyFilter for each filter that decides about rows
+//!                     ├─ else a filter has become complete ─► such KeyFilters, and PruningOnly for the rest of the predicate
+//!                     └─ else ─► as planned
 //! ```
 //!
 //! - No row is lost: the join compares each row again. So a filter may be left out at any time, and is once it keeps too many
 //!   rows, or fails.
-//! - Row groups and pages are pruned at least as without it, by DataFusion and by the whole predicate.
+//! - Row groups and pages are pruned at least as without it, by DataFusion or by the whole predicate. They are pruned once: what
+//!   reading ahead has chosen (`ahead/layout.rs`) is no work of the opener, whose metrics then count the chosen row groups alone.
+//!   Many small files cost as much by that work as by their rows.
 //! - A scan with a limit is read as planned, because the limit counts rows before the join. So is one that decodes by filters
-//!   already: its filters are nowhere else. And one of nested columns, because some writers let a row begin in one page and end
-//!   in the next, and rows are left out page by page.
+//!   already: its filters are nowhere else. And columns are not late beside nested ones, because some writers let a row begin in
+//!   one page and end in the next, and rows are left out page by page.
 //!
 //! Non-goals: filters of the statement itself, and keys that are expressions, which could fail on rows that the statement has
 //! filtered before. Reading ahead asks for all columns at once, because asking in two steps would take twice the latency. Pages
@@ -23,32 +26,24 @@
 //! asks for the keys, and then for the pages that are left.
 
 mod filter;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
-use std::fmt::{Debug, Formatter};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::DataType;
-use datafusion::common::Result;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileSource, ParquetSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::conjunction;
 use datafusion::physical_expr::expressions::{Column, DynamicFilterPhysicalExpr, DynamicFilterTracking};
+use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_expr::utils::{collect_columns, split_conjunction};
-use datafusion::physical_plan::{DisplayFormatType, PhysicalExpr};
-use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
-use object_store::ObjectStore;
+use datafusion::physical_plan::PhysicalExpr;
 
-use crate::forwarding::forwarding_to;
 use filter::{KeyFilter, PruningOnly, Tally, settled};
-
-/// Largest size of the keys that a stream keeps decoded between its filter and its rows. Beyond it they are decoded twice.
-const KEYS_BYTES_MAX: usize = 16 << 20;
+pub(crate) use source::{Decides, opening_each};
 
 /// Rule by which a scan's columns are late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +54,6 @@ pub struct LateColumns {
 
 impl LateColumns {
     pub const NEVER: Self = Self { kept_percent_max: 0 };
-}
-
-/// Makes a Parquet scan decode columns late where that pays. Returns other scans as they are.
-pub(crate) fn with_late_columns(mut scan: FileScanConfig, rule: LateColumns) -> FileScanConfig {
-    match LateSource::of(&mut scan, rule) {
-        Some(source) => FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).build(),
-        None => scan,
-    }
 }
 
 /// Returns the columns of a scan, by name, whose values may decide which rows of the others are decoded.
@@ -106,17 +93,24 @@ fn names(filter: &Arc<dyn PhysicalExpr>) -> impl Iterator<Item = &str> {
     filter.children().into_iter().filter_map(|key| key.downcast_ref::<Column>()).map(Column::name)
 }
 
-/// Returns a scan's source and the conjuncts of its predicate, if rows may be left out of it.
-fn filters(scan: &FileScanConfig) -> Option<(&ParquetSource, Vec<Arc<dyn PhysicalExpr>>)> {
+/// Returns a scan's source if each of its files may be read in its own way.
+fn source(scan: &FileScanConfig) -> Option<&ParquetSource> {
     let source = scan.file_source().downcast_ref::<ParquetSource>()?;
     let decodes_by_filters = source.table_parquet_options().global.pushdown_filters;
-    if scan.limit.is_some() || decodes_by_filters || !source.table_schema().virtual_columns().is_empty() {
-        return None;
-    }
-    if source.projection()?.iter().any(|projected| reads_nested(&projected.expr, source.table_schema())) {
-        return None;
-    }
-    Some((source, split_conjunction(&source.filter()?).into_iter().cloned().collect()))
+    let is_plain = scan.limit.is_none() && !decodes_by_filters && source.table_schema().virtual_columns().is_empty();
+    is_plain.then_some(source)
+}
+
+/// Returns the conjuncts of a source's predicate.
+fn conjuncts(source: &ParquetSource) -> Vec<Arc<dyn PhysicalExpr>> {
+    source.filter().iter().flat_map(split_conjunction).cloned().collect()
+}
+
+/// Returns a scan's source and the conjuncts of its predicate, if rows may be left out of it.
+fn filters(scan: &FileScanConfig) -> Option<(&ParquetSource, Vec<Arc<dyn PhysicalExpr>>)> {
+    let source = source(scan)?;
+    let is_nested = |projected: &ProjectionExpr| reads_nested(&projected.expr, source.table_schema());
+    (!source.projection()?.iter().any(is_nested)).then(|| (source, conjuncts(source)))
 }
 
 fn reads_nested(expr: &Arc<dyn PhysicalExpr>, table: &TableSchema) -> bool {
@@ -139,14 +133,9 @@ fn has_exact_keys(of: &DataType) -> bool {
     !of.is_nested() && !of.is_floating() && !matches!(of, DataType::Dictionary(..) | DataType::Null)
 }
 
-/// Parquet source that decides for each file how it is decoded.
+/// Conjuncts of a scan's predicate, of which some may decide about rows.
 #[derive(Clone)]
-struct LateSource {
-    parquet: ParquetSource,
-    /// The scan without its files.
-    scan: Arc<FileScanConfig>,
-    filters: Arc<[Filter]>,
-}
+struct Filters(Arc<[Filter]>);
 
 /// Conjunct of a scan's predicate.
 struct Filter {
@@ -157,75 +146,103 @@ struct Filter {
     known: OnceLock<Arc<dyn PhysicalExpr>>,
 }
 
-impl LateSource {
-    fn of(scan: &mut FileScanConfig, rule: LateColumns) -> Option<Self> {
-        if rule == LateColumns::NEVER {
-            return None;
-        }
-        let (parquet, filters) = filters(scan)?;
-        let filter = |expr: Arc<dyn PhysicalExpr>| {
-            let tally = is_of_keys(&expr, parquet.table_schema()).then(|| Arc::new(Tally::new(rule)));
-            Filter { expr, tally, known: OnceLock::new() }
-        };
-        let filters: Arc<[Filter]> = filters.into_iter().map(filter).collect();
-        if filters.iter().all(|filter| filter.tally.is_none()) {
-            return None;
-        }
-        let parquet = parquet.clone();
-        let files = std::mem::take(&mut scan.file_groups);
-        let without_files = Arc::new(scan.clone());
-        scan.file_groups = files;
-        Some(Self { parquet, scan: without_files, filters })
+/// Way in which a file is read that is opened now. Filters are named by their positions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Way {
+    /// Filters that decide about rows. The one that keeps least comes first.
+    rows: Vec<usize>,
+    /// Filters that prune, and will stay as they are.
+    prunes: Vec<usize>,
+    /// Filters without a value.
+    unknown: Vec<usize>,
+    /// A dynamic filter has its value.
+    has_news: bool,
+    /// Row groups and pages are chosen.
+    is_pruned: bool,
+}
+
+impl Way {
+    /// Returns true where a file is read in another way than planned.
+    fn differs(&self) -> bool {
+        !self.rows.is_empty() || self.has_news || self.is_pruned
     }
 
-    /// Returns the predicate for a file that is opened now, None to read it as planned.
-    fn predicate(&self) -> Option<Predicate> {
-        let table = self.parquet.table_schema();
-        let (mut keys, mut others, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
-        let mut some_changed = false;
-        for filter in self.filters.iter() {
-            match State::of(&filter.expr) {
-                // What changes while the file is read prunes more than keys do.
+    /// Returns the way for a file of which row groups and pages are chosen.
+    fn once_pruned(self) -> Self {
+        Self { rows: self.rows, is_pruned: true, ..Self::default() }
+    }
+}
+
+impl Filters {
+    /// Finds the filters of a scan; none of them decides about rows where `rule` is never.
+    fn of(scan: &FileScanConfig, parquet: &ParquetSource, rule: LateColumns) -> Self {
+        let may_be_late = rule != LateColumns::NEVER && filters(scan).is_some();
+        let filter = |expr: Arc<dyn PhysicalExpr>| {
+            let is_late = may_be_late && is_of_keys(&expr, parquet.table_schema());
+            Filter { expr, tally: is_late.then(|| Arc::new(Tally::new(rule))), known: OnceLock::new() }
+        };
+        Self(conjuncts(parquet).into_iter().map(filter).collect())
+    }
+
+    fn may_decide_rows(&self) -> bool {
+        self.0.iter().any(|filter| filter.tally.is_some())
+    }
+
+    /// Returns the way for a file that is opened now. None while a filter has a value and will have others: what changes while the
+    /// file is read prunes more than keys do.
+    fn way(&self, table: &TableSchema) -> Option<Way> {
+        let (mut way, mut keys) = (Way::default(), Vec::new());
+        for (place, filter) in self.0.iter().enumerate() {
+            match filter.state() {
                 State::Changing => return None,
-                State::Unknown => unknown.push(Arc::clone(&filter.expr)),
+                State::Unknown => way.unknown.push(place),
                 State::Known => {
                     let has_changed = has_changed(&filter.expr);
-                    some_changed |= has_changed;
-                    let known = Arc::clone(filter.known.get_or_init(|| match has_changed {
+                    way.has_news |= has_changed;
+                    filter.known.get_or_init(|| match has_changed {
                         true => settled(&filter.expr, table),
                         false => Arc::clone(&filter.expr),
-                    }));
+                    });
                     match filter.tally.as_ref().filter(|tally| has_changed && !tally.is_given_up()) {
-                        Some(tally) => keys.push((tally, known)),
-                        None => others.push(PruningOnly::over(known)),
+                        Some(tally) => keys.push((tally.share(), place)),
+                        None => way.prunes.push(place),
                     }
                 }
             }
         }
-        let decides_rows = !keys.is_empty();
-        if !decides_rows && !some_changed {
-            return None;
+        keys.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        way.rows = keys.into_iter().map(|(_, place)| place).collect();
+        if !way.rows.is_empty() {
+            // The decoder would evaluate them, too.
+            way.unknown.clear();
         }
-        if !decides_rows {
-            // They prune once they have a value, and the decoder evaluates nothing.
-            others.append(&mut unknown);
-        }
-        // The one that keeps least comes first.
-        keys.sort_by(|(one, _), (other, _)| one.share().total_cmp(&other.share()));
-        let keys = keys.into_iter().map(|(tally, known)| KeyFilter::over(known, Arc::clone(tally)));
-        Some(Predicate { expr: conjunction(keys.chain(others)), decides_rows })
+        Some(way)
     }
 
-    fn with_parquet(&self, parquet: &Arc<dyn FileSource>) -> Self {
-        let parquet = parquet.downcast_ref::<ParquetSource>().unwrap_or(&self.parquet).clone();
-        Self { parquet, ..self.clone() }
+    /// Returns the predicate of a file that is read in a way. TRUE where nothing decides and nothing prunes.
+    fn predicate(&self, way: &Way) -> Arc<dyn PhysicalExpr> {
+        let known = |place: &usize| Arc::clone(self.0[*place].known.get().unwrap_or(&self.0[*place].expr));
+        let prunes_too = !way.is_pruned;
+        let rows = way.rows.iter().filter_map(|place| {
+            let tally = Arc::clone(self.0[*place].tally.as_ref()?);
+            Some(KeyFilter::over(known(place), tally, prunes_too))
+        });
+        let prunes = way.prunes.iter().map(|place| PruningOnly::over(known(place)));
+        let unknown = way.unknown.iter().map(|place| Arc::clone(&self.0[*place].expr));
+        conjunction(rows.chain(prunes).chain(unknown))
     }
 }
 
-/// Predicate of one file. It prunes, and may decide about rows.
-struct Predicate {
-    expr: Arc<dyn PhysicalExpr>,
-    decides_rows: bool,
+impl Filter {
+    fn state(&self) -> State {
+        if self.known.get().is_some() { State::Known } else { State::of(&self.expr) }
+    }
+
+    /// Returns the words for a join's filter: its columns, and the rows that it has let through.
+    fn told(&self) -> Option<String> {
+        let tally = self.tally.as_ref()?;
+        Some(format!("{}: {tally}", names(&self.expr).collect::<Vec<_>>().join(" and ")))
+    }
 }
 
 /// State of a conjunct.
@@ -254,78 +271,4 @@ impl State {
 /// Returns true for a dynamic filter that was given a value. Its generations begin with 1.
 fn has_changed(filter: &Arc<dyn PhysicalExpr>) -> bool {
     filter.snapshot_generation() > 1
-}
-
-impl FileSource for LateSource {
-    forwarding_to!(parquet);
-
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        scan: &FileScanConfig,
-        partition: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
-        self.parquet.create_file_opener(store, scan, partition)
-    }
-
-    fn create_morselizer(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        scan: &FileScanConfig,
-        partition: usize,
-    ) -> Result<Box<dyn Morselizer>> {
-        let planned = self.parquet.create_morselizer(Arc::clone(&store), scan, partition)?;
-        Ok(Box::new(LateMorselizer { source: self.clone(), store, partition, planned }))
-    }
-
-    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        Arc::new(self.with_parquet(&self.parquet.with_batch_size(batch_size)))
-    }
-
-    fn fmt_extra(&self, kind: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
-        self.parquet.fmt_extra(kind, f)?;
-        let told: Vec<String> = self.filters.iter().filter_map(Filter::told).collect();
-        match kind {
-            DisplayFormatType::TreeRender => Ok(()),
-            _ => write!(f, ", late_columns=[{}]", told.join(", ")),
-        }
-    }
-}
-
-impl Filter {
-    /// Returns the words for a join's filter: its columns, and the rows that it has let through.
-    fn told(&self) -> Option<String> {
-        let tally = self.tally.as_ref()?;
-        Some(format!("{}: {tally}", names(&self.expr).collect::<Vec<_>>().join(" and ")))
-    }
-}
-
-/// Plans each file in the way that pays when it is opened.
-struct LateMorselizer {
-    source: LateSource,
-    store: Arc<dyn ObjectStore>,
-    partition: usize,
-    planned: Box<dyn Morselizer>,
-}
-
-impl Morselizer for LateMorselizer {
-    fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        let Some(predicate) = self.source.predicate() else { return self.planned.plan_file(file) };
-        let LateSource { parquet, scan, .. } = &self.source;
-        let mut late = parquet.with_predicate(predicate.expr);
-        if predicate.decides_rows {
-            let mut options = parquet.table_parquet_options().clone();
-            options.global.pushdown_filters = true;
-            options.global.reorder_filters = false;
-            options.global.max_predicate_cache_size.get_or_insert(KEYS_BYTES_MAX);
-            late = late.with_table_parquet_options(options);
-        }
-        late.create_morselizer(Arc::clone(&self.store), scan, self.partition)?.plan_file(file)
-    }
-}
-
-impl Debug for LateMorselizer {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LateMorselizer").field("planned", &self.planned).finish_non_exhaustive()
-    }
 }

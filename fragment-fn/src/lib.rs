@@ -13,6 +13,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod adapted;
 pub mod ahead;
 pub mod bootstrap;
 mod bridge;

@@ -3,7 +3,7 @@
 //! ```text
 //!  hedging     ─► first bytes, bodies ─┐           ┌─► hedging: time that a body may take
 //!                                      ├─► Pace ───┤
-//!  HTTP client ─► 503 and 429 ─────────┘           └─► bytes in flight that keep the pipe full
+//!  HTTP client ─► 503 and 429 ─────────┘           └─► reading ahead: fewer requests for a while
 //! ```
 //!
 //! All views of a client share it. It listens: it sends no request and holds none up.
@@ -110,13 +110,6 @@ impl Pace {
         self.seen().common_rate
     }
 
-    /// Returns the bytes to have in flight so that the pipe is full while requests wait for their first byte: twice its rate
-    /// times that wait. None until the rate was seen.
-    pub fn depth_bytes(&self) -> Option<u64> {
-        let seen = self.seen();
-        seen.common_rate.map(|rate| (2.0 * rate * seen.first_byte_seconds) as u64)
-    }
-
     /// Returns the answers that refused a request because too many came: 503 and 429. The HTTP client may have sent these
     /// requests again by itself.
     pub fn slow_downs(&self) -> u64 {
@@ -201,13 +194,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_common_rate_is_over_the_time_in_which_bodies_come() {
         let pace = Arc::<Pace>::default();
-        assert_eq!((pace.bytes_per_second(), pace.depth_bytes()), (None, None));
+        assert_eq!(pace.bytes_per_second(), None);
         futures::future::join_all((0..4).map(|_| receive(&pace, MIB / 8, 10))).await;
         assert_eq!(pace.bytes_per_second(), None, "half a MiB tells little");
         sleep(Duration::from_secs(60)).await;
         futures::future::join_all((0..4).map(|_| receive(&pace, MIB / 8, 10))).await;
         assert_eq!(pace.bytes_per_second(), Some(MIB as f64 / 0.02));
-        assert_eq!(pace.depth_bytes(), Some((2.0 * MIB as f64 / 0.02 * 0.027) as u64));
     }
 
     #[tokio::test(start_paused = true)]

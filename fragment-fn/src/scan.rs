@@ -26,6 +26,7 @@ use gust_protocol::ColumnMatching;
 use object_store::ObjectStore;
 use parquet::arrow::async_reader::AsyncFileReader;
 
+use crate::adapted::Adapted;
 use crate::ahead::{AheadAccount, OpenedFile, ScanAhead};
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
@@ -105,7 +106,7 @@ impl ScanReader {
             ColumnMatching::Name => Arc::new(NameMatching),
             ColumnMatching::FieldId(rules) => Arc::new(FieldIdMatching::new(rules.clone())),
         };
-        Arc::new(HandingDown(matching))
+        Arc::new(Adapted::by(Arc::new(HandingDown(matching))))
     }
 
     /// Makes `scan` read through this reader, also after rules have spread its files over other partitions.

@@ -14,12 +14,12 @@ pub(super) mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
-    ParquetAccessPlan, ParquetFileMetrics, ParquetRowSelection, RowGroupAccess, RowGroupAccessPlanFilter,
+    ParquetAccessPlan, ParquetRowSelection, RowGroupAccess, RowGroupAccessPlanFilter,
 };
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::arrow::parquet_column;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
@@ -30,12 +30,29 @@ use crate::deletes::FileDeletes;
 use meaning::FileMeaning;
 pub(super) use meaning::Schemas;
 
+impl PrunedFile {
+    /// Returns true where no row group is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.row_group_indexes().is_empty()
+    }
+}
+
 /// Row groups of a file that will be read, in the order in which they are read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct FileLayout {
     pub(super) units: Vec<UnitLayout>,
     /// Ranges of the Bloom filters that are read before the first row group. They may rule out any of these.
     pub(super) filters: Vec<Range<u64>>,
+    /// None where the opener may choose fewer rows.
+    pub(super) pruned: Option<PrunedFile>,
+}
+
+/// Rows of a file that no filter has ruled out: the opener needs to prune nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PrunedFile {
+    pub(crate) rows: ParquetAccessPlan,
+    /// Schema that the decoder gives, where the opener would change the file's own to it. With that it need not decode the file's own.
+    pub(crate) coerced: Option<SchemaRef>,
 }
 
 /// One row group of a file.
@@ -66,12 +83,19 @@ pub(super) fn layout(
     };
     let meaning = known.of(spec, file, &footer)?;
     let chosen = chosen(spec, meaning, file, &footer)?;
-    let filters = bloom_filters(spec, meaning, &chosen, &footer);
-    let units = units(spec, meaning, file, &selected(meaning, file, chosen, &footer), &footer);
+    let BloomFilters { filters, has_any } = bloom_filters(spec, meaning, &chosen, &footer);
+    let selected = selected(meaning, chosen, &footer);
+    let units = units(spec, meaning, file, &selected, &footer);
     if spec.is_reordered && units.len() > 1 {
         return Err(DataFusionError::NotImplemented("the order of sorted row groups is not predicted".to_owned()));
     }
-    Ok(FileLayout { units, filters })
+    let is_narrowed = file.extensions.contains::<FileDeletes>() || file.extensions.contains::<ParquetRowSelection>();
+    // Statistics of a table's metadata may rule out a file whose own say nothing.
+    let may_know_more = file.has_statistics() && !meaning.knows_statistics(&footer);
+    let is_all =
+        !has_any && !is_narrowed && !may_know_more && spec.limit(file).is_none() && spec.row_filter().is_none();
+    let pruned = is_all.then(|| PrunedFile { rows: selected, coerced: meaning.coerced.clone() });
+    Ok(FileLayout { units, filters, pruned })
 }
 
 /// Chooses row groups as the opener does.
@@ -83,7 +107,7 @@ fn chosen(
 ) -> Result<ParquetAccessPlan> {
     let groups = footer.row_groups();
     let schema = footer.file_metadata().schema_descr();
-    let metrics = ParquetFileMetrics::new(0, file.object_meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
+    let metrics = &meaning.metrics;
     let mut chosen = RowGroupAccessPlanFilter::new(planned(file, groups)?);
     if let Some(range) = &file.range {
         chosen.prune_by_range(groups, range);
@@ -91,40 +115,42 @@ fn chosen(
     if let Some(pruning) = &meaning.pruning
         && spec.options.pruning
     {
-        chosen.prune_by_statistics(&meaning.physical, schema, groups, pruning, &metrics);
+        chosen.prune_by_statistics(&meaning.physical, schema, groups, pruning, metrics);
     }
     if let (Some(limit), false) = (spec.limit(file), spec.preserve_order) {
-        chosen.prune_by_limit(limit, groups, &metrics);
+        chosen.prune_by_limit(limit, groups, metrics);
     }
     Ok(chosen.build())
 }
 
 /// Chooses rows of the row groups, by their pages.
-fn selected(
-    meaning: &FileMeaning,
-    file: &PartitionedFile,
-    chosen: ParquetAccessPlan,
-    footer: &ParquetMetaData,
-) -> ParquetAccessPlan {
+fn selected(meaning: &FileMeaning, chosen: ParquetAccessPlan, footer: &ParquetMetaData) -> ParquetAccessPlan {
     let schema = footer.file_metadata().schema_descr();
-    let metrics = ParquetFileMetrics::new(0, file.object_meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
     match &meaning.page_pruning {
         Some(pages) if !chosen.is_empty() => {
-            pages.prune_plan_with_page_index(chosen, &meaning.physical, schema, footer, &metrics)
+            pages.prune_plan_with_page_index(chosen, &meaning.physical, schema, footer, &meaning.metrics)
         }
         _ => chosen,
     }
 }
 
-/// Lists the Bloom filters that the opener reads: those of columns that a predicate compares with literals.
+/// Bloom filters of a file's columns that a predicate compares with literals.
+#[derive(Default)]
+struct BloomFilters {
+    filters: Vec<Range<u64>>,
+    /// There is one, with or without a known length.
+    has_any: bool,
+}
+
+/// Lists the Bloom filters that the opener reads.
 fn bloom_filters(
     spec: &ScanSpec,
     meaning: &FileMeaning,
     chosen: &ParquetAccessPlan,
     footer: &ParquetMetaData,
-) -> Vec<Range<u64>> {
+) -> BloomFilters {
     let Some(pruning) = meaning.pruning.as_ref().filter(|_| spec.options.bloom_filter_on_read) else {
-        return Vec::new();
+        return BloomFilters::default();
     };
     let schema = footer.file_metadata().schema_descr();
     let leaf = |name: String| Some(parquet_column(schema, &meaning.physical, &name)?.0);
@@ -136,8 +162,15 @@ fn bloom_filters(
         let start = u64::try_from(start).ok()?;
         Some(start..start.checked_add(u64::try_from(bytes).ok()?)?)
     };
-    let of_group = |group| leaves.iter().filter_map(move |leaf| filter(group, *leaf));
-    chosen.row_group_indexes().into_iter().flat_map(of_group).collect()
+    let groups = chosen.row_group_indexes();
+    let of_group = |group: &usize| leaves.iter().map(|leaf| (*group, *leaf)).collect::<Vec<_>>();
+    let columns: Vec<(usize, usize)> = groups.iter().flat_map(of_group).collect();
+    BloomFilters {
+        filters: columns.iter().filter_map(|(group, leaf)| filter(*group, *leaf)).collect(),
+        has_any: columns
+            .iter()
+            .any(|(group, leaf)| footer.row_group(*group).column(*leaf).bloom_filter_offset().is_some()),
+    }
 }
 
 /// Returns the row groups that the scan itself names.

@@ -24,7 +24,8 @@
 //!    What a decoder holds is part of the budget, so that less is read ahead beside large row groups. It is in no pool.
 //! 9. Local files are not read ahead.
 //!
-//! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share.
+//! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share. And a depth of latency times rate:
+//! bytes beyond it cost memory alone, which operators get back, and a reader that takes bytes in bursts needs them.
 
 mod backoff;
 mod budget;
@@ -63,11 +64,12 @@ pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 use crate::bridge::BRIDGE_BYTES;
 use crate::deletes::ScanDeletes;
 use crate::file_errors::naming_file;
-use crate::late::{self, LateColumns, with_late_columns};
+use crate::late::{self, LateColumns, opening_each};
 use crate::scan::ScanReader;
 use backoff::Backoff;
 use budget::{Grant, Member};
 use memory::AheadMemory;
+use scan::Look;
 use spec::ScanSpec;
 use units::{End, Next, PieceBounds, Units};
 
@@ -231,7 +233,8 @@ pub fn attach(
             None => (scan.clone(), None),
         };
         let deletes = ScanDeletes::of(&scan)?;
-        let scan = deletes.left_out(with_late_columns(scan, late), account);
+        let (scan, decides) = opening_each(scan, late, ahead.clone());
+        let scan = deletes.left_out(scan, decides, account);
         let scan = DataSourceExec::from_data_source(naming_file(scan, ahead));
         Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
     });
@@ -270,7 +273,7 @@ impl QueryState {
         }
         let scans = self.scans();
         for scan in &scans {
-            scan.reprune(false);
+            scan.reprune(Look::Sometimes);
             if scan.was_refused() {
                 self.requests_backoff().note_setback(Instant::now());
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, ParquetRowSelection};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -18,10 +19,11 @@ use parquet::file::metadata::ParquetMetaData;
 use super::QueryState;
 use super::budget::Part;
 use super::fetch::Piece;
-use super::layout::{FileLayout, Schemas, layout};
+use super::layout::{FileLayout, PrunedFile, Schemas, layout};
 use super::memory::Hold;
 use super::spec::ScanSpec;
 use super::units::{End, Next, PieceId, Units};
+use crate::deletes::FileDeletes;
 use crate::pace::Pace;
 use crate::panics::catch_panic;
 use crate::pinned::PinnedFile;
@@ -29,6 +31,17 @@ use crate::scan::{InStore, OpenFile, ScanReader};
 
 /// Shortest time between two looks at a scan's dynamic filters. A sort with a limit changes its filter with every batch.
 const FILTER_PAUSE: Duration = Duration::from_millis(10);
+
+/// Look at a scan's dynamic filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// If the last one is some time ago, and nobody plans files now.
+    Sometimes,
+    /// A file is opened now.
+    AtOnce,
+    /// The filter of a join is complete now, before any file was opened: what was asked for is dropped, too.
+    AllAtOnce,
+}
 
 /// Files that a scan remembers before it forgets those that nobody holds.
 const OPEN_MAX: usize = 1024;
@@ -56,6 +69,8 @@ pub(super) struct Planning {
     pub(super) known: Schemas,
     /// Files that were planned, or cannot be.
     pub(super) planned: BTreeSet<u32>,
+    /// Rows that are left of files which no reader has opened yet. None where the opener may know more.
+    pub(super) pruned: HashMap<u32, Option<PrunedFile>>,
     /// Time at which the dynamic filters were looked at.
     pub(super) looked: Option<Instant>,
 }
@@ -137,7 +152,7 @@ impl ScanAhead {
             refusals: AtomicU64::new(reader.pace().map_or(0, |pace| pace.slow_downs())),
             pace: reader.pace().cloned(),
             waiting: AtomicUsize::new(0),
-            planning: Mutex::new(Planning { known, planned: BTreeSet::new(), looked: None }),
+            planning: Mutex::new(Planning { known, planned: BTreeSet::new(), pruned: HashMap::new(), looked: None }),
             state: Mutex::new(state),
         }
     }
@@ -203,12 +218,49 @@ impl ScanAhead {
         if !planning.planned.insert(number) {
             return;
         }
-        let layout = self.layout(&mut planning.known, number, footer);
+        let mut layout = self.layout(&mut planning.known, number, footer);
         let mut state = self.lock();
+        if !state.opened.contains(&number) {
+            planning.pruned.insert(number, layout.as_mut().and_then(|layout| layout.pruned.take()));
+        }
         match layout {
             Some(layout) => state.units.add(number, &layout),
             None => state.units.leave(number),
         }
+    }
+
+    /// Returns what is left of a file that a partition opens now. None where the opener has to prune it itself. A file of which
+    /// nothing is left counts as opened.
+    pub(crate) fn pruned(&self, partition: usize, file: &PartitionedFile) -> Option<PrunedFile> {
+        if file.extensions.contains::<FileDeletes>() || file.extensions.contains::<ParquetRowSelection>() {
+            return None;
+        }
+        let number = self.spec.number(file)?;
+        let planned = &self.spec.files[number as usize];
+        let plan = |file: &PartitionedFile| file.extensions.get::<ParquetAccessPlan>().cloned();
+        if planned.partition_values != file.partition_values || plan(planned) != plan(file) {
+            return None;
+        }
+        // The filter of a join is complete when its probe side is polled.
+        let is_first = !std::mem::replace(&mut self.lock().is_polled, true);
+        self.reprune(if is_first { Look::AllAtOnce } else { Look::AtOnce });
+        let footer = {
+            let mut state = self.lock();
+            self.file(&mut state, number).known_footer()?
+        };
+        self.plan(number, &footer);
+        let pruned = {
+            let mut planning = self.lock_planning();
+            match planning.pruned.remove(&number) {
+                Some(pruned) => pruned?,
+                // It was opened before, or a filter has changed since.
+                None => self.layout(&mut planning.known, number, &footer)?.pruned?,
+            }
+        };
+        if pruned.is_empty() {
+            self.opened(partition, file);
+        }
+        Some(pruned)
     }
 
     /// Leaves a file to its readers.
@@ -231,20 +283,22 @@ impl ScanAhead {
         None
     }
 
-    /// Drops row groups that dynamic filters have pruned meanwhile. `at_once` is for a filter that is complete now.
-    pub(super) fn reprune(&self, at_once: bool) {
+    /// Drops row groups that dynamic filters have pruned meanwhile.
+    pub(super) fn reprune(&self, look: Look) {
         let dropped = {
             // Somebody who plans a file now sees the filter as it is.
-            let planning = if at_once { Some(self.lock_planning()) } else { self.planning.try_lock().ok() };
+            let planning =
+                if look == Look::Sometimes { self.planning.try_lock().ok() } else { Some(self.lock_planning()) };
             let Some(mut planning) = planning else { return };
             let is_early = planning.looked.is_some_and(|looked| looked.elapsed() < FILTER_PAUSE);
-            if is_early && !at_once {
+            if is_early && look == Look::Sometimes {
                 return;
             }
             planning.looked = Some(Instant::now());
-            if !planning.known.filters_changed() {
+            if !planning.known.filters_changed(&self.spec) {
                 return;
             }
+            planning.pruned.clear();
             let footers: Vec<(u32, Arc<ParquetMetaData>)> = {
                 let mut state = self.lock();
                 let numbers = state.units.open_files();
@@ -252,13 +306,18 @@ impl ScanAhead {
             };
             let mut kept: HashMap<u32, BTreeSet<usize>> = HashMap::new();
             for (number, footer) in footers {
-                if let Some(layout) = self.layout(&mut planning.known, number, &footer) {
+                if let Some(mut layout) = self.layout(&mut planning.known, number, &footer) {
+                    if !self.lock().opened.contains(&number) {
+                        planning.pruned.insert(number, layout.pruned.take());
+                    }
                     kept.insert(number, layout.units.iter().map(|unit| unit.row_group).collect());
                 }
             }
             let keep = |file: u32, group: usize| kept.get(&file).is_none_or(|groups| groups.contains(&group));
+            // Much work does not follow at once.
+            planning.looked = Some(Instant::now());
             let mut state = self.lock();
-            let pruned = state.units.reprune(&keep, at_once);
+            let pruned = state.units.reprune(&keep, look == Look::AllAtOnce);
             state.removed(&pruned)
         };
         drop(dropped);
@@ -269,9 +328,11 @@ impl ScanAhead {
         let number = self.spec.number(file)?;
         let is_first = !std::mem::replace(&mut self.lock().is_polled, true);
         // The filter of a join is complete when its probe side is polled.
-        self.reprune(is_first);
+        self.reprune(if is_first { Look::AllAtOnce } else { Look::Sometimes });
         let (file, dropped) = {
+            let mut planning = self.lock_planning();
             let mut state = self.lock();
+            planning.pruned.remove(&number);
             state.opened.insert(number);
             let file = self.file(&mut state, number);
             let left = state.units.opened(partition, number);

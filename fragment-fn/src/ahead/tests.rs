@@ -20,7 +20,10 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, MemoryReservation, UnboundedMemoryPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{DynamicFilterPhysicalExpr, binary, col, lit};
+use datafusion::physical_plan::metrics::{Metric, MetricValue, PruningMetrics};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use gust_protocol::ColumnMatching;
@@ -257,10 +260,16 @@ impl Table {
     }
 
     fn plan(&self, limit: Option<usize>) -> Arc<dyn ExecutionPlan> {
+        self.plan_pruned_by(None, limit)
+    }
+
+    /// Makes a scan of which row groups may be left out.
+    fn plan_pruned_by(&self, filter: Option<Arc<dyn PhysicalExpr>>, limit: Option<usize>) -> Arc<dyn ExecutionPlan> {
         let url = ObjectStoreUrl::parse("s3://bucket").expect("a URL");
         let (first, second) = self.files.split_at(FILES / STREAMS);
         let groups = [first, second].map(|files| FileGroup::new(files.to_vec()));
-        let source = Arc::new(ParquetSource::new(Arc::clone(&self.schema)));
+        let source = ParquetSource::new(Arc::clone(&self.schema));
+        let source = Arc::new(filter.into_iter().fold(source, |source, filter| source.with_predicate(filter)));
         let scan = FileScanConfigBuilder::new(url, source).with_file_groups(groups.to_vec()).with_limit(limit).build();
         DataSourceExec::from_data_source(scan)
     }
@@ -272,8 +281,11 @@ impl Table {
 
     /// Prepares to read all columns. Nothing is read before the start.
     fn attached(&self, limit: Option<usize>) -> Attached {
+        self.attached_to(self.plan(limit))
+    }
+
+    fn attached_to(&self, plan: Arc<dyn ExecutionPlan>) -> Attached {
         let context = TaskContext::default();
-        let plan = self.plan(limit);
         context.runtime_env().register_object_store(
             ObjectStoreUrl::parse("s3://bucket").expect("a URL").as_ref(),
             Arc::new(InMemory::new()),
@@ -369,6 +381,63 @@ async fn all_of_a_scan_is_under_way_before_anybody_reads() {
     let usage = table.account.usage();
     assert_eq!((usage.requests, usage.missed_bytes, usage.bytes), (UNITS as u64, 0, usage.taken_bytes));
     table.is_clean("after the rows").await;
+}
+
+/// Counts the files that were opened, and the row groups that the opener has pruned itself.
+fn opened_and_pruned(plan: &dyn ExecutionPlan) -> (usize, usize) {
+    let count = |of: &str, count: fn(&PruningMetrics) -> usize| -> usize {
+        let counted = |metric: &Arc<Metric>| match metric.value() {
+            MetricValue::PruningMetrics { name, pruning_metrics } if name == of => count(pruning_metrics),
+            _ => 0,
+        };
+        plan.metrics().expect("metrics").iter().map(counted).sum()
+    };
+    let opened = count("files_ranges_pruned_statistics", PruningMetrics::matched);
+    (opened, count("row_groups_pruned_statistics", PruningMetrics::pruned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_pruned_once() {
+    let from_group = |schema: &SchemaRef, group: usize| {
+        let least = lit((group * GROUP_ROWS) as i64);
+        binary(col("a", schema).expect("a column"), Operator::GtEq, least, schema).expect("a comparison")
+    };
+    let join =
+        |schema: &SchemaRef| DynamicFilterPhysicalExpr::new(vec![col("a", schema).expect("a column")], lit(true));
+    let complete = |schema: &SchemaRef, group: usize| {
+        let filter = join(schema);
+        filter.update(from_group(schema, group)).expect("updated");
+        filter.mark_complete();
+        Arc::new(filter) as Arc<dyn PhysicalExpr>
+    };
+    let changing = |schema: &SchemaRef, group: usize| {
+        let filter = join(schema);
+        filter.update(from_group(schema, group)).expect("updated");
+        Arc::new(filter) as Arc<dyn PhysicalExpr>
+    };
+    type Filter<'a> = &'a dyn Fn(&SchemaRef, usize) -> Arc<dyn PhysicalExpr>;
+    for (what, filter, limit, is_once) in [
+        ("a static filter", &from_group as Filter<'_>, None, true),
+        ("a complete filter", &complete, None, true),
+        ("a filter that changes", &changing, None, false),
+        ("a limit", &from_group, Some(UNITS * GROUP_ROWS), false),
+    ] {
+        let table = Table::unbounded().await;
+        table.open();
+        // Six of the sixteen row groups, and none of the first two files.
+        let filter = filter(&table.schema, UNITS - 6);
+        let attached = table.attached_to(table.plan_pruned_by(Some(filter), limit));
+        let plan = Arc::clone(&attached.plan);
+        let rows = collected(attached.start()).await.expect("rows");
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 6 * GROUP_ROWS, "{what}");
+        assert_eq!((table.requests(), table.repeated()), (6, BTreeMap::new()), "{what}");
+        let expected = if is_once { (2, 0) } else { (FILES, UNITS - 6) };
+        assert_eq!(opened_and_pruned(plan.as_ref()), expected, "{what}");
+        let usage = table.account.usage();
+        assert_eq!((usage.missed_bytes, usage.unused_bytes()), (0, 0), "{what}: {usage:?}");
+        drop(plan);
+        table.is_clean(what).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

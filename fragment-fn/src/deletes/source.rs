@@ -31,6 +31,7 @@ use super::selection::{Runs, left, selection};
 use super::{DeletesApplied, FileDeletes};
 use crate::ahead::AheadAccount;
 use crate::forwarding::forwarding_to;
+use crate::late::Decides;
 
 /// Copies of a selection that DataFusion's opener makes, with the first.
 const SELECTION_COPIES: usize = 3;
@@ -65,14 +66,19 @@ impl ScanDeletes {
     }
 
     /// Makes the scan leave out deleted rows. `account` is told of the waits for delete files.
-    pub(crate) fn left_out(self, scan: FileScanConfig, account: &Arc<AheadAccount>) -> FileScanConfig {
+    pub(crate) fn left_out(
+        self,
+        scan: FileScanConfig,
+        decides: Decides,
+        account: &Arc<AheadAccount>,
+    ) -> FileScanConfig {
         if !self.has_any {
             return scan;
         }
         let files = scan.file_groups.iter().flat_map(FileGroup::iter);
         files.filter_map(|file| file.extensions.get::<FileDeletes>()).for_each(FileDeletes::announce);
         let mut widened = self.widened;
-        if is_decided_by_decoder(scan.file_source()) {
+        if decides == Decides::Rows {
             // It needs to know each deleted row.
             widened.retain(|behind, _| !behind.number);
         }
@@ -80,12 +86,6 @@ impl ScanDeletes {
         let source = Arc::new(Deleting { plain, widened, account });
         FileScanConfigBuilder::from(scan).with_source(source).build()
     }
-}
-
-/// Returns true where the decoder may leave out rows by a predicate.
-fn is_decided_by_decoder(source: &Arc<dyn FileSource>) -> bool {
-    let parquet = source.downcast_ref::<ParquetSource>();
-    parquet.is_none_or(|parquet| parquet.table_parquet_options().global.pushdown_filters)
 }
 
 /// Returns what is read of files to which keys apply. None where keys apply to none.

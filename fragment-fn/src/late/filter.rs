@@ -146,11 +146,13 @@ fn any_part(expr: &Arc<dyn PhysicalExpr>) -> Option<Arc<dyn PhysicalExpr>> {
 pub(super) struct KeyFilter {
     filter: Arc<dyn PhysicalExpr>,
     tally: Arc<Tally>,
+    /// Row groups and pages are pruned by it, too.
+    prunes_too: bool,
 }
 
 impl KeyFilter {
-    pub(super) fn over(filter: Arc<dyn PhysicalExpr>, tally: Arc<Tally>) -> Arc<dyn PhysicalExpr> {
-        Arc::new(Self { filter, tally })
+    pub(super) fn over(filter: Arc<dyn PhysicalExpr>, tally: Arc<Tally>, prunes_too: bool) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { filter, tally, prunes_too })
     }
 }
 
@@ -192,12 +194,12 @@ impl PhysicalExpr for KeyFilter {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         let filter = children.pop().ok_or_else(no_child)?;
-        Ok(Self::over(filter, Arc::clone(&self.tally)))
+        Ok(Self::over(filter, Arc::clone(&self.tally), self.prunes_too))
     }
 
     /// Returns what row groups and pages are pruned by.
     fn snapshot(&self) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-        Ok(Some(Arc::clone(&self.filter)))
+        Ok(Some(if self.prunes_too { Arc::clone(&self.filter) } else { lit(true) }))
     }
 
     fn fmt_sql(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
@@ -213,7 +215,9 @@ impl Display for KeyFilter {
 
 impl PartialEq for KeyFilter {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.tally, &other.tally) && self.filter.as_ref() == other.filter.as_ref()
+        Arc::ptr_eq(&self.tally, &other.tally)
+            && self.prunes_too == other.prunes_too
+            && self.filter.as_ref() == other.filter.as_ref()
     }
 }
 

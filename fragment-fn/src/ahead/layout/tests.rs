@@ -18,6 +18,7 @@ use datafusion::logical_expr::Operator;
 use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
 use datafusion::physical_expr::expressions::{BinaryExpr, DynamicFilterPhysicalExpr, col, lit};
 use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, collect};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::FutureExt;
@@ -354,21 +355,49 @@ async fn filters_that_change_prune_again() {
     spec.predicate = Some(Arc::clone(&filter) as _);
     let mut known = Schemas::new(&spec);
     assert_eq!(tables.layout(&spec, &mut known, 0).units.len(), 4);
-    assert!(!known.filters_changed());
+    assert!(!known.filters_changed(&spec));
     filter.update(above(lit(600_i64))).expect("a filter");
-    assert!(known.filters_changed());
+    assert!(known.filters_changed(&spec));
     assert_eq!(tables.layout(&spec, &mut known, 0).units.len(), 2);
-    assert!(!known.filters_changed());
+    assert!(!known.filters_changed(&spec));
+    // Complete without another value.
+    filter.mark_complete();
+    assert!(known.filters_changed(&spec));
+    assert!(!known.filters_changed(&spec));
+    assert_eq!(tables.layout(&spec, &mut known, 0).units.len(), 2);
 
     let values = ScalarSubqueryResults::new(1);
     let subquery = ScalarSubqueryExpr::new(DataType::Int64, true, SubqueryIndex::new(0), values.clone());
     spec.predicate = Some(above(Arc::new(subquery)));
     let mut known = Schemas::new(&spec);
     assert_eq!(tables.layout(&spec, &mut known, 0).units.len(), 4);
-    assert!(!known.filters_changed());
+    assert!(!known.filters_changed(&spec));
     values.set(SubqueryIndex::new(0), ScalarValue::from(600_i64)).expect("a value");
-    assert!(known.filters_changed());
+    assert!(known.filters_changed(&spec));
     assert_eq!(tables.layout(&spec, &mut known, 0).units.len(), 2);
+}
+
+#[tokio::test]
+async fn the_opener_prunes_where_a_table_knows_more_than_its_file() {
+    let tables = tables(SessionConfig::new().with_target_partitions(1)).await;
+    let mut spec = tables.scan("SELECT v FROM t WHERE k > 600").await;
+    spec.options.enable_page_index = false;
+    let is_pruned = |spec: &ScanSpec| tables.layout(spec, &mut Schemas::new(spec), 0).pruned.is_some();
+    assert!(spec.files[0].has_statistics() && is_pruned(&spec));
+    // Footers that lost their statistics.
+    let file = &spec.files[0];
+    let mut builder = tables.footer(&file.object_meta.location).as_ref().clone().into_builder();
+    let bare = |group: RowGroupMetaData| {
+        let columns = group.columns().iter().map(|column| column.clone().into_builder().clear_statistics().build());
+        let columns = columns.collect::<Result<Vec<_>, _>>().expect("columns");
+        group.into_builder().set_column_metadata(columns).build().expect("a row group")
+    };
+    let groups = builder.take_row_groups().into_iter().map(bare).collect();
+    let footer = Arc::new(builder.set_row_groups(groups).build());
+    let of_bare = |spec: &ScanSpec| layout(spec, &mut Schemas::new(spec), &spec.files[0], &footer).expect("a layout");
+    assert_eq!((of_bare(&spec).units.len(), of_bare(&spec).pruned), (4, None));
+    spec.files[0].statistics = None;
+    assert!(of_bare(&spec).pruned.is_some());
 }
 
 #[tokio::test]
