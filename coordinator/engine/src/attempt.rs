@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gust_protocol::FragmentResponse;
+use serde::{Deserialize, Serialize};
 
 /// Time from an attempt's deadline until its platform stops it. A function ends by itself at its deadline. On Lambda
 /// this time only bounds the bill and the wait, and the function's own time-out stops the attempt.
@@ -27,7 +28,8 @@ pub struct Invocation {
 }
 
 /// Charge for an attempt, as far as it is known. An unknown charge is never zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Billing {
     /// Figures from the platform's own log. `init` is the part of `duration` that started the environment, zero if none
     /// was billed.
@@ -67,7 +69,8 @@ impl InvokeError {
 }
 
 /// Kind of a platform's failure; it says what the caller can do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InvokeErrorKind {
     /// The request is larger than the platform takes.
     RequestTooLarge,

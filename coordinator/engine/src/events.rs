@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gust_protocol::{FragmentErrorKind, FragmentId, Usage};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -64,6 +65,8 @@ pub enum QueryEvent {
         id: FragmentId,
         attempt: u32,
         cause: AttemptCause,
+        /// Time until its deadline.
+        time: Duration,
     },
     AttemptEnded {
         id: FragmentId,
@@ -80,6 +83,11 @@ pub enum QueryEvent {
         result_bytes: u64,
         inline: bool,
         read: Duration,
+    },
+    /// An earlier coordinator is gone, and this one goes on with its work. The events before are its attempts.
+    TakenOver {
+        /// Coordinators that had the query before.
+        takeovers: u32,
     },
     /// `auto` gave up on functions, and the query ran locally.
     FellBack {
@@ -113,7 +121,8 @@ impl QueryEvent {
 }
 
 /// Reason for an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttemptCause {
     First,
     /// Another attempt failed or was throttled.
@@ -123,7 +132,8 @@ pub enum AttemptCause {
 }
 
 /// Outcome of an attempt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
     Done {
         usage: Usage,
@@ -163,6 +173,18 @@ impl EventLog {
     /// Starts the log of a query. The current span becomes the query's.
     pub fn start() -> Self {
         Self { started: Instant::now(), span: Span::current(), events: Arc::default() }
+    }
+
+    /// Starts the log of a query that has taken so much time before, with events from then.
+    pub(crate) fn resumed(events: Vec<StampedEvent>, elapsed: Duration) -> Self {
+        let now = Instant::now();
+        let started = now.checked_sub(elapsed).unwrap_or(now);
+        Self { started, span: Span::current(), events: Arc::new(Mutex::new(events)) }
+    }
+
+    /// Returns the number of all events so far.
+    pub(crate) fn len(&self) -> usize {
+        self.events.lock().expect("no holder panics").len()
     }
 
     pub fn span(&self) -> &Span {

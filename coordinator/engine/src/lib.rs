@@ -29,6 +29,7 @@ pub mod money;
 pub mod nearest;
 pub mod planner;
 pub mod report;
+pub mod resume;
 pub mod scheduler;
 pub mod session;
 mod sql;

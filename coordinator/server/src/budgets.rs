@@ -81,20 +81,14 @@ impl KeptBudgets {
             return Ok(None);
         }
         check(&server.budgets, tokens, provider)?;
-        let no_place = || {
-            QueryError::setup("the budgets have no file: neither XDG_STATE_HOME nor HOME is set")
-                .with_hint("set server.budgets_file")
-        };
-        let path = server.budgets_file.clone().ok_or_else(no_place)?;
+        let path = path_of(server)?;
         let failed = |why: String| QueryError::setup(format!("{}: {why}", path.display()));
         let lock = lock(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => failed("another server keeps its budgets there".to_owned())
                 .with_hint("set server.budgets_file to a file of this server's own"),
             _ => failed(error.to_string()).with_hint("set server.budgets_file"),
         })?;
-        let saved = read(&path).map_err(|why| {
-            failed(why).with_hint("restore the file; without it, all budgets of this day and month begin anew")
-        })?;
+        let saved = saved_at(&path)?;
         if saved.is_none() {
             tracing::warn!(file = %path.display(), "there is no file of budgets: nothing is spent of them");
         }
@@ -115,6 +109,22 @@ impl KeptBudgets {
         };
         kept.write().map_err(|error| failed(error.to_string()).with_hint("set server.budgets_file"))?;
         Ok(Some(Self { kept: Arc::new(kept), _lock: lock }))
+    }
+
+    /// Checks the budgets of the configuration and their file, as [`Self::open`] does, and writes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], but for a file that another server has, or that cannot be written.
+    pub(crate) fn look(
+        server: &ServerConfig,
+        tokens: Option<&Tokens>,
+        provider: Option<&Provider>,
+    ) -> Result<(), QueryError> {
+        if server.budgets.is_empty() {
+            return Ok(());
+        }
+        check(&server.budgets, tokens, provider)?;
+        saved_at(&path_of(server)?).map(drop)
     }
 
     /// Returns the budgets that a user of these groups shares.
@@ -192,6 +202,21 @@ impl Kept {
         let budgets = [self.budgets.saved(), self.others.clone()].concat();
         write(&self.path, &Saved { version: VERSION, budgets })
     }
+}
+
+fn path_of(server: &ServerConfig) -> Result<PathBuf, QueryError> {
+    server.budgets_file.clone().ok_or_else(|| {
+        QueryError::setup("the budgets have no file: neither XDG_STATE_HOME nor HOME is set")
+            .with_hint("set server.budgets_file")
+    })
+}
+
+/// Reads what was spent; None where there is no file.
+fn saved_at(path: &Path) -> Result<Option<Vec<SavedBudget>>, QueryError> {
+    read(path).map_err(|why| {
+        QueryError::setup(format!("{}: {why}", path.display()))
+            .with_hint("restore the file; without it, all budgets of this day and month begin anew")
+    })
 }
 
 /// Checks that each holder is known, and has one budget for a period. The users and groups of an identity provider are its own.

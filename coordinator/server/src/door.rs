@@ -9,6 +9,7 @@ use gust_engine::cap::SharedBudgets;
 use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
+use gust_engine::exchange::Journals;
 use gust_engine::money::Money;
 use gust_engine::session::{
     Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::budgets::KeptBudgets;
+use crate::journal::Keeping;
 use crate::jwt::Provider;
 use crate::metrics::{Metrics, Moment};
 use crate::statements::Statements;
@@ -80,6 +82,8 @@ pub(crate) struct Door {
     /// Longest time in which a client reads nothing, before its answer is cut.
     pub(crate) stalled_max: Duration,
     pub(crate) statements: Statements,
+    /// Journals of submitted statements; None unless they are asked for and the exchange outlives the server.
+    pub(crate) keeping: Option<Arc<Keeping>>,
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
     pub(crate) metrics: Metrics,
@@ -110,14 +114,22 @@ impl SessionWishes {
     }
 }
 
+/// Purpose for which a server is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Serve,
+    Check,
+}
+
 impl Door {
-    /// Opens the engine, and runs the set-up statements.
+    /// Opens the engine, and runs the set-up statements. For a check nothing is written, and budgets hold nobody.
     pub(crate) async fn open(
         config: Config,
         tokens: Option<Tokens>,
         provider: Option<Provider>,
         catalog: Option<String>,
         setup: &[String],
+        purpose: Purpose,
     ) -> Result<Self, QueryError> {
         let server = &config.server;
         let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
@@ -130,8 +142,16 @@ impl Door {
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let results_max = RESULTS_MAX.max(2 * queries_max).min(RESULTS_THREADS_MAX);
         let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
-        let budgets = KeptBudgets::open(server, tokens.as_ref(), provider.as_ref())?;
+        let budgets = match purpose {
+            Purpose::Serve => KeptBudgets::open(server, tokens.as_ref(), provider.as_ref())?,
+            Purpose::Check => {
+                KeptBudgets::look(server, tokens.as_ref(), provider.as_ref())?;
+                None
+            }
+        };
+        let (has_journals, after) = (server.journal && config.exchange.is_some(), server.journal_after);
         let engine = Engine::open(config, options)?;
+        let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), after));
         // Users see the views that it makes. So it has no history but its own.
         let of_users = tokens.is_some() || provider.is_some();
         let options = SessionOptions {
@@ -153,6 +173,7 @@ impl Door {
             results: Admission::new(results_max, results_max).with_user_max(results_max / RESULTS_SHARE),
             stalled_max: STALLED_MAX,
             statements,
+            keeping,
             budgets,
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
@@ -345,6 +366,14 @@ impl Door {
             session.use_catalog(name).await?;
         }
         Ok(())
+    }
+
+    /// Deletes what a query of another server has left in the exchange. Returns the number of objects.
+    ///
+    /// # Errors
+    /// The store's, in words.
+    pub(crate) async fn clean_exchange(&self, query: &str) -> Result<usize, String> {
+        self.engine.exchange().clean(query).await.map_err(|error| error.to_string())
     }
 
     /// Waits until no task of a query is left. No connection brings more of them.

@@ -20,6 +20,7 @@ mod connections;
 mod door;
 mod flight;
 mod http;
+mod journal;
 mod jwt;
 mod listen;
 mod listing;

@@ -12,10 +12,11 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use gust_engine::config::{Config, ServerConfig, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::connections::{Bounded, Times};
-use crate::door::{Door, STALLED_MAX};
+use crate::door::{Door, Purpose, STALLED_MAX};
 use crate::http::{Hosts, routes};
 use crate::jwt::Provider;
 use crate::postgres::Postgres;
@@ -30,6 +31,9 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 
 /// Pause after which a client of HTTP/2 is asked if it is still there, and its time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Longest wait at the start for the journals in the exchange.
+const SHOWN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -72,13 +76,20 @@ struct Tls {
     used: RustlsConfig,
 }
 
-impl Server {
-    /// Opens the engine, runs the set-up statements, and listens.
-    ///
-    /// # Errors
-    /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, others can reach it and it is not protected, or the
-    /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
-    pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
+/// A server before it takes connections.
+struct Ready {
+    door: Arc<Door>,
+    listener: TcpListener,
+    for_postgres: Option<TcpListener>,
+    address: SocketAddr,
+    hosts: Hosts,
+    tls: Option<Tls>,
+    drain: Duration,
+    connections_max: usize,
+}
+
+impl Ready {
+    async fn of(config: Config, options: ServerOptions, purpose: Purpose) -> Result<Self, QueryError> {
         let ServerOptions { listen, postgres, is_behind_tls_proxy, catalog, setup } = options;
         for address in [Some(listen), postgres].into_iter().flatten() {
             is_protected(address, &config.server, is_behind_tls_proxy)?;
@@ -107,14 +118,32 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let hosts = Hosts::of(address, config.server.hosts.iter().map(String::as_str));
         let (drain, connections_max) = (config.server.drain, config.server.connections_max as usize);
+        let door = Arc::new(Door::open(config, tokens, provider, catalog, &setup, purpose).await?);
+        Ok(Self { door, listener, for_postgres, address, hosts, tls, drain, connections_max })
+    }
+}
+
+impl Server {
+    /// Opens the engine, runs the set-up statements, and listens.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, others can reach it and it is not protected, or the
+    /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
+    pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
+        let Ready { door, listener, for_postgres, address, hosts, tls, drain, connections_max } =
+            Ready::of(config, options, Purpose::Serve).await?;
         let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
-        let door = Arc::new(Door::open(config, tokens, provider, catalog, &setup).await?);
         tokio::spawn(Arc::clone(&door).tidy());
         tokio::spawn(Arc::clone(&door).keep_budgets());
+        // A client that asks for a statement of an earlier server is not to hear that there is none.
+        let (shown, is_shown) = oneshot::channel();
+        tokio::spawn(Arc::clone(&door).take_over(shown));
+        drop(tokio::time::timeout(SHOWN_TIME_MAX, is_shown).await);
         // A provider that is down locks nobody out who has a token of the file. The log has the error.
         drop(door.fetch_keys().await);
         tokio::spawn(Arc::clone(&door).refresh_keys());
         let handle = Handle::new();
+        let failed = |error: io::Error| refused(address, "--listen", &error);
         let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
         let routes = routes(Arc::clone(&door), hosts).into_make_service();
         let serving = match &tls {
@@ -133,6 +162,22 @@ impl Server {
         Ok(Self { door, address, drain, tls, handle, serving, postgres, drained: None })
     }
 
+    /// Checks that a server could start, that the identity provider tells its keys, and that each catalog answers. No connection is
+    /// taken, and no file is written.
+    ///
+    /// # Errors
+    /// Those of [`Self::start`], and [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
+    pub async fn check(config: Config, options: ServerOptions) -> Result<(), QueryError> {
+        let Ready { door, .. } = Ready::of(config, options, Purpose::Check).await?;
+        let checked = async {
+            door.fetch_keys().await?;
+            door.ask_catalogs().await
+        };
+        let checked = checked.await;
+        door.close().await;
+        checked
+    }
+
     /// Reads tokens, certificate and key anew. After an error the earlier ones hold. A broken certificate does not hold up
     /// tokens, whose revocation may be urgent.
     ///
@@ -144,15 +189,6 @@ impl Server {
             used.reload_from_config(tls::read(files)?);
         }
         tokens
-    }
-
-    /// Checks what a start does not: that the identity provider tells its keys, and that each catalog answers.
-    ///
-    /// # Errors
-    /// [`gust_engine::error::ErrorKind::Setup`] for the first that does not.
-    pub async fn check(&self) -> Result<(), QueryError> {
-        self.door.fetch_keys().await?;
-        self.door.ask_catalogs().await
     }
 
     /// Returns the URL at which it listens.

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::history::StatementEnd;
 use gust_engine::report::Report;
+use gust_engine::resume::WorkLog;
 use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError, end_of};
 
@@ -71,6 +72,16 @@ pub(crate) trait Sink: Send + Sync {
 
     /// Waits until nobody wants the rows any more.
     fn unwanted(&self) -> BoxFuture<'static, ()>;
+
+    /// Returns the log of the statement's work, if another server may go on with it.
+    fn work(&self) -> Option<Arc<WorkLog>> {
+        None
+    }
+
+    /// Hears that the statement is about to end, before its objects are removed.
+    fn ending(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// Runs the statements of a request, until one fails or nobody wants the rows any more. Each is recorded.
@@ -100,7 +111,7 @@ pub(crate) async fn run_with(
     let recorder = Recorder::new(session);
     let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
     for statement in statements {
-        let running = start(door, &principal, &recorder, statement, sink).await?;
+        let running = start(door, &principal, &recorder, statement, None, sink).await?;
         Box::pin(silently(door, &principal, &recorder, running, sink)).await?;
     }
     Box::pin(carry_out(door, &principal, &recorder, last.with_parameters(values), sink)).await
@@ -121,7 +132,8 @@ pub(crate) async fn carry_out(
     statement: Statement,
     sink: &mut impl Sink,
 ) -> Result<Done, Failure> {
-    let mut running = start(door, principal, recorder, statement, sink).await?;
+    let work = sink.work();
+    let mut running = start(door, principal, recorder, statement, work, sink).await?;
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
@@ -131,6 +143,7 @@ pub(crate) async fn carry_out(
         }
         gone = gone(door, principal, unwanted) => Err(StreamError::Query(gone)),
     };
+    sink.ending().await;
     let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
     match written {
         Ok(_) => Ok(Done { id, is_silent, report }),
@@ -144,10 +157,11 @@ async fn start(
     principal: &Principal,
     recorder: &Recorder,
     statement: Statement,
+    work: Option<Arc<WorkLog>>,
     sink: &impl Sink,
 ) -> Result<RunningStatement, Failure> {
     tokio::select! {
-        running = Box::pin(recorder.run(statement)) => {
+        running = Box::pin(recorder.run_noted(statement, work)) => {
             running.map_err(|refused| {
                 door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
@@ -262,6 +276,7 @@ mod tests {
     use gust_engine::config::{Config, Target};
 
     use super::*;
+    use crate::door::Purpose;
 
     /// Sink that breaks over the first rows.
     struct Broken;
@@ -280,7 +295,7 @@ mod tests {
     async fn a_panic_is_a_failure_with_its_report() {
         let mut config = Config { on: Target::Local, ..Config::default() };
         config.history.enabled = false;
-        let door = Door::open(config, None, None, None, &[]).await.expect("a door");
+        let door = Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door");
         let (principal, wishes) = (Principal::default(), SessionWishes::default());
         let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes };
         let failure = Box::pin(run(&door, asked, &mut Broken)).await.expect_err("it panics");

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{EventLog, StampedEvent};
+use gust_engine::resume::{Inherited, WorkLog};
 use gust_engine::session::RunningStatement;
 use gust_output::StreamError;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use crate::admission::{Full, Ticket, Waiting};
 use crate::door::Door;
+use crate::journal::{Keeper, Submitted};
 use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, spawn};
 use crate::spool::{Space, Spool, SpoolWriter};
 use crate::tokens::Principal;
@@ -60,7 +62,8 @@ pub(crate) struct Entry {
     /// Key of the user's, and the hash of what he submitted with it.
     key: Option<(String, [u8; 32])>,
     pub(crate) submitted: DateTime<Utc>,
-    pub(crate) ticket: Ticket,
+    /// Place in the queue; none while another server has the statement.
+    pub(crate) ticket: OnceLock<Ticket>,
     cancel: CancellationToken,
     state: watch::Sender<State>,
 }
@@ -193,22 +196,98 @@ impl Statements {
         let entry = Arc::new(Entry {
             id: Uuid::now_v7().simple().to_string(),
             principal: asked.principal.clone(),
-            key: key.map(|Key { key, hash }| (key, hash)),
+            key: key.clone().map(|Key { key, hash }| (key, hash)),
             submitted: Utc::now(),
-            ticket: waiting.ticket(),
+            ticket: OnceLock::from(waiting.ticket()),
             cancel: CancellationToken::new(),
             state: watch::Sender::new(State::Queued),
         });
         entries.insert(&entry);
         drop(entries);
-        let spooling = Spooling {
-            entry: Arc::clone(&entry),
+        let journaled = door.keeping.as_ref().filter(|_| !asked.dry_run).map(|keeping| {
+            let work = WorkLog::new(entry.id.clone(), Inherited::default());
+            let submitted = Submitted::of(&asked, entry.submitted, key.as_ref());
+            let keeper = keeping.keep(submitted, Arc::clone(&work), 0, entry.cancel.clone());
+            Journaled { work, keeper, stopping: door.stopping.clone() }
+        });
+        let spooling = self.spooling(&entry, journaled);
+        spawn(door, carry_out(Arc::clone(door), asked, waiting, spooling));
+        Ok(entry)
+    }
+
+    fn spooling(&self, entry: &Arc<Entry>, journaled: Option<Journaled>) -> Spooling {
+        Spooling {
+            entry: Arc::clone(entry),
             folder: self.folder.clone(),
             space: Arc::clone(&self.space),
             spool: None,
+            journaled,
+        }
+    }
+
+    /// Goes on with a statement of a server that is gone, from this entry of its journal on, or lets it fail.
+    pub(crate) fn resume(
+        &self,
+        door: &Arc<Door>,
+        submitted: Submitted,
+        work: Arc<WorkLog>,
+        next: u32,
+        failed: Option<QueryError>,
+    ) {
+        let entry = self.show_unowned(work.id(), submitted.principal(), &submitted);
+        let keeper = door
+            .keeping
+            .as_ref()
+            .map(|keeping| keeping.keep(submitted.clone(), Arc::clone(&work), next, entry.cancel.clone()));
+        let Some(keeper) = keeper else { return };
+        let spooling = self.spooling(&entry, Some(Journaled { work, keeper, stopping: door.stopping.clone() }));
+        let waiting = door.admission.queue(entry.principal.user.as_deref().unwrap_or_default());
+        let waiting = waiting.map_err(|full| QueryError::new(ErrorKind::Resources, full.to_string()));
+        let asked = submitted.asked().map_err(|error| QueryError::sql(error.to_string()));
+        let (asked, waiting) = match (failed, asked, waiting) {
+            (None, Ok(asked), Ok(waiting)) => (asked, waiting),
+            (Some(error), ..) | (None, Err(error), _) | (None, _, Err(error)) => {
+                spawn(door, end(Arc::clone(door), spooling, Err(error.into())));
+                return;
+            }
         };
+        // It is this server's from here on.
+        let _is_first = entry.ticket.set(waiting.ticket()).is_ok();
         spawn(door, carry_out(Arc::clone(door), asked, waiting, spooling));
-        Ok(entry)
+    }
+
+    /// Shows a statement that another server has, or had, as one that waits.
+    pub(crate) fn show_unowned(&self, id: &str, principal: Principal, submitted: &Submitted) -> Arc<Entry> {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.by_id.get(id) {
+            return Arc::clone(entry);
+        }
+        let entry = Arc::new(Entry {
+            id: id.to_owned(),
+            principal,
+            key: submitted.key.clone(),
+            submitted: submitted.submitted,
+            ticket: OnceLock::new(),
+            cancel: CancellationToken::new(),
+            state: watch::Sender::new(State::Queued),
+        });
+        entries.insert(&entry);
+        entry
+    }
+
+    /// Tells if a statement is this server's own.
+    pub(crate) fn owns(&self, id: &str) -> bool {
+        self.entries().by_id.get(id).is_some_and(|entry| !entry.is_unowned())
+    }
+
+    /// Keeps these of the statements of other servers, and forgets the others.
+    pub(crate) fn keep_unowned(&self, is_kept: impl Fn(&str) -> bool) {
+        let mut entries = self.entries();
+        let is_gone = |entry: &&Arc<Entry>| entry.is_unowned() && !is_kept(&entry.id);
+        let gone: Vec<String> = entries.by_id.values().filter(is_gone).map(|entry| entry.id.clone()).collect();
+        for id in gone {
+            drop(entries.remove(&id));
+        }
     }
 
     /// Returns a statement of a user.
@@ -285,6 +364,11 @@ impl Entries {
 }
 
 impl Entry {
+    /// Tells if another server has the statement, or had it.
+    fn is_unowned(&self) -> bool {
+        self.ticket.get().is_none() && !self.state().is_ended()
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
     }
@@ -324,6 +408,13 @@ async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling
         Err(gone) => Err(gone.clone().into()),
     };
     drop(permit);
+    end(door, spooling, ended).await;
+}
+
+/// Ends a statement, and its journal.
+async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<Done, Failure>) {
+    let entry = Arc::clone(&spooling.entry);
+    let journaled = spooling.journaled.take();
     let state = entry.state();
     let (query_id, events_total) = (state.query_id().map(str::to_owned), state.events_total());
     let events = state.log().map(kept).unwrap_or_default();
@@ -335,6 +426,15 @@ async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling
         result,
         at: Instant::now(),
     })));
+    if let Some(mut journaled) = journaled {
+        journaled.end().await;
+        let Journaled { work, keeper, .. } = journaled;
+        let has_left_some = work.is_inherited() && !work.is_disowned();
+        if has_left_some && let Err(error) = door.clean_exchange(work.id()).await {
+            tracing::warn!(id = work.id(), "the exchange could not be cleaned: {error}");
+        }
+        keeper.remove().await;
+    }
 }
 
 /// Returns the first and the last events of a log, with their numbers. A log of a thousand fragments would be kept as long as the
@@ -368,6 +468,26 @@ struct Spooling {
     folder: PathBuf,
     space: Arc<Space>,
     spool: Option<Spool>,
+    /// Journal of the statement; None if it ends with the server.
+    journaled: Option<Journaled>,
+}
+
+/// Statement that another server may go on with.
+struct Journaled {
+    work: Arc<WorkLog>,
+    keeper: Keeper,
+    /// Token that says that the server stops.
+    stopping: CancellationToken,
+}
+
+impl Journaled {
+    /// Ends the journal before anything is removed, or leaves it to the next server if this one stops.
+    async fn end(&mut self) {
+        match self.stopping.is_cancelled() {
+            true => self.keeper.leave().await,
+            false => self.keeper.end().await,
+        }
+    }
 }
 
 impl Sink for Spooling {
@@ -387,6 +507,16 @@ impl Sink for Spooling {
         };
         let spool = spool.await.map_err(StreamError::Query)?;
         Ok(self.spool.insert(spool).rows())
+    }
+
+    fn work(&self) -> Option<Arc<WorkLog>> {
+        self.journaled.as_ref().map(|journaled| Arc::clone(&journaled.work))
+    }
+
+    async fn ending(&mut self) {
+        if let Some(journaled) = &mut self.journaled {
+            journaled.end().await;
+        }
     }
 
     fn unwanted(&self) -> BoxFuture<'static, ()> {

@@ -143,6 +143,18 @@ pub(crate) enum NoUser {
     NoKeys,
 }
 
+impl NoUser {
+    /// Returns the next step of the client.
+    pub(crate) fn next_step(self) -> &'static str {
+        match self {
+            Self::Unknown => "send a token of `gust token new`, or of the server's identity provider",
+            Self::Expired => "get a new token",
+            Self::Refused(_) => "get a token for this server from its identity provider",
+            Self::NoKeys => "try again later; the server's log has the reason",
+        }
+    }
+}
+
 impl Tokens {
     /// Reads a file of tokens. A file that everybody can read is refused, and so is one without a token.
     ///

@@ -338,7 +338,7 @@ fn check_terminal(format: OutputFormat) -> Result<(), CommandError> {
 /// Records a statement that was interrupted.
 pub(crate) async fn interrupted(recorder: &Recorder) {
     if let Some(report) = recorder.interrupt().await {
-        warn(&report);
+        warn(report.history_not_recorded.as_deref());
     }
 }
 
@@ -390,10 +390,16 @@ pub(crate) async fn statements<W: Write + std::fmt::Debug + Send + 'static>(
 }
 
 /// Prints a warning where the history lacks a statement and no report says so.
-fn warn(report: &Report) {
-    if let Some(why) = &report.history_not_recorded {
+fn warn(history_not_recorded: Option<&str>) {
+    if let Some(why) = history_not_recorded {
         say!("warning: not recorded in the history: {why}");
     }
+}
+
+/// Warnings of a server's report.
+#[derive(Default, serde::Deserialize)]
+struct Warnings {
+    history_not_recorded: Option<String>,
 }
 
 /// Destination of reports.
@@ -414,7 +420,7 @@ impl Reports {
     fn write_refused(&mut self, report: &Report) -> Result<(), CommandError> {
         let has_read = report.coordinator.requests.total() > 0;
         if self.format == ReportFormat::Text && self.file.is_none() && !has_read {
-            warn(report);
+            warn(report.history_not_recorded.as_deref());
             return Ok(());
         }
         self.write(report)
@@ -431,7 +437,7 @@ impl Reports {
     fn write(&mut self, report: &Report) -> Result<(), CommandError> {
         match self.format {
             ReportFormat::None => {
-                warn(report);
+                warn(report.history_not_recorded.as_deref());
                 Ok(())
             }
             ReportFormat::Text => self.write_text(&format!("{report}\n\n")),
@@ -444,7 +450,12 @@ impl Reports {
     /// Writes the report of a server.
     fn write_told(&mut self, text: &str, json: &str) -> Result<(), CommandError> {
         match self.format {
-            ReportFormat::None => Ok(()),
+            ReportFormat::None => {
+                // A report of another version has at least what is asked for here.
+                let told = serde_json::from_str::<Warnings>(json).unwrap_or_default();
+                warn(told.history_not_recorded.as_deref());
+                Ok(())
+            }
             ReportFormat::Text => self.write_text(&format!("{text}\n\n")),
             ReportFormat::Json => self.write_text(&format!("{json}\n")),
         }

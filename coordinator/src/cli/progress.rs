@@ -137,6 +137,7 @@ impl ProgressCounts {
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
             | QueryEvent::JoinedHere { .. }
+            | QueryEvent::TakenOver { .. }
             | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {
                 AttemptOutcome::Done { usage, .. } => self.bytes_read += usage.bytes_read,

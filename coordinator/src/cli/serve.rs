@@ -21,21 +21,18 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
         setup,
     };
     let mut signals = Signals::listen()?;
+    if args.check {
+        tokio::select! {
+            checked = Box::pin(Server::check(config, options)) => checked?,
+            ended = signals.server_ended() => return Err(ended),
+        }
+        say!("the server can start");
+        return Ok(());
+    }
     let mut server = tokio::select! {
         server = Box::pin(Server::start(config, options)) => server?,
         ended = signals.server_ended() => return Err(ended),
     };
-    if args.check {
-        let checked = tokio::select! {
-            checked = server.check() => checked.map_err(CommandError::from),
-            ended = signals.server_ended() => Err(ended),
-        };
-        server.stop();
-        server.close().await;
-        checked?;
-        say!("the server can start");
-        return Ok(());
-    }
     say!("listening at {}", server.url());
     if let Some(address) = server.postgres_address() {
         say!("listening at {address} for clients of PostgreSQL");

@@ -189,7 +189,7 @@ fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[StampedEv
     let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
     for StampedEvent { event, .. } in events {
         match event {
-            QueryEvent::AttemptStarted { id, attempt, cause } => {
+            QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
                 trial.attempts += 1;
                 trial.retries += usize::from(*cause == AttemptCause::Retry);
                 trial.second_attempts += usize::from(*cause == AttemptCause::Speculative);

@@ -186,6 +186,7 @@ impl World {
                 ahead: AheadBounds::default(),
             },
             options: Default::default(),
+            work: None,
         });
         let config = SessionConfig::new().with_extension(Arc::clone(&context));
         let task = Arc::new(TaskContext::default().with_session_config(config));

@@ -116,6 +116,9 @@ fn a_budget_survives_a_kill_and_a_clock_that_jumps() {
         check(&place.gust(&serve).output().expect("it starts"), 2, words);
     };
     refused(&["another server keeps its budgets there", "server.budgets_file"]);
+    // A check beside the server looks, and writes nothing.
+    let checked = place.gust(&["serve", "--listen", "127.0.0.1:0", "--check"]).output().expect("it starts");
+    check(&checked, 0, &["the server can start"]);
     drop(server);
     asking.wait().expect("it ends");
     let left_behind = read().expect("whole");

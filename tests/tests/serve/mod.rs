@@ -18,6 +18,7 @@ mod metrics;
 mod openapi;
 mod postgres;
 mod remote;
+mod restart;
 mod statements;
 mod tables;
 

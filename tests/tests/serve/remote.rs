@@ -217,3 +217,22 @@ fn a_token_comes_from_a_file_or_a_variable_and_goes_over_tls() {
     let in_url = ["query", "--server", "http://gust_wrong@127.0.0.1:8123", "SELECT 1"];
     check(&place.gust(&in_url).output().expect("it starts"), 2, &["a URL with a user is not taken"]);
 }
+
+#[test]
+fn rows_of_a_server_that_dies_are_cut() {
+    let place = Place::new("on = 'local'\n");
+    let server = Served::start(&place, &[]);
+    let mut client = server
+        .remote_command(&["--format", "csv", "SELECT value FROM generate_series(1, 100000000000)"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut first = [0; 1 << 16];
+    client.stdout.as_mut().expect("rows").read_exact(&mut first).expect("rows");
+    server.signal("KILL");
+    let mut rest = client.stdout.take().expect("rows");
+    std::thread::spawn(move || std::io::copy(&mut rest, &mut std::io::sink()));
+    let output = client.wait_with_output().expect("its end");
+    check(&output, 1, &["the connection to the server broke among the rows", "history has it as 0"]);
+}

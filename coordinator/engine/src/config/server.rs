@@ -47,6 +47,13 @@ pub struct ServerConfig {
     /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
+    /// True if submitted statements have journals in the `exchange`, so that they outlive the server. Default false: see
+    /// docs/server.md for its known faults.
+    pub journal: bool,
+    /// Age of a submitted statement from which on it has a journal
+    /// (`journal_after_seconds`). A server that is silent for three times as long is taken for gone. Default 5.
+    #[serde(rename = "journal_after_seconds", deserialize_with = "units::seconds")]
+    pub journal_after: Duration,
     /// Dollars that the statements of a user, or of all users of a group, may cost together in a day or a month of UTC. Each
     /// `[[server.budget]]` has `user` or `group`, and `dollars_per_day` or `dollars_per_month`.
     #[serde(rename = "budget")]
@@ -183,6 +190,8 @@ impl Default for ServerConfig {
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,
             drain: Duration::from_secs(30),
+            journal: false,
+            journal_after: Duration::from_secs(5),
             budgets: Vec::new(),
             budgets_file: None,
         }

@@ -61,6 +61,8 @@ pub enum Item {
     LostRequests,
     /// Attempts that have not ended.
     OpenAttempts,
+    /// Ends of coordinators that may have begun attempts after their last note.
+    LostCoordinators,
 }
 
 /// Processor of a function.
@@ -141,7 +143,7 @@ impl Item {
             Self::ExchangeStorage => (book.s3.gb_month, GB * US_PER_MONTH),
             Self::DataTransfer => (book.transfer.gb_to_internet, GB),
             Self::Coordinator => (tariff.coordinator_hour?, US_PER_HOUR),
-            Self::Logs | Self::LostRequests | Self::OpenAttempts => return None,
+            Self::Logs | Self::LostRequests | Self::OpenAttempts | Self::LostCoordinators => return None,
         };
         Some(price.of(quantity, units))
     }
@@ -162,6 +164,7 @@ impl Item {
             Self::DataTransfer => (per(1), "bytes"),
             Self::Coordinator => (per(US_PER_SECOND), "s"),
             Self::LostRequests | Self::OpenAttempts => (per(1), "attempts"),
+            Self::LostCoordinators => (per(1), "coordinators"),
         }
     }
 
@@ -182,6 +185,7 @@ impl Item {
             Self::Coordinator => "the coordinator's machine",
             Self::LostRequests => "requests of attempts that never answered",
             Self::OpenAttempts => "attempts that still run",
+            Self::LostCoordinators => "last moments of coordinators that are gone",
         }
     }
 }

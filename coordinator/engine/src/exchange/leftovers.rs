@@ -1,9 +1,9 @@
 //! Leftovers of queries that ended long ago: a coordinator that was killed cannot clean up after itself.
 //!
-//! Only keys of Gust's results, plans and deletes are counted, and only those of queries whose id (a UUIDv7) tells their age.
-//! Other objects are not Gust's.
+//! Only keys of Gust's results, plans, deletes and journals are counted, and only those of queries whose id (a UUIDv7) tells their age.
+//! Other objects are not Gust's. A query's objects are kept or removed together: the journal of one that lives is written all the time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
@@ -13,6 +13,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use uuid::Uuid;
 
 use super::Exchange;
+use super::journal::entry_at;
 
 /// Objects that can be removed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,19 +33,27 @@ impl Exchange {
         let prefix = Path::parse(&self.prefix).unwrap_or_default();
         let mut listing = self.store.list(Some(&prefix));
         let mut found = Leftovers::default();
+        // Objects of each query, with the time at which it was alive for the last time.
+        let mut queries = BTreeMap::<String, (SystemTime, Vec<ObjectMeta>)>::new();
         while let Some(object) = listing.try_next().await? {
             let result = result_at(&self.prefix, &object.location).map(|key| key.fragment.query);
             let owner = result.or_else(|| stage_object_at(&self.prefix, &object.location));
+            let owner = owner.or_else(|| entry_at(&self.prefix, &object.location).map(|key| key.id));
             let Some((query, begun)) = owner.and_then(|query| begun(&query).map(|begun| (query, begun))) else {
                 found.objects_foreign += 1;
                 continue;
             };
-            if begun.max(written(&object)) + older_than <= now {
-                found.bytes += object.size;
+            let (alive, objects) = queries.entry(query).or_insert((begun, Vec::new()));
+            *alive = (*alive).max(written(&object));
+            objects.push(object);
+        }
+        for (query, (alive, objects)) in queries {
+            if alive + older_than <= now {
+                found.bytes += objects.iter().map(|object| object.size).sum::<u64>();
+                found.paths.extend(objects.into_iter().map(|object| object.location));
                 found.queries.insert(query);
-                found.paths.push(object.location);
             } else {
-                found.objects_kept += 1;
+                found.objects_kept += objects.len();
             }
         }
         Ok(found)
@@ -98,6 +107,7 @@ mod tests {
         let keys = [
             format!("x/{old}/0/00000-0.arrows"),
             format!("x/{old}/1/00003-65536.arrows"),
+            format!("x/journals/{old}/000000"),
             format!("x/{new}/0/00000-0.arrows"),
             format!("x/{old}/0/00000-0.parquet"),
             format!("x/{old}/table/data.arrows"),
@@ -112,10 +122,10 @@ mod tests {
         let access = StoreAccess { url: "memory:///".into(), options: Default::default() };
         let exchange = Exchange { access, prefix: "x".into(), store: store.clone() };
         let fresh = exchange.leftovers(HOUR, now).await.expect("in memory");
-        assert_eq!((fresh.paths.len(), fresh.objects_kept), (0, 3), "what was written just now is kept");
+        assert_eq!((fresh.paths.len(), fresh.objects_kept), (0, 4), "what was written just now is kept");
         let found = exchange.leftovers(HOUR, now + HOUR + HOUR / 4).await.expect("in memory");
         assert_eq!(found.queries.iter().collect::<Vec<_>>(), [&old]);
-        assert_eq!((found.paths.len(), found.objects_kept, found.objects_foreign, found.bytes), (2, 1, 4, 8));
+        assert_eq!((found.paths.len(), found.objects_kept, found.objects_foreign, found.bytes), (3, 1, 4, 12));
         exchange.remove(&found).await.expect("in memory");
         let left: Vec<String> =
             store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("in memory");

@@ -12,8 +12,10 @@ use url::Url;
 
 use crate::storage::Stores;
 
+mod journal;
 mod leftovers;
 
+pub use journal::{Appended, Journals};
 pub use leftovers::Leftovers;
 
 /// Upper bound of an encoded plan that travels with every fragment. A longer plan goes once, through the exchange.

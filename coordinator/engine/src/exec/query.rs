@@ -1,6 +1,7 @@
 //! Context of a query, shared by all of its stages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::common::Result;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,6 +9,7 @@ use gust_protocol::{AccessTable, FragmentLimits, StoreAccess};
 
 use crate::exchange::Exchange;
 use crate::model::load::fragment_limits;
+use crate::resume::WorkLog;
 use crate::scheduler::QueryAttempts;
 use crate::storage::{StoreCredentials, Stores};
 
@@ -24,6 +26,8 @@ pub struct QueryContext {
     pub limits: FragmentLimits,
     /// Session settings that a function must share.
     pub options: BTreeMap<String, String>,
+    /// Log of its work, if another coordinator may go on with it.
+    pub work: Option<Arc<WorkLog>>,
 }
 
 impl QueryContext {

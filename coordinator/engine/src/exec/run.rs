@@ -31,6 +31,7 @@ use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
+use crate::resume::RequestDigest;
 use crate::scheduler::{
     AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
     StageAttempts,
@@ -178,13 +179,32 @@ impl SharedWork {
     }
 }
 
+/// Fragment before its first attempt.
+struct OpenFragment {
+    attempts: FragmentAttempts,
+    /// Digest of its request, if its result may be another coordinator's.
+    request: Option<RequestDigest>,
+}
+
 impl StageFragments {
     /// Runs a fragment. Rows of other stages that are lost are made anew, where that gives the same rows.
     async fn run(&self, index: usize) -> Result<FragmentAnswer> {
         let mut restored = 0;
         loop {
-            let mut attempts = self.attempts_of(index).await?;
-            let failure = match attempts.result().await {
+            let OpenFragment { mut attempts, request } = self.attempts_of(index).await?;
+            let work = self.query.work.as_ref().zip(request);
+            let inherited = work.as_ref().and_then(|(work, request)| work.inherit(request));
+            let result = match inherited {
+                Some(inherited) => Ok(attempts.adopt(inherited)),
+                None => {
+                    let result = attempts.result().await;
+                    if let (Some((work, request)), Ok(adopted)) = (work, &result) {
+                        work.note(request, adopted);
+                    }
+                    result
+                }
+            };
+            let failure = match result {
                 Ok(adopted) => {
                     let inline = self.memory.hold(inline_bytes(&adopted.result))?;
                     return Ok(FragmentAnswer { adopted, attempts, inline });
@@ -200,7 +220,7 @@ impl StageFragments {
     }
 
     /// Makes the attempts of a fragment, before the first of them.
-    async fn attempts_of(&self, index: usize) -> Result<FragmentAttempts> {
+    async fn attempts_of(&self, index: usize) -> Result<OpenFragment> {
         let Self { stage, query, plan, deletes, attempts, numbers, footers, memory, shared, received, fragments } =
             self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
@@ -221,6 +241,7 @@ impl StageFragments {
         };
         let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_work.inline_bytes;
         let fragment = Fragment { id: id.clone(), inputs, parts, limits };
+        let digest = query.work.as_ref().map(|_| RequestDigest::of(&plan, &fragment));
         let access = {
             let (query, stage) = (Arc::clone(query), Arc::clone(stage));
             move || {
@@ -250,7 +271,8 @@ impl StageFragments {
             work.writes = work.writes.max(writes_of(weight_bytes.saturating_mul(EXPANSION)));
         }
         let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
-        Ok(attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests))
+        let attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
+        Ok(OpenFragment { attempts, request: digest })
     }
 }
 

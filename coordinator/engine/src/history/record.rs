@@ -158,7 +158,7 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
     let mut attempts: BTreeMap<(&FragmentId, u32), AttemptRecord> = BTreeMap::new();
     for StampedEvent { at, event } in events {
         match event {
-            QueryEvent::AttemptStarted { id, attempt, cause } => {
+            QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
                 let (id, key) = (id.clone(), (id, *attempt));
                 let begun = AttemptRecord {
                     id,

@@ -48,7 +48,8 @@ pub(in crate::history) fn events(query: &str) -> Vec<StampedEvent> {
         choice: None,
         kept: Vec::new(),
     };
-    let begun = |index, attempt, cause| QueryEvent::AttemptStarted { id: id(index), attempt, cause };
+    let begun =
+        |index, attempt, cause| QueryEvent::AttemptStarted { id: id(index), attempt, cause, time: Duration::ZERO };
     let ended = |index, attempt, outcome, billing| QueryEvent::AttemptEnded {
         id: id(index),
         attempt,

@@ -2,7 +2,7 @@
 //!
 //! The fastest distributed query is the one that runs on a single node. Functions have to earn their overhead in pipes.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::Prefer;
 use crate::model::{Forecast, Workload};
@@ -52,6 +52,8 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
+    #[error("an earlier server had it there")]
+    TakenOver,
     #[error("asked for by --on")]
     Requested,
     #[error("no function is healthy")]
@@ -83,6 +85,14 @@ pub enum Reason {
     /// The plan of every stage arrives otherwise than it was sent, so all is run where it was made.
     #[error("no stage can travel to functions: {0}")]
     NothingTravels(String),
+}
+
+/// Functions that a query was packed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedAs {
+    pub memory_mb: u32,
+    /// Number of fragments of a stage. None for fragments of a size that pays.
+    pub functions: Option<usize>,
 }
 
 impl Reason {

@@ -175,7 +175,8 @@ fn amounts(spent: &Quantities, tariff: &Tariff, seconds: f64, bytes: u64) -> Spe
             | Item::Logs
             | Item::Coordinator
             | Item::LostRequests
-            | Item::OpenAttempts => {}
+            | Item::OpenAttempts
+            | Item::LostCoordinators => {}
         }
         if line_cost(item, basis, quantity, tariff).is_none() {
             not_included.push(item.name());

@@ -329,7 +329,12 @@ fn a_query_that_goes_as_expected_costs_what_was_expected() {
     let mut push = |event| events.push(StampedEvent { at: Duration::from_millis(2253), event });
     for index in 0..2 {
         let id = FragmentId { query: "q".to_owned(), stage: 0, index };
-        push(QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First });
+        push(QueryEvent::AttemptStarted {
+            id: id.clone(),
+            attempt: 0,
+            cause: AttemptCause::First,
+            time: Duration::ZERO,
+        });
         let usage =
             Usage { requests: Requests { get: 8, ..Requests::default() }, bytes_read: 120_000_000, ..Usage::default() };
         let (duration, init) = (Duration::from_millis(1750), Duration::from_millis(500));

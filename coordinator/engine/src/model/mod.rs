@@ -17,7 +17,7 @@ mod time;
 mod warm_state;
 
 pub use attempts::Machines;
-pub use decision::{Choice, Decision, Place, Reason, WallTimes};
+pub use decision::{Choice, Decision, PackedAs, Place, Reason, WallTimes};
 pub use fleet::{
     EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits, ahead_bounds, ahead_bounds_here, reads_ahead,
 };

@@ -22,7 +22,7 @@ use crate::error::{ErrorKind, QueryError};
 use crate::fleet::Asking;
 use crate::model::attempts::{seconds_here, seconds_least, seconds_on_functions};
 use crate::model::load::StageLoad;
-use crate::model::{Choice, Decision, FleetFacts, FunctionSize, Place, Reason, WallTimes, Workload};
+use crate::model::{Choice, Decision, FleetFacts, FunctionSize, PackedAs, Place, Reason, WallTimes, Workload};
 use crate::tables::pruning::PruningNotes;
 
 impl PlannerSettings {
@@ -103,8 +103,14 @@ impl Planner {
         };
         let LocalReads { load, .. } = self.local_reads(&plan, footers(&distributing).as_ref())?;
         let on = self.with_fleet(distributing, cut, facts)?;
-        let size = on.facts.sizes[0].clone();
-        let packed = PackedSize { packing: self.packing(&size, Some(size.functions_max)), size };
+        let first = &on.facts.sizes[0];
+        let packed_before = self.settings.packed.and_then(|PackedAs { memory_mb, functions }| {
+            let size = on.facts.sizes.iter().find(|size| size.memory_mb == memory_mb)?;
+            Some((size, functions))
+        });
+        let (size, fan_out) = packed_before.unwrap_or((first, Some(first.functions_max)));
+        let packed = PackedSize { packing: self.packing(size, fan_out), size: size.clone() };
+        let reason = if packed_before.is_some() { Reason::TakenOver } else { Reason::Requested };
         let stages = self.stages(&on, &packed);
         let decision = match stages.is_empty() {
             true => here(reason_without_parquet(&plan)),
@@ -113,7 +119,7 @@ impl Planner {
                 let (loads, machines) = (loads(&stages), on.facts.machines(&packed.size));
                 let functions_seconds = seconds_on_functions(&loads, on.kept.as_ref(), &machines);
                 let times = times(local_seconds, functions_seconds, &loads, &packed.size);
-                Decision::timed(Place::Functions, Reason::Requested, workload(&stages), times)
+                Decision::timed(Place::Functions, reason, workload(&stages), times)
             }
         };
         self.on_functions(on, stages, packed, decision)
@@ -305,6 +311,7 @@ mod tests {
                 memory_bytes_max: 1,
                 digest: DigestBounds::default(),
                 stages: StageRules::SCANS,
+                packed: None,
             };
             let seen = match at_hand(asked, &settings) {
                 Ok(Placement::Functions(_)) => "functions".to_owned(),

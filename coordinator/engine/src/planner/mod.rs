@@ -49,7 +49,7 @@ pub use passes::stages::{FunctionAccess, Leaf};
 
 use crate::config::{Config, Prefer, Target};
 use crate::fleet::Fleet;
-use crate::model::{Decision, FleetFacts, FunctionSize, PlatformTraits, Reason, Workload};
+use crate::model::{Decision, FleetFacts, FunctionSize, PackedAs, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
 use crate::tables::iceberg::tell_columns;
 use crate::tables::pruning::PruningNotes;
@@ -107,6 +107,8 @@ pub struct PlannerSettings {
     /// Bounds above which the coordinator reads delete files for functions.
     pub digest: DigestBounds,
     pub stages: StageRules,
+    /// Packing of an earlier coordinator, whose work is gone on with.
+    pub packed: Option<PackedAs>,
 }
 
 impl From<&Config> for PlannerSettings {
@@ -116,7 +118,17 @@ impl From<&Config> for PlannerSettings {
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
         let stages = StageRules { joins, shuffles: Shuffles { place: config.shuffle, partitions } };
-        Self { on, allow_fallback, prefer, deadline, fragment_bytes_target, memory_bytes_max, digest, stages }
+        Self {
+            on,
+            allow_fallback,
+            prefer,
+            deadline,
+            fragment_bytes_target,
+            memory_bytes_max,
+            digest,
+            stages,
+            packed: None,
+        }
     }
 }
 
@@ -190,7 +202,9 @@ impl Planner {
         state.config_mut().set_extension(Arc::new(notes.clone()));
         let planned = match self.settings.on {
             Target::Local => self.here(state, logical, Decision::local(Reason::Requested, Workload::default())).await,
-            _ if self.settings.compares() => Box::pin(self.by_estimate(state, logical, &notes)).await,
+            _ if self.settings.compares() && self.settings.packed.is_none() => {
+                Box::pin(self.by_estimate(state, logical, &notes)).await
+            }
             _ => Box::pin(self.as_asked(state, logical, &notes)).await,
         };
         Ok(PlannedQuery { pruning: notes.take(), ..planned? })

@@ -154,7 +154,7 @@ impl<'a> BillFold<'a> {
 
     fn add(&mut self, at: Duration, event: &'a QueryEvent) {
         match event {
-            QueryEvent::AttemptStarted { id, attempt, cause } => {
+            QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
                 self.open.insert((id, *attempt), *cause);
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } => {
@@ -179,6 +179,9 @@ impl<'a> BillFold<'a> {
                 self.coordinator.requests += usage.requests;
                 self.coordinator.bytes_read += usage.bytes_read;
                 self.hedged(&usage.requests, Item::CoordinatorReads);
+            }
+            QueryEvent::TakenOver { takeovers } => {
+                self.total.add(Item::LostCoordinators, Basis::Unknown, *takeovers);
             }
             QueryEvent::Planned { .. }
             | QueryEvent::Quoted { .. }
@@ -269,6 +272,23 @@ impl<'a> BillFold<'a> {
         let requests = Requests { get: get - self.exchange_reads, head, list, put, ..Requests::default() };
         total.add_own(&requests, self.coordinator.bytes_read + self.inline_bytes, self.end, self.tariff);
     }
+}
+
+/// Returns the money that attempts and the coordinator's reads have cost, without its time. Bounded amounts count at their bound.
+pub fn spent_until_now(events: &[StampedEvent], tariff: &Tariff) -> Money {
+    let mut spent = Quantities::default();
+    for StampedEvent { event, .. } in events {
+        match event {
+            QueryEvent::AttemptEnded { outcome, billing, .. } => {
+                spent.add_all(&attempt_spent(outcome, *billing, Duration::ZERO, tariff));
+            }
+            QueryEvent::CoordinatorRead { usage } => {
+                spent.add_own(&usage.requests, usage.bytes_read, Duration::ZERO, tariff);
+            }
+            _ => {}
+        }
+    }
+    spent.cost(tariff)
 }
 
 /// Returns the quantities that one attempt spent. Its result lies in the exchange for the time `stored`.

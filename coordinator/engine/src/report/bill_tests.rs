@@ -47,7 +47,7 @@ impl Scenario {
 
     fn attempt(self, index: u32, attempt: u32, cause: AttemptCause, outcome: AttemptOutcome, billing: Billing) -> Self {
         let ended = QueryEvent::AttemptEnded { id: id(index), attempt, outcome, billing, wall: MS };
-        self.then(QueryEvent::AttemptStarted { id: id(index), attempt, cause }).then(ended)
+        self.then(QueryEvent::AttemptStarted { id: id(index), attempt, cause, time: Duration::ZERO }).then(ended)
     }
 
     fn adopted(self, index: u32, attempt: u32, inline: bool, result_bytes: u64) -> Self {
@@ -81,7 +81,7 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
         ..Usage::default()
     };
     let events = Scenario::default()
-        .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First })
+        .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First, time: Duration::ZERO })
         .at(second, end)
         .adopted(0, 0, false, 1 << 30)
         .at(second * 2, QueryEvent::CoordinatorRead { usage: coordinator })
@@ -184,8 +184,12 @@ fn waste_is_told_by_its_cause() {
 
 #[test]
 fn a_query_under_way_has_attempts_without_an_amount() {
-    let events =
-        Scenario::default().then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First });
+    let events = Scenario::default().then(QueryEvent::AttemptStarted {
+        id: id(0),
+        attempt: 0,
+        cause: AttemptCause::First,
+        time: Duration::ZERO,
+    });
     let report = events.price(&tariff());
     assert!(lines(&report).contains(&("attempts that still run", Basis::Unknown, None)));
     assert!(!report.is_complete);

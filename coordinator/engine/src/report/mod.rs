@@ -1,6 +1,6 @@
 //! Facts about a query's run, folded from its events. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ mod bill;
 mod reading;
 mod text;
 
-pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price};
+pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price, spent_until_now};
 pub use reading::StageReading;
 
 use crate::cost::{PriceError, Tariff};
@@ -51,6 +51,10 @@ pub struct Report {
     pub fragments: usize,
     /// Fragments whose rows came from a function and were used.
     pub fragments_adopted: usize,
+    /// Those among them whose rows an earlier coordinator had, which is gone.
+    pub fragments_reused: usize,
+    /// Coordinators that had the query before this one.
+    pub takeovers: u32,
     pub attempts: usize,
     /// Attempts that were made because another had failed or was throttled.
     pub attempts_retried: usize,
@@ -257,13 +261,19 @@ impl Report {
                 self.end_attempt(id.stage, outcome);
             }
             QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
-                times.unused.remove(&AttemptKey { fragment: id.clone(), attempt: *attempt });
+                let key = AttemptKey { fragment: id.clone(), attempt: *attempt };
+                times.unused.remove(&key);
                 self.fragments_adopted += 1;
+                self.fragments_reused += usize::from(times.of_earlier.contains(&key));
                 self.rows_from_functions += rows;
                 self.result_bytes += result_bytes;
                 self.results_in_exchange += usize::from(!inline);
                 times.read += *read;
                 times.last_adoption = Some(at);
+            }
+            QueryEvent::TakenOver { takeovers } => {
+                self.takeovers = *takeovers;
+                times.of_earlier = times.unused.keys().cloned().collect();
             }
             QueryEvent::FellBack { reason, hint } => {
                 (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());
@@ -307,7 +317,7 @@ impl Report {
 }
 
 /// An attempt of a query.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct AttemptKey {
     fragment: FragmentId,
     attempt: u32,
@@ -320,6 +330,8 @@ struct EventTimes {
     last_attempt: Duration,
     /// Attempts that have ended and were not adopted, with the time that they ran.
     unused: BTreeMap<AttemptKey, Duration>,
+    /// Attempts of an earlier coordinator.
+    of_earlier: BTreeSet<AttemptKey>,
     read: Duration,
     last_adoption: Option<Duration>,
     total: Duration,

@@ -116,7 +116,7 @@ fn the_page_for_programs_has_every_field() {
     let billing = crate::attempt::Billing::Metered { duration: Duration::from_secs(1), init: Duration::ZERO };
     let events = [
         QueryEvent::CoordinatorRead { usage },
-        QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First },
+        QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First, time: Duration::ZERO },
         QueryEvent::AttemptEnded { id, attempt: 0, outcome, billing, wall: Duration::ZERO },
     ];
     let events = events.map(|event| StampedEvent { at: Duration::from_secs(1), event });

@@ -227,7 +227,9 @@ impl FragmentAttempts {
                     let cause = waiting.take().map_or(AttemptCause::Retry, |waiting| waiting.cause);
                     match admission {
                         Admission::Granted(admitted) => {
-                            let Some(number) = self.numbers.next(self.id.index) else {
+                            let number = self.numbers.next(self.id.index);
+                            let number = number.and_then(|number| number.checked_add(self.query().first_attempt));
+                            let Some(number) = number else {
                                 let reason = "there is no number left for another attempt".to_owned();
                                 self.last_failure = Some(AttemptFailure::new(FailureCause::Result(reason)));
                                 return Err(self.failure(GaveUp::NothingHelps));
@@ -253,6 +255,12 @@ impl FragmentAttempts {
                 () = others_too_late => return Err(self.failure(GaveUp::NothingHelps)),
             }
         }
+    }
+
+    /// Takes the result of an attempt that an earlier coordinator made.
+    pub(crate) fn adopt(&mut self, inherited: AttemptResult) -> AttemptResult {
+        self.query().cap.iter().for_each(|cap| cap.fragment_done());
+        inherited
     }
 
     /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.

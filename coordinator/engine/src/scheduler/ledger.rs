@@ -39,8 +39,9 @@ impl Ledger {
 
     pub(super) fn open(&self, id: &FragmentId, attempt: u32, cause: AttemptCause, deadline: Instant) {
         let open = OpenAttempt { started: Instant::now(), deadline };
+        let time = deadline.saturating_duration_since(open.started);
         let mut state = self.state.lock().expect("no holder panics");
-        self.events.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause });
+        self.events.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause, time });
         if state.is_closed {
             // The attempt's task was about to be dropped with its query.
             self.cancel(id.clone(), attempt, open);

@@ -106,6 +106,18 @@ impl Scheduler {
 
     /// Starts a query that must be done by `deadline`, within its `cap` if it has one.
     pub fn query(&self, events: EventLog, clock: Clock, deadline: Instant, cap: Option<Arc<Cap>>) -> QueryAttempts {
+        self.resumed_query(events, clock, deadline, cap, 0)
+    }
+
+    /// Starts a query whose attempts have numbers from `first_attempt` on: others have made those before.
+    pub fn resumed_query(
+        &self,
+        events: EventLog,
+        clock: Clock,
+        deadline: Instant,
+        cap: Option<Arc<Cap>>,
+        first_attempt: u32,
+    ) -> QueryAttempts {
         let number = self.shared.queries.fetch_add(1, Ordering::Relaxed);
         let retry_budget = Mutex::new(RetryBudget::new(&self.shared.retry));
         let query = Query {
@@ -116,6 +128,7 @@ impl Scheduler {
             deadline,
             retry_budget,
             cap,
+            first_attempt,
             running: TaskTracker::new(),
         };
         QueryAttempts { query: Arc::new(query) }
@@ -138,6 +151,8 @@ struct Query {
     deadline: Instant,
     retry_budget: Mutex<RetryBudget>,
     cap: Option<Arc<Cap>>,
+    /// Number of the first attempt at each fragment.
+    first_attempt: u32,
     /// Attempts that have not ended, wanted or not.
     running: TaskTracker,
 }

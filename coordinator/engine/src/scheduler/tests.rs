@@ -111,7 +111,7 @@ impl Query {
     fn causes(&self) -> Vec<(u32, u32, AttemptCause)> {
         let events = self.events.snapshot().into_iter();
         let started = events.filter_map(|stamped| match stamped.event {
-            QueryEvent::AttemptStarted { id, attempt, cause } => Some((id.index, attempt, cause)),
+            QueryEvent::AttemptStarted { id, attempt, cause, .. } => Some((id.index, attempt, cause)),
             _ => None,
         });
         started.collect()

@@ -61,6 +61,7 @@ use crate::storage::{Reach, Stores};
 use crate::tables::catalog::QueryCatalogs;
 use crate::tables::folder::{Listings, Paths};
 use crate::tables::path_catalogs::PathCatalogs;
+use crate::tables::pins::Pins;
 use prepared::Prepared;
 
 /// Connection with its settings, tables and prepared statements. Clones share it.
@@ -178,6 +179,11 @@ impl Session {
     /// Returns the session as one query sees it, with stores that count for the query alone and a memory pool of its
     /// own.
     fn for_query(&self) -> Self {
+        self.for_query_of(None)
+    }
+
+    /// Does the same for a query of which these snapshots are read.
+    fn for_query_of(&self, pins: Option<Arc<Pins>>) -> Self {
         let stores = self.stores.for_query();
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
@@ -187,7 +193,7 @@ impl Session {
             memory_pool: self.engine.memory.for_query(),
             ..state.runtime_env().as_ref().clone()
         };
-        let catalogs = Arc::new(QueryCatalogs::new(Arc::clone(&self.catalogs), stores.clone()));
+        let catalogs = Arc::new(QueryCatalogs::new(Arc::clone(&self.catalogs), stores.clone(), pins));
         let builder = SessionStateBuilder::new_from_existing(state).with_runtime_env(Arc::new(runtime));
         let context = with_paths(builder, Arc::clone(&catalogs) as _, stores.reach());
         Self { context, stores, of_query: Some(catalogs), ..self.clone() }

@@ -99,7 +99,7 @@ fn kind(token: Token) -> Option<WordKind> {
         Token::EOF => return None,
         Token::Word(word) if word.quote_style.is_none() => WordKind::Bare(word.value.to_lowercase()),
         Token::Word(word) => WordKind::Quoted(word.value),
-        Token::SingleQuotedString(value) => WordKind::Text(value),
+        Token::SingleQuotedString(value) | Token::EscapedStringLiteral(value) => WordKind::Text(value),
         other => WordKind::Other(other.to_string()),
     })
 }

@@ -15,7 +15,9 @@ use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::{self, Outcome, RecordInput, StatementEnd, StatementMeta};
 use crate::memory::machine;
+use crate::money::Money;
 use crate::report::Report;
+use crate::resume::WorkLog;
 use crate::storage::Stores;
 
 /// Runs and records the statements of a session, one after the other.
@@ -31,6 +33,8 @@ struct OpenRecord {
     stores: Stores,
     /// Purse that pays the statement's bill.
     purse: Option<Arc<Purse>>,
+    /// Log of its work. What earlier coordinators have spent is paid.
+    work: Option<Arc<WorkLog>>,
     _listed: Listed,
 }
 
@@ -81,7 +85,19 @@ impl Recorder {
     /// # Errors
     /// [`Refused`] if the statement does not begin to run. It is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
-        let new = self.begin(&statement);
+        self.run_noted(statement, None).await
+    }
+
+    /// Does the same with a log of the statement's work, which another coordinator may go on with.
+    ///
+    /// # Errors
+    /// Those of [`Recorder::run`].
+    pub async fn run_noted(
+        &self,
+        statement: Statement,
+        work: Option<Arc<WorkLog>>,
+    ) -> Result<RunningStatement, Box<Refused>> {
+        let new = self.begin(&statement, work);
         let id = new.id.clone();
         match new.run(statement).await {
             Ok(running) => Ok(running),
@@ -94,7 +110,7 @@ impl Recorder {
 
     /// Runs a statement to its end and drops its rows. If it paid for reads, it is recorded and has a report.
     pub(super) async fn run_unshown(self: Arc<Self>, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
-        let new = self.begin(&statement);
+        let new = self.begin(&statement, None);
         let stores = new.stores().clone();
         let is_paid = || stores.billed_usage().requests.total() > 0;
         let mut running = match new.run(statement).await {
@@ -123,9 +139,9 @@ impl Recorder {
     }
 
     /// Opens the record of a statement.
-    fn begin(&self, statement: &Statement) -> NewStatement {
+    fn begin(&self, statement: &Statement, work: Option<Arc<WorkLog>>) -> NewStatement {
         let history = &self.session.config().history;
-        let new = self.session.new_statement();
+        let new = self.session.new_statement(work.clone());
         let meta = StatementMeta {
             id: new.id.clone(),
             started: Utc::now(),
@@ -137,7 +153,7 @@ impl Recorder {
         let (events, stores, purse) = (new.events.clone(), new.stores().clone(), new.purse.clone());
         let shows_text = history.statement == StatementKept::Text;
         let listed = self.session.engine.running.list(meta.clone(), shows_text, events.clone());
-        *self.open() = Some(OpenRecord { meta, events, stores, purse, _listed: listed });
+        *self.open() = Some(OpenRecord { meta, events, stores, purse, work, _listed: listed });
         new
     }
 
@@ -168,16 +184,24 @@ impl Recorder {
 
     async fn end(&self, ended: &StatementEnd) -> Report {
         let open = self.open().take();
-        let Some(OpenRecord { meta, events, purse, .. }) = open else { return Report::default() };
+        let Some(OpenRecord { meta, events, purse, work, .. }) = open else { return Report::default() };
         let events = events.snapshot();
         let tariff = self.session.tariff().await;
         let priced = Report::priced(&events, tariff.as_ref());
         if let Some(purse) = purse {
-            purse.pay(priced.cost.as_ref().map(|cost| cost.at_most));
+            let inherited = match (&work, &tariff) {
+                (Some(work), Ok(tariff)) => work.inherited_money(tariff),
+                _ => Money::ZERO,
+            };
+            purse.pay(priced.cost.as_ref().map(|cost| cost.at_most.saturating_sub(inherited)));
         }
         let process_memory_peak_bytes = machine::process_peak_bytes();
         let mut report = Report { id: Some(meta.id.clone()), process_memory_peak_bytes, ..priced };
         let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
+        if work.is_some_and(|work| work.is_disowned()) {
+            // The server that has it now records all of it.
+            return report;
+        }
         let written = history::write(&input, &self.session.config().history).await;
         report.history_not_recorded = written.err().map(|error| error.to_string());
         report

@@ -28,8 +28,10 @@ use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
-use crate::model::{Decision, Reason, Workload};
+use crate::model::{Decision, PackedAs, Reason, Workload};
+use crate::money::Money;
 use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery};
+use crate::resume::WorkLog;
 use crate::scheduler::QueryAttempts;
 use crate::sql::Names;
 use crate::tables::folder::Listings;
@@ -79,6 +81,8 @@ pub struct RunningStatement {
     computing: TaskTracker,
     /// Purse of the budgets that its user shares.
     purse: Option<Arc<Purse>>,
+    /// Log of its work, if another coordinator may go on with it.
+    work: Option<Arc<WorkLog>>,
 }
 
 /// Attempts of a statement that are closed when it is dropped, by whichever way it ends.
@@ -200,11 +204,20 @@ impl RunningStatement {
 
     /// Plans a query and starts it at the place that the planner chose.
     async fn begin(&mut self, logical: LogicalPlan) -> Result<(), QueryError> {
-        let limits = self.session.limits(self.purse.as_ref());
-        if limits.is_some() {
-            self.session.tariff_for_cap().await?;
+        let mut limits = self.session.limits(self.purse.as_ref());
+        if let Some(limits) = &mut limits {
+            let tariff = self.session.tariff_for_cap().await?;
+            // Budgets have paid what an earlier coordinator held.
+            let inherited = self.work.as_ref().map_or(Money::ZERO, |work| work.inherited_money(&tariff));
+            limits.own = limits.own.saturating_sub(inherited);
         }
-        let planned = self.session.planner().plan(self.session.context.state(), &logical).await;
+        let mut planner = self.session.planner();
+        let mut state = self.session.context.state();
+        if let Some(work) = &self.work {
+            planner.settings.packed = work.packed();
+            state.execution_props_mut().query_execution_start_time = work.now();
+        }
+        let planned = planner.plan(state, &logical).await;
         let planned = planned.map_err(QueryError::from_engine)?;
         if let Some(limits) = limits {
             let cap = self.session.open_cap(limits, &planned, self.events.clone()).await?;
@@ -230,13 +243,16 @@ impl RunningStatement {
         let PlannedQuery { state, plan, functions, .. } = planned;
         Listings::of(&state).forget();
         let mut context = TaskContext::from(&state);
-        if let Some(FunctionsPlan { stages, packed: PackedSize { size, .. }, at_once, .. }) = functions {
+        if let Some(FunctionsPlan { stages, packed: PackedSize { size, packing }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
+            if let Some(work) = &self.work {
+                work.is_packed(PackedAs { memory_mb: size.memory_mb, functions: packing.functions });
+            }
             let query = match self.functions.take() {
                 Some(query) => query,
                 None => {
-                    let cap = self.cap.clone();
-                    let opening = self.session.query_context(&self.id, &size, &self.events, self.deadline, cap);
+                    let (cap, work) = (self.cap.clone(), self.work.clone());
+                    let opening = self.session.query_context(&self.id, &size, &self.events, self.deadline, cap, work);
                     Arc::new(opening.await?)
                 }
             };

@@ -133,7 +133,12 @@ mod tests {
         let id = FragmentId { query: "1".to_owned(), stage: 0, index: 0 };
         log.push(QueryEvent::Planned { decision: Decision::local(Reason::Requested, Workload::default()) });
         log.push(QueryEvent::StageStarted { stage: 0, fragments: 3, bytes_planned: 1 });
-        log.push(QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First });
+        log.push(QueryEvent::AttemptStarted {
+            id: id.clone(),
+            attempt: 0,
+            cause: AttemptCause::First,
+            time: Duration::ZERO,
+        });
         let (outcome, second) = (AttemptOutcome::Cancelled, Duration::from_secs(1));
         let billing = Billing::Metered { duration: second, init: Duration::ZERO };
         log.push(QueryEvent::AttemptEnded { id, attempt: 0, outcome, billing, wall: second });

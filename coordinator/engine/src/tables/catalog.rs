@@ -16,6 +16,7 @@ use gust_catalog::{Error, Location, NamesRoom};
 use super::broken::BrokenTable;
 use super::catalogs::Catalogs;
 use super::iceberg::IcebergTable;
+use super::pins::Pins;
 use crate::error::QueryError;
 use crate::storage::Stores;
 
@@ -63,6 +64,8 @@ pub struct IcebergCatalog {
     stores: Option<Stores>,
     /// Names that the query has asked for. Empty unless it lists some.
     listing: Arc<Listing>,
+    /// Snapshots that the query reads. None of a query that nobody may take over.
+    pins: Option<Arc<Pins>>,
     /// Schemas that are not namespaces.
     others: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
@@ -80,6 +83,7 @@ impl IcebergCatalog {
             catalogs: catalogs.clone(),
             stores: None,
             listing: Arc::default(),
+            pins: None,
             others: BTreeMap::new(),
         }
     }
@@ -111,13 +115,14 @@ impl CatalogProvider for IcebergCatalog {
 pub struct QueryCatalogs {
     of_session: Arc<dyn CatalogProviderList>,
     stores: Stores,
+    pins: Option<Arc<Pins>>,
     /// Names that the query has asked for, by catalog.
     listings: Mutex<BTreeMap<String, Arc<Listing>>>,
 }
 
 impl QueryCatalogs {
-    pub fn new(of_session: Arc<dyn CatalogProviderList>, stores: Stores) -> Self {
-        Self { of_session, stores, listings: Mutex::default() }
+    pub fn new(of_session: Arc<dyn CatalogProviderList>, stores: Stores, pins: Option<Arc<Pins>>) -> Self {
+        Self { of_session, stores, pins, listings: Mutex::default() }
     }
 
     /// Shows these names of a catalog from now on.
@@ -150,7 +155,8 @@ impl CatalogProviderList for QueryCatalogs {
         let found = self.of_session.catalog(name)?;
         let Some(iceberg) = found.downcast_ref::<IcebergCatalog>() else { return Some(found) };
         let listing = self.listing(name).unwrap_or_default();
-        Some(Arc::new(IcebergCatalog { stores: Some(self.stores.clone()), listing, ..iceberg.clone() }))
+        let (stores, pins) = (Some(self.stores.clone()), self.pins.clone());
+        Some(Arc::new(IcebergCatalog { stores, listing, pins, ..iceberg.clone() }))
     }
 }
 
@@ -187,8 +193,12 @@ impl SchemaProvider for Namespace {
         };
         let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);
         let full_name = [&*self.catalog.name, &self.name, name].map(str::to_owned);
+        let pinned = |table: IcebergTable| match &self.catalog.pins {
+            Some(pins) => pins.pinned(&full_name.join("."), table),
+            None => table,
+        };
         Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new) {
-            Ok(table) => Arc::new(table.named(full_name)),
+            Ok(table) => Arc::new(pinned(table).named(full_name)),
             Err(error) => Arc::new(BrokenTable::new(error)),
         }))
     }

@@ -94,6 +94,11 @@ impl IcebergTable {
         Self { full_name: Some(full_name), ..self }
     }
 
+    /// Returns the snapshot that is read; None for a table without one.
+    pub fn snapshot_id(&self) -> Option<i64> {
+        self.table.snapshot_id()
+    }
+
     /// Returns the table as it was at a version.
     ///
     /// # Errors

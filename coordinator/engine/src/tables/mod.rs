@@ -10,6 +10,7 @@ pub mod iceberg;
 pub mod memory_table;
 mod metadata_table;
 pub mod path_catalogs;
+pub mod pins;
 mod predicate;
 pub mod pruning;
 pub mod reading;

@@ -46,6 +46,7 @@ pub(crate) async fn as_status(request: Request, next: Next) -> Response {
         StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => Code::PermissionDenied,
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Code::Unimplemented,
         StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
+        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         _ => Code::Unknown,
     };
     let body = to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await.unwrap_or_default();

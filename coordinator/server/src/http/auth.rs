@@ -47,11 +47,15 @@ async fn principal(door: &Door, headers: &HeaderMap) -> Result<Principal, Proble
     if !door.has_users() {
         return Ok(Principal::default());
     }
-    let refused = |detail: String| {
-        Problem::new(StatusCode::UNAUTHORIZED, "token", detail).with_hint("send `Authorization: Bearer TOKEN`")
+    let refused = |detail: &str, hint: &str| Problem::new(StatusCode::UNAUTHORIZED, "token", detail).with_hint(hint);
+    let Some(secret) = secret(headers) else {
+        return Err(refused("the request has no token", "send `Authorization: Bearer TOKEN`"));
     };
-    let Some(secret) = secret(headers) else { return Err(refused("the request has no token".to_owned())) };
-    door.principal(&secret).await.map_err(|why: NoUser| refused(why.to_string()))
+    door.principal(&secret).await.map_err(|why| match why {
+        // A client would throw a good token away.
+        NoUser::NoKeys => Problem::missing_now("keys", why.to_string()),
+        NoUser::Unknown | NoUser::Expired | NoUser::Refused(_) => refused(&why.to_string(), why.next_step()),
+    })
 }
 
 /// Gives each request its user, or refuses it.
@@ -68,8 +72,10 @@ pub(super) async fn authenticate(State(door): State<Arc<Door>>, mut request: Req
         }
         Err(problem) => {
             let mut response = problem.into_response();
-            let challenge = HeaderValue::from_static("Bearer realm=\"gust\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            if response.status() == StatusCode::UNAUTHORIZED {
+                let challenge = HeaderValue::from_static("Bearer realm=\"gust\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
             response
         }
     }

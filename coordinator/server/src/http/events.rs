@@ -100,7 +100,7 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
             ("rows-parted", json!({ "stage": stage, "partitions": partitions, "objects": objects, "bytes": bytes }))
         }
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
-        QueryEvent::AttemptStarted { id, attempt: number, cause } => {
+        QueryEvent::AttemptStarted { id, attempt: number, cause, .. } => {
             let mut about = attempt(id, number);
             about["cause"] = match cause {
                 AttemptCause::First => "first",
@@ -128,6 +128,7 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
             ("fragment-adopted", about)
         }
         QueryEvent::FellBack { reason, hint } => ("fell-back", json!({ "reason": reason, "hint": hint })),
+        QueryEvent::TakenOver { takeovers } => ("taken-over", json!({ "takeovers": takeovers })),
         QueryEvent::Replanned { reason } => ("planned-again", json!({ "reason": reason })),
         QueryEvent::CoordinatorRead { usage } => ("coordinator-read", json!({ "bytes_read": usage.bytes_read })),
         QueryEvent::Finished { rows } => ("finished", json!({ "rows": rows })),

@@ -93,6 +93,12 @@ impl Problem {
         Self { code: Some(TOO_MANY), ..busy.with_hint("ask again later") }
     }
 
+    /// Makes the answer where something is missing for a while that is no fault of the client's.
+    pub(crate) fn missing_now(kind: &'static str, detail: String) -> Self {
+        let missing = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
+        Self { is_passing: true, ..missing.with_hint("ask again later; the server's log has the reason") }
+    }
+
     /// Makes the answer to a request that is not as the API has it.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "request", detail)

@@ -344,7 +344,7 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
         error: None,
     };
     if matches!(state, Progress::Queued)
-        && let Some(place) = door.admission.place(entry.ticket)
+        && let Some(place) = entry.ticket.get().and_then(|ticket| door.admission.place(*ticket))
     {
         told.position = Some(place.position);
         told.expected_wait_seconds = place.expected_wait.map(|wait| wait.as_secs_f64());

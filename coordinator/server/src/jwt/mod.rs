@@ -1,7 +1,7 @@
 //! Users of an identity provider: JSON web tokens (RFC 7519), checked with the provider's keys.
 //!
 //! ```text
-//!  token ─► length ─► algorithm (of the configuration) ─► key (by id; fetched) ─► signature ─► iss, aud, exp, nbf ─► user, groups
+//!  token ─► length ─► algorithm (of the configuration) ─► iss ─► key (by id; fetched) ─► signature ─► iss, aud, exp, nbf ─► user, groups
 //! ```
 //!
 //! The user is the issuer and the subject together, so that no other issuer's user and no token of the file is the same. The algorithm
@@ -12,6 +12,8 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use gust_engine::config::{BudgetConfig, BudgetHolder, JwtConfig};
 use gust_engine::error::QueryError;
@@ -51,7 +53,7 @@ pub(crate) struct Provider {
 }
 
 /// Token that was taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct WebToken {
     /// Time from which on it holds no more.
     pub(crate) ends: DateTime<Utc>,
@@ -147,6 +149,11 @@ impl Provider {
         if header.crit.is_some() {
             return Err(NoUser::Refused("it has critical headers that are not known"));
         }
+        // A token of anybody must not make the provider be asked for its key.
+        let claimed = claims_unchecked(token).ok_or(NoUser::Unknown)?;
+        if claimed.get("iss").and_then(Value::as_str) != Some(&self.config.issuer) {
+            return Err(NoUser::Refused("it is of another issuer"));
+        }
         let key = match self.keys.find(header.kid.as_deref(), header.alg).await {
             Found::Key(key) => key,
             Found::Unknown => return Err(NoUser::Refused("it was signed with a key that the provider does not have")),
@@ -196,6 +203,12 @@ impl Provider {
         let user = Some(format!("{}{subject}", self.prefix()));
         Ok(Principal { user, credential: Some(Credential::Web(Arc::new(WebToken { ends, subject, groups }))) })
     }
+}
+
+/// Reads the claims of a token whose signature has not been looked at.
+fn claims_unchecked(token: &str) -> Option<Map<String, Value>> {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&claims).ok()
 }
 
 fn no_user(why: &ErrorKind) -> NoUser {

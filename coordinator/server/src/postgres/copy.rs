@@ -297,6 +297,7 @@ mod tests {
             "1;x;\n'a\tb\\c\nd';\"q\";x,y\n"
         );
         assert_eq!(lines("(DELIMITER ',', NULL '-', HEADER)", rows), "k,a b,c\\,d\n1,-,\na\\tb\\\\c\\nd,\"q\",x\\,y\n");
+        assert_eq!(lines(r"DELIMITER E'\t' NULL E'\x41'", &[&[Some("1"), None]]), "1\tA\n");
         assert_eq!(lines("CSV", &[&[Some("\\.")], &[Some("")], &[None]]), "\"\\.\"\n\"\"\n\n");
         let torn = DataRow::new(BytesMut::from(&[0, 0, 0, 9, 1][..]), 1);
         assert_eq!(

@@ -18,7 +18,7 @@ use super::answers::{Answers, Told};
 use super::messages::{FIRST_BYTES_MAX, First, Message, ReadError, read_body, read_first, read_head};
 use super::settings::name_of;
 use crate::door::Door;
-use crate::tokens::Principal;
+use crate::tokens::{NoUser, Principal};
 
 /// Requests for encryption that a client may make before it begins.
 const NEGOTIATIONS_MAX: usize = 4;
@@ -208,7 +208,6 @@ pub(super) async fn authenticate(
     }
     answers.push(Answer::Authentication(Authentication::CleartextPassword)).await?;
     answers.flush().await?;
-    let refused = |why: String| Told::new("28P01", why).with_hint("the password is a token of `gust token new`");
     let password = match read_head(reader, FIRST_BYTES_MAX).await {
         Ok(Some((kind, length))) => read_body(reader, kind, length).await,
         Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -222,8 +221,16 @@ pub(super) async fn authenticate(
     };
     Ok(match door.principal(&secret).await {
         Ok(principal) if principal.is_called(user) => Ok(principal),
-        Ok(_) => Err(refused(format!("the token is not one of user `{user}`"))),
-        Err(why) => Err(refused(why.to_string())),
+        Ok(_) => Err(Told::new("28P01", format!("the token is not one of user `{user}`"))
+            .with_hint("connect with the name of the token's user")),
+        Err(why) => {
+            let sqlstate = if why == NoUser::NoKeys { "57P03" } else { "28P01" };
+            let hint = match why {
+                NoUser::Unknown => "the password is a token of `gust token new`, or of the server's identity provider",
+                why => why.next_step(),
+            };
+            Err(Told::new(sqlstate, why.to_string()).with_hint(hint))
+        }
     })
 }
 

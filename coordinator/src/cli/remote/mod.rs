@@ -49,6 +49,7 @@ const NOT_GUST: &str = "is it `gust serve`, of the version of this program? With
 /// Facts beside the columns of a statement's rows.
 #[derive(Debug, Deserialize)]
 struct Begun {
+    query_id: String,
     is_silent: bool,
 }
 
@@ -178,6 +179,8 @@ pub(super) struct Remote {
 pub(super) struct Rows {
     messages: FlightDataDecoder,
     pub(super) schema: SchemaRef,
+    /// Id of the statement, as the server's history has it.
+    query_id: String,
     /// True if the statement has no rows to show.
     pub(super) is_silent: bool,
     ended: Option<Ended>,
@@ -210,8 +213,8 @@ impl Remote {
         let mut messages = self.client.do_get(ticket).await?.into_inner();
         match messages.next().await.transpose()? {
             Some(DecodedFlightData { inner, payload: DecodedPayload::Schema(schema) }) => {
-                let Begun { is_silent } = serde_json::from_slice(&inner.app_metadata).map_err(unreadable)?;
-                Ok(Rows { messages, schema, is_silent, ended: None })
+                let Begun { query_id, is_silent } = serde_json::from_slice(&inner.app_metadata).map_err(unreadable)?;
+                Ok(Rows { messages, schema, query_id, is_silent, ended: None })
             }
             _ => Err(unreadable("it does not begin with columns")),
         }
@@ -232,7 +235,8 @@ impl Rows {
     }
 
     async fn next(&mut self) -> Result<Option<RecordBatch>, Failed> {
-        while let Some(DecodedFlightData { inner, payload }) = self.messages.next().await.transpose()? {
+        while let Some(message) = self.messages.next().await {
+            let DecodedFlightData { inner, payload } = message.map_err(|error| self.broken(error))?;
             if !inner.app_metadata.is_empty() {
                 self.ended = Some(serde_json::from_slice(&inner.app_metadata).map_err(unreadable)?);
             }
@@ -244,12 +248,24 @@ impl Rows {
         }
         match self.ended {
             Some(_) => Ok(None),
-            None => Err(Failed {
-                exit: Exit::QueryFailed,
-                message: "the server's rows end early".to_owned(),
-                hint: Some("run it again".to_owned()),
-            }),
+            None => Err(self.cut("the server's rows end early".to_owned())),
         }
+    }
+
+    /// Makes the failure of an error among the rows: the server's own words, or the end of its connection.
+    fn broken(&self, error: FlightError) -> Failed {
+        match error {
+            // A status with a cause was made here: the server was one of ours until then.
+            FlightError::Tonic(status) if std::error::Error::source(&*status).is_some() => {
+                self.cut(format!("the connection to the server broke among the rows: {}", with_causes(&*status)))
+            }
+            error => Failed::from(error),
+        }
+    }
+
+    fn cut(&self, message: String) -> Failed {
+        let hint = format!("run it again; the server's history has it as {}, if the server still runs", self.query_id);
+        Failed { exit: Exit::QueryFailed, message, hint: Some(hint) }
     }
 
     /// Returns the facts of the end, once all batches have come.

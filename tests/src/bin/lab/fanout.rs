@@ -166,6 +166,7 @@ fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> Q
             ahead: AheadBounds::default(),
         },
         options: Default::default(),
+        work: None,
     }
 }
 

@@ -87,7 +87,12 @@ fn event_ns(repeats: usize) -> f64 {
     let log = EventLog::start();
     let started = Instant::now();
     for attempt in 0..repeats as u32 {
-        log.push(QueryEvent::AttemptStarted { id: id.clone(), attempt, cause: AttemptCause::First });
+        log.push(QueryEvent::AttemptStarted {
+            id: id.clone(),
+            attempt,
+            cause: AttemptCause::First,
+            time: Duration::ZERO,
+        });
     }
     nanoseconds_each(started.elapsed(), repeats)
 }

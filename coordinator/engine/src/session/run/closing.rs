@@ -57,6 +57,12 @@ impl RunningStatement {
 
     async fn end(mut self) -> EventLog {
         self.stream = None;
+        let is_disowned = self.work.as_ref().is_some_and(|work| work.is_disowned());
+        if is_disowned {
+            // Another coordinator reads what is in the exchange, and removes it.
+            self.attempts = None;
+            self.session.engine.has_settled(&self.id);
+        }
         if let Some(closed) = self.attempts.take() {
             let attempts = closed.0.clone();
             drop(closed);

@@ -20,6 +20,7 @@ use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{FunctionSize, ahead_bounds_here};
 use crate::planner::explain;
+use crate::resume::WorkLog;
 use crate::scheduler::Clock;
 use crate::session::catalogs::used;
 use crate::session::parameters::bound;
@@ -37,6 +38,8 @@ pub(in crate::session) struct NewStatement {
     session: Session,
     /// Purse of the budgets that its user shares.
     pub purse: Option<Arc<Purse>>,
+    /// Log of its work, if another coordinator may go on with it.
+    pub work: Option<Arc<WorkLog>>,
 }
 
 impl NewStatement {
@@ -50,7 +53,8 @@ impl NewStatement {
             purse.check().map_err(|over| QueryError::over_cap(over.into()))?;
         }
         let session = self.session.clone();
-        let deadline = Instant::now() + session.timeout();
+        // Time of an earlier coordinator is a part of it.
+        let deadline = Instant::now() + session.timeout().saturating_sub(self.events.elapsed());
         let (span, timeout) = (self.events.span().clone(), session.timeout());
         let workers = session.engine.workers.clone();
         // Reads of planning are spent as it goes.
@@ -80,20 +84,20 @@ impl Session {
     /// [`crate::error::ErrorKind::TimedOut`] if the start takes longer than the time-out, and the error of a statement
     /// that cannot be planned or started.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        self.new_statement().run(statement).await
+        self.new_statement(None).run(statement).await
     }
 
-    /// Opens the log of a statement, and the session's view that counts its reads.
-    pub(in crate::session) fn new_statement(&self) -> NewStatement {
-        let id = Uuid::now_v7().simple().to_string();
+    /// Opens the log of a statement, whose work others may go on with, and the session's view that counts its reads.
+    pub(in crate::session) fn new_statement(&self, work: Option<Arc<WorkLog>>) -> NewStatement {
+        let id = work.as_ref().map_or_else(|| Uuid::now_v7().simple().to_string(), |work| work.id().to_owned());
         let span = tracing::info_span!("query", id);
-        NewStatement {
-            id,
-            events: span.in_scope(EventLog::start),
-            query: self.for_query(),
-            session: self.clone(),
-            purse: self.budgets.as_ref().map(|budgets| Arc::new(budgets.purse())),
-        }
+        let query = self.for_query_of(work.as_ref().map(|work| work.pins()));
+        let events = match &work {
+            Some(work) => span.in_scope(|| work.open_events(&query.stores)),
+            None => span.in_scope(EventLog::start),
+        };
+        let purse = self.budgets.as_ref().map(|budgets| Arc::new(budgets.purse()));
+        NewStatement { id, events, query, session: self.clone(), purse, work }
     }
 
     async fn start(
@@ -102,7 +106,7 @@ impl Session {
         new: NewStatement,
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
-        let NewStatement { id, events, query, purse, .. } = new;
+        let NewStatement { id, events, query, purse, work, .. } = new;
         let (mode, place) = (statement.mode, used(&statement.sql).cloned());
         if statement.is_copy() {
             self.engine.settings.check_copy()?;
@@ -136,6 +140,7 @@ impl Session {
             ahead: Arc::default(),
             computing: TaskTracker::new(),
             purse,
+            work,
         };
         if let Some(place) = place {
             mode.is_cost_of(&logical)?;
@@ -247,16 +252,19 @@ impl Session {
         events: &EventLog,
         deadline: Instant,
         cap: Option<Arc<Cap>>,
+        work: Option<Arc<WorkLog>>,
     ) -> Result<QueryContext, QueryError> {
         let scheduler = self.engine.schedulers.for_size(&self.engine.fleet, size).await?;
+        let first_attempt = work.as_ref().map_or(0, |work| work.first_attempt());
         Ok(QueryContext {
             id: id.to_owned(),
-            attempts: scheduler.query(events.clone(), Clock::start(), deadline.into(), cap),
+            attempts: scheduler.resumed_query(events.clone(), Clock::start(), deadline.into(), cap, first_attempt),
             exchange: self.exchange().through(&self.stores).map_err(QueryError::from_engine)?,
             limits: size.limits,
             credentials: self.engine.fleet.credentials(&self.stores).await,
             stores: self.stores.clone(),
             options: function_options(self.context.state().config()),
+            work,
         })
     }
 }

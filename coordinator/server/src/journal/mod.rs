@@ -1,0 +1,347 @@
+//! Journals of submitted statements, in the exchange: after the end of a server, however it came, another goes on with them.
+//!
+//! ```text
+//!  submitted ── 5 s ──► begun ─► work ─► beat ─► work … ─► ended, and removed        (keeper)
+//!                                          ┄ kill -9 ┄► taken ─► work … ─► ended     (takeover, of another server or the next start)
+//! ```
+//!
+//! An owner writes at least every few seconds. A server that sees no new entry for as long as the last one promised takes the statement over:
+//! by its own clock alone, so that no two clocks have to agree. Who writes the next entry owns the statement ([`Journals`]).
+//!
+//! A journal has the text of the statements and the hash of the user's token, and no secret. Who may write into the exchange may submit
+//! statements by it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use gust_engine::config::{Label, LabelError};
+use gust_engine::exchange::{Appended, Journals};
+use gust_engine::money::Money;
+use gust_engine::resume::{WorkDone, WorkLog};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::door::SessionWishes;
+use crate::jwt::WebToken;
+use crate::run::Asked;
+use crate::statements::Key;
+use crate::tokens::{Credential, Hash, Principal};
+
+mod takeover;
+
+/// Version of the entries. A server leaves journals of other versions alone.
+const VERSION: u32 = 1;
+
+/// Bytes of results that one entry has, about.
+const ENTRY_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of a whole journal. A statement with more is not taken over.
+const JOURNAL_BYTES_MAX: usize = 256 << 20;
+
+/// Journals of this server and of others.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    journals: Journals,
+    /// Name of this server's process, so that no two entries are equal.
+    owner: String,
+    /// Age of a statement from which on it has a journal.
+    after: Duration,
+}
+
+/// An entry, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    owner: String,
+    /// Time in which the next entry comes, or the owner is taken for gone.
+    lease: Duration,
+    what: What,
+}
+
+/// Part of an entry that every version can read.
+#[derive(Deserialize)]
+struct Header {
+    version: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    Begun(Box<Submitted>),
+    Work(Box<WorkDone>),
+    Beat,
+    /// Another server takes it over.
+    Taken,
+    /// The statement has ended, and its objects are about to be removed.
+    Ended,
+}
+
+/// A statement as it was submitted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Submitted {
+    pub(crate) submitted: DateTime<Utc>,
+    user: Option<String>,
+    credential: Option<SavedCredential>,
+    sql: String,
+    catalog: Option<String>,
+    schema: Option<String>,
+    cap_nano_dollars: Option<u64>,
+    timeout: Option<Duration>,
+    labels: Vec<(String, String)>,
+    pub(crate) key: Option<(String, [u8; 32])>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SavedCredential {
+    Token(Hash),
+    Web { ends: DateTime<Utc>, subject: String, groups: Vec<String> },
+}
+
+impl Submitted {
+    pub(crate) fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>) -> Self {
+        let Asked { principal: Principal { user, credential }, sql, wishes, .. } = asked.clone();
+        let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
+        let credential = credential.map(|credential| match credential {
+            Credential::Token(hash) => SavedCredential::Token(hash),
+            Credential::Web(web) => {
+                let WebToken { ends, subject, groups } = WebToken::clone(&web);
+                SavedCredential::Web { ends, subject, groups }
+            }
+        });
+        Self {
+            submitted,
+            user,
+            credential,
+            sql,
+            catalog,
+            schema,
+            cap_nano_dollars: cap.map(Money::nano_dollars),
+            timeout,
+            labels: labels.into_iter().map(|Label { key, value }| (key, value)).collect(),
+            key: key.map(|Key { key, hash }| (key.clone(), *hash)),
+        }
+    }
+
+    pub(crate) fn principal(&self) -> Principal {
+        let credential = self.credential.clone().map(|credential| match credential {
+            SavedCredential::Token(hash) => Credential::Token(hash),
+            SavedCredential::Web { ends, subject, groups } => {
+                Credential::Web(Arc::new(WebToken { ends, subject, groups }))
+            }
+        });
+        Principal { user: self.user.clone(), credential }
+    }
+
+    /// Returns the request that it was.
+    ///
+    /// # Errors
+    /// [`LabelError`] for a label that is none any more.
+    pub(crate) fn asked(self) -> Result<Asked, LabelError> {
+        let principal = self.principal();
+        let Self { sql, catalog, schema, cap_nano_dollars, timeout, labels, .. } = self;
+        let cap = cap_nano_dollars.map(Money::from_nano_dollars);
+        let wishes = SessionWishes { catalog, schema, cap, timeout, labels: Vec::new() }.with_labels(labels)?;
+        Ok(Asked { principal, sql, dry_run: false, wishes })
+    }
+}
+
+impl Keeping {
+    pub(crate) fn new(journals: Journals, after: Duration) -> Arc<Self> {
+        Arc::new(Self { journals, owner: Uuid::now_v7().simple().to_string(), after })
+    }
+
+    /// Returns the time after which an owner that writes nothing is taken for gone.
+    fn lease(&self) -> Duration {
+        3 * self.after
+    }
+
+    fn encoded(&self, what: What) -> Bytes {
+        self.encoded_for(what, self.lease())
+    }
+
+    fn encoded_for(&self, what: What, lease: Duration) -> Bytes {
+        let record = Record { version: VERSION, owner: self.owner.clone(), lease, what };
+        // All of it are texts and numbers.
+        serde_json::to_vec(&record).unwrap_or_default().into()
+    }
+
+    /// Keeps the journal of a statement in a task of its own, from this entry on: 0 for a new one. A statement that is lost to another
+    /// server is given up, and cancelled.
+    pub(crate) fn keep(
+        self: &Arc<Self>,
+        submitted: Submitted,
+        work: Arc<WorkLog>,
+        next: u32,
+        cancel: CancellationToken,
+    ) -> Keeper {
+        let stop = CancellationToken::new();
+        let writer = Writer { keeping: Arc::clone(self), work, next, bytes: 0, is_lost: false };
+        let task = tokio::spawn(writer.run(submitted, stop.clone(), cancel));
+        Keeper { stop, task: Some(task), writer: None }
+    }
+}
+
+/// Journal of one statement of this server.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    stop: CancellationToken,
+    task: Option<JoinHandle<Writer>>,
+    writer: Option<Writer>,
+}
+
+impl Keeper {
+    /// Leaves the statement to the next server, because this one stops. There is no wait for it.
+    pub(crate) async fn leave(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        self.stop.cancel();
+        let Ok(mut writer) = task.await else { return };
+        if writer.is_kept() {
+            let mut written = Some(Appended::Done);
+            while written == Some(Appended::Done)
+                && let Some(done) = writer.work.take(ENTRY_BYTES_MAX)
+            {
+                let entry = writer.keeping.encoded(What::Work(Box::new(done)));
+                written = writer.write(&entry).await;
+            }
+            let left = writer.keeping.encoded_for(What::Beat, Duration::ZERO);
+            let _is_written = writer.write(&left).await;
+            writer.work.disown();
+            writer.is_lost = true;
+        }
+        self.writer = Some(writer);
+    }
+
+    /// Ends the journal before the statement's objects are removed. A statement that another server has taken meanwhile is disowned.
+    pub(crate) async fn end(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        self.stop.cancel();
+        let Ok(mut writer) = task.await else { return };
+        if writer.is_kept() {
+            let ended = writer.keeping.encoded(What::Ended);
+            // A store that fails here has failed for the next owner as well.
+            let _is_written = writer.write(&ended).await;
+        }
+        self.writer = Some(writer);
+    }
+
+    /// Removes the journal of a statement that has ended.
+    pub(crate) async fn remove(mut self) {
+        self.end().await;
+        let Some(writer) = self.writer.take().filter(Writer::is_kept) else { return };
+        writer.remove().await;
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Writer of one journal.
+#[derive(Debug)]
+struct Writer {
+    keeping: Arc<Keeping>,
+    work: Arc<WorkLog>,
+    /// Number of the next entry.
+    next: u32,
+    bytes: usize,
+    /// True if the journal is another server's, or is left to it.
+    is_lost: bool,
+}
+
+impl Writer {
+    /// Returns true if there is a journal, and it is this server's.
+    fn is_kept(&self) -> bool {
+        self.next > 0 && !self.is_lost
+    }
+
+    async fn run(mut self, submitted: Submitted, stop: CancellationToken, cancel: CancellationToken) -> Self {
+        let (begun, after) = (Instant::now(), self.keeping.after);
+        // Most statements end before.
+        let mut pending = (self.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted))));
+        if pending.is_some() && stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
+            return self;
+        }
+        let mut last = Instant::now();
+        loop {
+            let is_due = || last.elapsed() >= after;
+            let entry = pending.take().or_else(|| self.entry(is_due()));
+            let mut has_more = false;
+            if let Some(entry) = entry {
+                has_more = entry.len() > ENTRY_BYTES_MAX;
+                self.bytes += entry.len();
+                if self.bytes > JOURNAL_BYTES_MAX {
+                    tracing::warn!(id = self.work.id(), "its journal is too long: the statement ends with this server");
+                    self.remove().await;
+                    self.next = 0;
+                    return self;
+                }
+                match self.write(&entry).await {
+                    Some(Appended::Done) => last = Instant::now(),
+                    Some(Appended::Taken) => {
+                        cancel.cancel();
+                        return self;
+                    }
+                    None => {
+                        self.bytes -= entry.len();
+                        (pending, has_more) = (Some(entry), false);
+                    }
+                }
+            }
+            let pause = (begun.elapsed() / 20).clamp(after / 5, after);
+            if !has_more && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return self;
+            }
+        }
+    }
+
+    /// Makes the next entry; None if there is nothing new and none is due.
+    fn entry(&self, is_due: bool) -> Option<Bytes> {
+        let what = match self.work.take(ENTRY_BYTES_MAX) {
+            Some(done) => What::Work(Box::new(done)),
+            None if is_due => What::Beat,
+            None => return None,
+        };
+        Some(self.keeping.encoded(what))
+    }
+
+    /// Writes an entry. None after an error of the store, which is logged.
+    async fn write(&mut self, entry: &Bytes) -> Option<Appended> {
+        let id = self.work.id();
+        match self.keeping.journals.append(id, self.next, entry).await {
+            Ok(Appended::Done) => {
+                self.next += 1;
+                Some(Appended::Done)
+            }
+            Ok(Appended::Taken) => {
+                tracing::warn!(id, "another server has taken the statement over: it is given up here");
+                self.is_lost = true;
+                self.work.disown();
+                Some(Appended::Taken)
+            }
+            Err(error) => {
+                tracing::warn!(id, "its journal cannot be written: {error}");
+                None
+            }
+        }
+    }
+
+    async fn remove(&self) {
+        if let Err(error) = self.keeping.journals.remove(self.work.id()).await {
+            tracing::warn!(
+                id = self.work.id(),
+                "its journal cannot be removed: {error}; `gust exchange gc` does it later"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

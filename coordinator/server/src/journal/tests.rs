@@ -1,0 +1,30 @@
+use chrono::Utc;
+
+use super::*;
+
+#[test]
+fn a_request_comes_back_as_it_was() {
+    let wishes = SessionWishes {
+        catalog: Some("lake".to_owned()),
+        schema: None,
+        cap: Some(Money::from_nano_dollars(7)),
+        timeout: Some(Duration::from_millis(1_500)),
+        labels: Vec::new(),
+    };
+    let wishes = wishes.with_labels([("team".to_owned(), "ads".to_owned())]).expect("a label");
+    let token = Credential::Token(Hash::of("gust_secret"));
+    let web = WebToken { ends: Utc::now(), subject: "ada".to_owned(), groups: vec!["analysts".to_owned()] };
+    for credential in [None, Some(token), Some(Credential::Web(Arc::new(web)))] {
+        let user = credential.is_some().then(|| "ada".to_owned());
+        let principal = Principal { user, credential };
+        let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes: wishes.clone() };
+        let key = Key { key: "once".to_owned(), hash: [3; 32] };
+        let submitted = Submitted::of(&asked, Utc::now(), Some(&key));
+        let text = serde_json::to_string(&submitted).expect("JSON");
+        assert!(!text.contains("gust_secret"), "{text}");
+        let back: Submitted = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(back.key, Some(("once".to_owned(), [3; 32])));
+        let back = back.asked().expect("a request");
+        assert_eq!(format!("{back:?}"), format!("{asked:?}"));
+    }
+}
