@@ -1,18 +1,29 @@
 //! `gust calibrate` by its program: it prints its figures, keeps them, and plans with them. Nothing stays in the exchange.
 
+use std::path::Path;
+use std::time::Instant;
+
 use gust::calibrate::calibrate;
 use gust_engine::config::{Config, InvokerKind, Target};
+use gust_engine::model::Place;
 use gust_engine::model::measured::{Measured, load};
+use gust_engine::report::Report;
+use gust_engine::session::Session;
 use gust_tests::localstack::{self, Setup};
+use gust_tests::query::{assert_remote, run};
+use gust_tests::s3::shape::{Faults, Latency, Pipe};
+use gust_tests::s3::{S3Server, Shape};
+use gust_tests::{cloud, tpch};
+use tempfile::TempDir;
 
-use crate::bad_input::{Place, check, fails};
+use crate::bad_input::{self, check, fails};
 
 const SETTINGS: &str = "functions_max = 2\nexchange = \"exchange\"\ntime_model = \"kept/model.toml\"\n";
 const CALIBRATE: [&str; 3] = ["calibrate", "--megabytes", "1"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_are_printed_kept_and_used_by_decisions() {
-    let place = Place::new(SETTINGS);
+    let place = bad_input::Place::new(SETTINGS);
     place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let model = place.path("kept/model.toml");
     let dry = place.gust(&[&CALIBRATE[..], &["--dry-run"]].concat()).output().expect("it starts");
@@ -81,6 +92,76 @@ async fn functions_on_lambda_are_measured_too() {
     assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "its tables are removed");
 }
 
+/// Runs a query twice on a place, and returns the lesser seconds and the report of the last.
+async fn fastest(config: &Config, create: &[String], sql: &str) -> (f64, Report) {
+    let session = Session::new(config.clone()).expect("a session");
+    for statement in create {
+        run(&session, statement).await.expect("a table");
+    }
+    let (mut least, mut last) = (f64::INFINITY, None);
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let (_, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{:?}: {sql}: {error}", config.on));
+        least = least.min(begun.elapsed().as_secs_f64());
+        last = Some(report);
+    }
+    session.close().await;
+    (least, last.expect("two runs"))
+}
+
+/// Storage of 27 ms. With `CALIBRATE_PIPE=1500000` each identity has a pipe of so many bytes a second, so that functions pay for large
+/// reads, and only for these; that takes two minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_picks_the_faster_place_of_slow_storage_after_a_calibration() {
+    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let server = S3Server::start().expect("a server");
+    let url = server.url("");
+    let create = tables.upload(server.store().expect("a client").as_ref(), url.trim_end_matches('/')).await;
+    let create = create.expect("uploaded");
+    let latency = Latency { least_ms: 27.0, longer_ms: vec![(0.5, 27.5)], worst_ms: 28.0 };
+    let rate = std::env::var("CALIBRATE_PIPE").ok().map(|rate| rate.parse::<f64>().expect("bytes a second"));
+    let pipe = rate.map(|rate| Pipe {
+        burst_once_bytes: 0.0,
+        burst_bytes: 0.0,
+        line_bytes_per_second: rate,
+        refill_bytes_per_second: rate,
+    });
+    let is_narrow = pipe.is_some();
+    let (limits, faults) = (None, Faults::default());
+    server.set_shape(Some(Shape { seed: 27, scale: 1.0, pipe, latency: Some(latency), limits, faults }));
+    let folder = TempDir::new().expect("a temporary folder");
+    let config = Config {
+        on: Target::Processes,
+        functions_max: 4,
+        exchange: Some(server.url("exchange")),
+        time_model: Some(folder.path().join("model.toml")),
+        ..Config::default()
+    };
+    let config = cloud::config(&server, config, Path::new(env!("CARGO_BIN_EXE_bootstrap_under_test")));
+    let calibration = Box::pin(calibrate(&config, 1 << 20, &|_| {})).await.expect("figures");
+    let request = calibration.measured.request_seconds;
+    assert!((0.027..0.06).contains(&request), "the latency was measured: {request}");
+    gust_engine::model::measured::save(&folder.path().join("model.toml"), calibration.measured).expect("written");
+    let on = |on| Config { on, ..config.clone() };
+    let mut places = Vec::new();
+    for sql in [
+        "SELECT count(*) FROM nation WHERE n_regionkey > 1",
+        "SELECT max(o_totalprice) FROM orders WHERE o_orderkey < 100",
+        "SELECT max(l_comment), sum(l_extendedprice), max(l_shipinstruct), sum(l_partkey) FROM lineitem",
+    ] {
+        let (here, _) = fastest(&on(Target::Local), &create, sql).await;
+        let (there, report) = fastest(&on(Target::Processes), &create, sql).await;
+        assert_remote(&report, sql);
+        let (_, report) = fastest(&on(Target::Auto), &create, sql).await;
+        let decision = report.decision.expect("a decision");
+        let (picked, other) = if decision.place == Place::Local { (here, there) } else { (there, here) };
+        // Places that are nearly as fast may both be picked, on a machine that others use, too.
+        assert!(picked <= 1.25 * other + 0.05, "{sql}: local {here:.3} s, functions {there:.3} s, {decision}");
+        places.push(decision.place);
+    }
+    assert!(places.contains(&Place::Local) && (!is_narrow || places.contains(&Place::Functions)), "{places:?}");
+}
+
 /// Counts the files below a folder.
 fn files_in(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
@@ -92,10 +173,10 @@ fn files_in(folder: &std::path::Path) -> usize {
 
 #[test]
 fn unusable_settings_and_models_are_named() {
-    let place = Place::new(SETTINGS);
+    let place = bad_input::Place::new(SETTINGS);
     fails(&place, &["calibrate", "--megabytes", "0"], 2, &["--megabytes", "0 is not in 1..=4096"]);
     fails(&place, &["calibrate", "--on", "nowhere"], 2, &["nowhere", "processes"]);
-    let broken = Place::new(&SETTINGS.replace("\"exchange\"", "\"/proc/exchange\""));
+    let broken = bad_input::Place::new(&SETTINGS.replace("\"exchange\"", "\"/proc/exchange\""));
     fails(&broken, &CALIBRATE, 2, &["exchange: /proc/exchange"]);
 
     std::fs::create_dir(place.path("kept")).expect("made");

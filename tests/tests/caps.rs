@@ -227,6 +227,64 @@ async fn reads_of_a_setup_file_are_reported_and_recorded() {
     assert_eq!(rows.lines().collect::<Vec<_>>(), expect);
 }
 
+/// Where functions run on Lambda, bills are sent. Files of this machine are in none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_this_machine_cost_nothing_anywhere() {
+    let place = Place::new("invoker = \"lambda\"\n[lambda]\nfunctions = [\"gust:live\"]\n");
+    place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
+    let sql = "SELECT sum(k) FROM 't/'";
+    let query = |flags: &[&str]| {
+        let arguments = [&["query", "--on", "local", "--max-cost", "0.000000001"], flags, &[sql]].concat();
+        place.gust(&arguments).output().expect("it starts")
+    };
+    let output = query(&["--report", "json"]);
+    check(&output, 0, &[]);
+    let report: Value = serde_json::from_slice(&output.stderr).expect("a report");
+    assert!(report["coordinator"]["requests"]["get"].as_u64() > Some(0), "it has read: {report}");
+    let cost = &report["cost"];
+    assert_eq!((&cost["as_if"], &cost["known"], &cost["at_most"]), (&false.into(), &0.into(), &0.into()), "{cost}");
+    check(&query(&["--dry-run"]), 0, &["picked local: $0 and ", "it keeps its cap of $0.000000001"]);
+    let mut rows = place.gust(&[
+        "query", "--format", "csv", "--report", "none", "--on", "local",
+        "SELECT outcome, dollars, dollars_at_most FROM gust.queries WHERE statement LIKE 'SELECT sum%' ORDER BY started",
+    ]);
+    let rows = String::from_utf8(rows.output().expect("it starts").stdout).expect("text");
+    assert_eq!(rows.lines().nth(1), Some("done,0.000000000,0.000000000"), "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_up_file_that_fails_has_a_report_and_a_record() {
+    let place = Place::new("");
+    std::fs::write(place.path("bad.sql"), "SET datafusion.execution.batch_size = 100; SELECT nothing FROM nowhere")
+        .expect("written");
+    std::fs::write(place.path("unread.sql"), "SELEC 1").expect("written");
+    for (file, words, code) in
+        [("bad.sql", "there is no table `nowhere`", "42P01"), ("unread.sql", "sql parser error", "42601")]
+    {
+        let arguments =
+            ["query", "--on", "local", "--report", "json", "--report-file", "r.json", "--setup", file, "SELECT 1"];
+        check(&place.gust(&arguments).output().expect("it starts"), 1, &[words]);
+        let written = std::fs::read_to_string(place.path("r.json")).expect("a file");
+        let report: Value = serde_json::from_str(&written).expect("one report");
+        assert!(report["failed"].as_str().is_some_and(|failed| failed.contains(words)), "{report}");
+        assert_eq!(report["failed_sqlstate"], code, "{report}");
+    }
+    // People read the error alone.
+    let output = place.gust(&["query", "--on", "local", "--setup", "bad.sql", "SELECT 1"]).output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("there is no table `nowhere`") && !told.contains("of a statement of --setup"), "{told}");
+    let mut rows = place.gust(&[
+        "query",
+        "--format",
+        "csv",
+        "--report",
+        "none",
+        "SELECT statement, outcome FROM gust.queries WHERE outcome = 'failed' ORDER BY started",
+    ]);
+    let rows = String::from_utf8(rows.output().expect("it starts").stdout).expect("text");
+    assert_eq!(rows.lines().skip(1).collect::<Vec<_>>(), ["SELECT nothing FROM nowhere,failed"; 2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_coordinators_requests_to_s3_count() {
     let server = served().await;

@@ -120,7 +120,7 @@ async fn costs_are_summed_by_label_table_user_and_outcome() {
     let reports = [
         query(&place, SUM, &["--label", "team=ads", "--label", "job=nightly"]),
         query(&place, SUM, &["--label", "team=ads"]),
-        query(&place, "SELECT count(*) AS n FROM 't/a.parquet'", &["--label", "team=search"]),
+        query(&place, "SELECT count(*) AS n FROM read_parquet('t/a.parquet')", &["--label", "team=search"]),
         query(&place, "SELECT 1 AS one", &[]),
     ];
     let dollars = |numbers: &[usize]| {

@@ -101,6 +101,8 @@ pub enum QueryEvent {
     /// Storage requests and bytes of the coordinator itself, counted at its stores, with its reads ahead and its waits.
     CoordinatorRead {
         usage: Usage,
+        /// Part of it that is billed: nothing that went to files of this machine.
+        billed: Usage,
     },
     Finished {
         rows: u64,

@@ -428,6 +428,9 @@ impl Reports {
 
     /// Writes the report on a statement of a setup file.
     fn write_setup(&mut self, report: &Report) -> Result<(), CommandError> {
+        if report.failed.is_some() && report.coordinator.requests.total() == 0 {
+            return self.write_refused(report);
+        }
         if self.format == ReportFormat::Text && self.file.is_none() {
             say!("of a statement of --setup:");
         }

@@ -150,7 +150,7 @@ impl ProgressCounts {
             },
             QueryEvent::FragmentAdopted { .. } => self.adopted += 1,
             QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } => (self.fragments, self.adopted) = (0, 0),
-            QueryEvent::CoordinatorRead { usage } => self.bytes_read += usage.bytes_read,
+            QueryEvent::CoordinatorRead { usage, .. } => self.bytes_read += usage.bytes_read,
             QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => self.is_over = true,
         }
     }
@@ -226,7 +226,7 @@ mod tests {
             assert_eq!(counts.message(), expect);
         }
         check(&[], "planning");
-        check(&[QueryEvent::CoordinatorRead { usage: usage(2048) }], "planning, 2.00 KiB read");
+        check(&[QueryEvent::CoordinatorRead { usage: usage(2048), billed: usage(0) }], "planning, 2.00 KiB read");
         check(&[stage(4)], "0/4 fragments");
         check(&[stage(4), stage(2), done(1 << 20), adopted(0)], "1/6 fragments, 1.00 MiB read");
         let kind = FragmentErrorKind::Storage;

@@ -170,3 +170,59 @@ async fn files_that_are_no_data_are_passed_over() {
     ])
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_row_is_its_url_beside_windows_and_subqueries() {
+    let files = || vec![("a/1.parquet", ids([1, 2])), ("a/2.parquet", ids([2, 3])), ("b/3.parquet", ids([4]))];
+    check(vec![case(
+        files(),
+        "STORED AS PARQUET LOCATION '$T/a/'",
+        vec![
+            ("SELECT id FROM t WHERE \"$path\" = '$T/a/2.parquet'", Rows(&["2", "3"])),
+            ("SELECT id, \"$path\" = '$T/a/1.parquet' FROM t", Rows(&["1|true", "2|true", "2|false", "3|false"])),
+            (
+                "SELECT id, \"$path\" = '$T/a/1.parquet', sum(id) OVER (PARTITION BY \"$path\") FROM t",
+                Rows(&["1|true|3", "2|true|3", "2|false|5", "3|false|5"]),
+            ),
+            // A row that an earlier file has, too.
+            (
+                "SELECT id, \"$path\" = '$T/a/2.parquet' FROM t QUALIFY row_number() OVER (PARTITION BY id ORDER BY \"$path\") > 1",
+                Rows(&["2|true"]),
+            ),
+            ("SELECT right(\"$path\", 9) FROM t WHERE id IN (SELECT max(id) FROM t)", RowsHere(&["2.parquet"])),
+            (
+                "SELECT right(\"$path\", 9), count(*) FROM t WHERE id NOT IN (SELECT id FROM '$T/b/') GROUP BY \"$path\"",
+                RowsHere(&["1.parquet|2", "2.parquet|2"]),
+            ),
+            (
+                "SELECT right(x.\"$path\", 9), right(y.\"$path\", 9) FROM t AS x JOIN t AS y ON x.id = y.id WHERE x.\"$path\" < y.\"$path\"",
+                RowsHere(&["1.parquet|2.parquet"]),
+            ),
+            (
+                "SELECT *, x.\"$path\" = '$T/a/1.parquet' FROM public.t AS x WHERE x.id <> 2",
+                Rows(&["1|true", "3|false"]),
+            ),
+            ("SELECT id FROM '$T/**/*.parquet' WHERE \"$path\" LIKE '%/b/%'", Rows(&["4"])),
+        ],
+    )])
+    .await;
+}
+
+/// DDL as Athena and Glue write it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_declared_as_athena_does_it() {
+    check(vec![case(
+        vec![("day=2024-01-01/1.parquet", ids([1])), ("day=2024-01-02/2.parquet", ids([2]))],
+        "(`id` bigint COMMENT 'key') COMMENT 'orders' PARTITIONED BY (`day` date) \
+         ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe' \
+         WITH SERDEPROPERTIES ('serialization.format' = '1') \
+         STORED AS INPUTFORMAT 'org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat' \
+         OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat' \
+         LOCATION '$T/' TBLPROPERTIES ('classification' = 'parquet', 'parquet.compression' = 'SNAPPY')",
+        vec![
+            ("SELECT id, day FROM t", Rows(&["1|2024-01-01", "2|2024-01-02"])),
+            ("SELECT id FROM t WHERE day = DATE '2024-01-02'", Rows(&["2"])),
+        ],
+    )])
+    .await;
+}

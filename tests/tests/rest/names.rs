@@ -134,6 +134,11 @@ async fn use_changes_the_place_of_bare_names() {
         ("USE own.n33", "there is no catalog and no namespace `n33` in catalog `own`", "did you mean `n3`?"),
         ("SELECT * FROM sales.ordrs", "there is no table `sales.ordrs`", "did you mean `sales.orders`?"),
         ("SELECT * FROM customers", "there is no table `customers`", "did you mean `lake.sales.customers`?"),
+        (
+            "SELECT * FROM orders",
+            "there is no table `orders`",
+            "did you mean `lake.sales.orders` or `lake.\"sales.eu\".orders` or `lake.\"sales.eu.north\".orders`?",
+        ),
         ("SELECT * FROM lake.eu.t3", "there is no table `lake.eu.t3`", "did you mean `own.n3.t3`?"),
         ("CREATE TABLE lake.sales.x AS SELECT 1", "in an Iceberg catalog, which is only read", "datafusion.public.x"),
         ("DROP TABLE lake.sales.orders", "is in an Iceberg catalog", "gust reads"),

@@ -32,6 +32,8 @@ pub(super) struct Contents {
     pub(super) windows: bool,
     /// Dates, and points in time that are not of nanoseconds.
     pub(super) times: bool,
+    /// Dates, times and points in time.
+    pub(super) any_times: bool,
 }
 
 impl Contents {
@@ -78,7 +80,7 @@ impl Contents {
                 self.merged_keys |= call.name() == MergedKey::NAME;
                 self.calls = true;
                 // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
-                (self.floats, self.decimals, self.times) = (true, true, true);
+                (self.floats, self.decimals, self.times, self.any_times) = (true, true, true, true);
             }
             Expr::AggregateFunction(call) => {
                 self.other_functions |=
@@ -94,7 +96,7 @@ impl Contents {
             }
             // Their types are not known yet.
             Expr::HigherOrderFunction(_) | Expr::Placeholder(_) | Expr::ScalarVariable(..) => {
-                (self.floats, self.decimals, self.times) = (true, true, true);
+                (self.floats, self.decimals, self.times, self.any_times) = (true, true, true, true);
             }
             _ => {}
         }
@@ -103,6 +105,7 @@ impl Contents {
     fn add_type(&mut self, of: &DataType) {
         self.floats |= has_floats(of);
         self.decimals |= has_decimals(of);
+        self.any_times |= of.is_temporal();
         self.times |= match of {
             DataType::Timestamp(unit, _) => *unit != TimeUnit::Nanosecond,
             other => *other == DataType::Date32,

@@ -6,7 +6,7 @@
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //!    `lateral_unnest`: `CROSS JOIN UNNEST(t.list)` has the elements of each row's list. `lists_as_texts`: a list
-//!    that a function would read as a text is refused.
+//!    that a function would read as a text is refused. `times_as_numbers`: so is a time that is compared with a number.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`: Iceberg's nested columns go into a UNION with others. `copies`: INTERSECT ALL and EXCEPT ALL count
 //!    equal rows. `dates`: a date and hours are a point in time. `doubles`: DOUBLE and DECIMAL meet as DOUBLE.
@@ -55,6 +55,7 @@ mod own_functions;
 mod partitions;
 mod spared;
 mod time_units;
+mod times_as_numbers;
 mod types;
 mod unions;
 mod using;
@@ -71,6 +72,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
             NeededRule::new(|plan| plan.other_functions, own_functions::OwnFunctions),
             NeededRule::new(|plan| plan.unnests, lateral_unnest::LateralUnnest),
             NeededRule::new(|plan| plan.calls, lists_as_texts::ListsAsTexts),
+            NeededRule::new(|plan| plan.any_times, times_as_numbers::TimesAsNumbers),
             NeededRule::new(|plan| plan.merged_keys, merged_keys::MergedKeys),
             NeededRule::new(|plan| plan.unions, unions::UnmarkedUnions),
             NeededRule::new(|plan| plan.set_joins, copies::CountedCopies),

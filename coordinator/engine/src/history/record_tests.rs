@@ -89,7 +89,7 @@ pub(in crate::history) fn events(query: &str) -> Vec<StampedEvent> {
         ended(1, 1, done(usage(0, 0, 2), None), reported),
         adopted(1, 1, 2),
         begun(2, 0, AttemptCause::First),
-        QueryEvent::CoordinatorRead { usage: with_waits(usage(3, 500, 0), 500_000, 60) },
+        QueryEvent::CoordinatorRead { usage: with_waits(usage(3, 500, 0), 500_000, 60), billed: usage(3, 500, 0) },
         QueryEvent::Finished { rows: 7 },
     ];
     (0..).zip(events).map(|(index, event)| StampedEvent { at: MS * index, event }).collect()
@@ -314,8 +314,8 @@ fn a_long_statement_is_cut_between_characters() {
 
 #[test]
 fn unknown_figures_are_null() {
-    let interrupted =
-        [QueryEvent::CoordinatorRead { usage: usage(2, 300, 0) }, QueryEvent::failed(&QueryError::interrupted())];
+    let read = QueryEvent::CoordinatorRead { usage: usage(2, 300, 0), billed: usage(2, 300, 0) };
+    let interrupted = [read, QueryEvent::failed(&QueryError::interrupted())];
     let interrupted = interrupted.map(|event| StampedEvent { at: MS, event });
     let meta = meta("q", "SELECT 1", &[]);
     let cancelled = StatementEnd { outcome: Outcome::Cancelled, message: None };

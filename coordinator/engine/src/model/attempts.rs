@@ -134,6 +134,8 @@ pub(super) struct ResultTraffic {
 pub(super) struct DigestTraffic {
     seconds: f64,
     pub(super) requests: u64,
+    /// Part of the requests that costs something.
+    pub(super) billed: u64,
     pub(super) bytes: u64,
     /// Objects in the exchange, one a stage.
     pub(super) objects: u64,
@@ -237,21 +239,25 @@ impl RemoteRun {
 pub(super) struct LocalRun {
     pub(super) seconds: f64,
     pub(super) requests: u64,
+    /// Part of the requests that costs something.
+    pub(super) billed: u64,
 }
 
 impl LocalRun {
     pub(super) fn of(load: &LocalLoad, model: &TimeModel, assume: &Assumptions) -> Self {
-        let LocalLoad { weight_bytes, reads } = load;
+        let LocalLoad { weight_bytes, reads, of_files } = load;
         let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, reads_ahead, .. } = *model;
         let reading = reads.bytes as f64 / pipe_bytes_per_second;
         let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
         let waits = Waits::of(reads, cores.max(1), ahead_of(reads, reads_ahead), &model.latency_of(reads));
-        let requests = requests(reads, assume);
+        let again = |requests: u64| requests + assume.repeated_reads(requests, u64::from(requests > 0));
+        let (of_files, requests) = (requests(of_files, assume), requests(reads, assume));
         Self {
             seconds: waits.before_computing
                 + waits.beside(reading, computing)
                 + assume.deviations * waits.variance.sqrt(),
-            requests: requests + assume.repeated_reads(requests, u64::from(requests > 0)),
+            requests: again(requests),
+            billed: again(requests.saturating_sub(of_files)),
         }
     }
 }
@@ -472,10 +478,11 @@ fn digests(stages: &[&StageLoad], model: &TimeModel, assume: &Assumptions) -> Di
     let model = TimeModel { reads_ahead: DIGEST_READS_MAX, cores: 1, ..*model };
     let mut done = DigestTraffic::default();
     for load in stages.iter().filter_map(|stage| stage.digest.as_ref()) {
-        let LocalRun { seconds, requests } = LocalRun::of(load, &model, assume);
+        let LocalRun { seconds, requests, billed } = LocalRun::of(load, &model, assume);
         // Stages do it at the same time.
         done.seconds = done.seconds.max(seconds);
         done.requests += requests;
+        done.billed += billed;
         done.bytes += load.reads.bytes;
         done.objects += 1;
     }
@@ -562,7 +569,7 @@ mod tests {
             |files| Reads { footers: files, row_groups: files, runs: files, bytes: files * 1000, ..Reads::default() };
         for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
             for files in [1, 2, 100] {
-                let load = LocalLoad { weight_bytes: 1000 * files, reads: reads(files) };
+                let load = LocalLoad { weight_bytes: 1000 * files, reads: reads(files), of_files: Reads::default() };
                 let each = FragmentLoad { reads: reads(1), reads_at_most: reads(1), ..FragmentLoad::of_bytes(1000, 1) };
                 let stage = StageLoad::of_fragments(vec![each; files as usize]);
                 let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };

@@ -11,13 +11,13 @@
 
 use std::time::Duration;
 
-use gust_protocol::Usage;
+use gust_protocol::Requests;
 use serde::Serialize;
 
 use crate::attempt::Billing;
 use crate::cost::{Basis, Item, Quantities, Tariff, line_cost};
 use crate::model::attempts::{Assumptions, LocalRun, Machines, RemoteRun, duration};
-use crate::model::load::{LocalLoad, StageLoad};
+use crate::model::load::{LocalLoad, OwnUsage, StageLoad};
 use crate::model::{Place, TimeModel};
 use crate::money::Money;
 
@@ -27,7 +27,7 @@ pub struct Prices<'a> {
     /// Tariff with the `memory_mb` of one function.
     pub tariff: &'a Tariff,
     /// Usage of stores by the coordinator until the plan stands.
-    pub planning: &'a Usage,
+    pub planning: &'a OwnUsage,
 }
 
 /// Amounts of one candidate: a query at one place, with one packing.
@@ -109,7 +109,7 @@ impl Forecast {
     /// Adds the scans that the coordinator reads itself, after the functions: their plans do not travel.
     #[must_use]
     pub fn and_here(mut self, load: &LocalLoad, model: &TimeModel, tariff: &Tariff) -> Self {
-        let here = locally(load, model, &Prices { tariff, planning: &Usage::default() });
+        let here = locally(load, model, &Prices { tariff, planning: &OwnUsage::default() });
         self.expected = self.expected + here.expected;
         self.upper = self.upper + here.upper;
         let new = here.not_included.into_iter().filter(|name| !self.not_included.contains(name));
@@ -131,34 +131,38 @@ fn functions_amounts(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'
     spent.add(Item::TableReads, Basis::Metered, run.requests(plans, assume));
     spent.add(Item::ExchangeWrites, Basis::Metered, results.writes);
     spent.add(Item::ExchangeReads, Basis::Metered, results.objects);
-    spent.add(Item::CoordinatorReads, Basis::Metered, digests.requests);
+    spent.add(Item::CoordinatorReads, Basis::Metered, digests.billed);
     // The coordinator's own writes: plans, digests, rows, and a listing to clean up where anything was written.
     let own_writes = plans + digests.objects + shared.objects;
     spent.add(Item::CoordinatorWrites, Basis::Metered, own_writes + u64::from(own_writes + results.writes > 0));
     spent.add(Item::ExchangeStorage, Basis::Metered, u128::from(results.stored_bytes) * duration(seconds).as_micros());
     spent.add(Item::Logs, Basis::Unknown, run.attempts().count() as u64);
     add_own(&mut spent, prices, seconds, results.bytes + digests.bytes);
-    let bytes = run.bytes() + results.object_bytes + digests.bytes + prices.planning.bytes_read;
-    amounts(&spent, prices.tariff, seconds, bytes)
+    let bytes = run.bytes() + results.object_bytes + digests.bytes + prices.planning.all.bytes_read;
+    amounts(&spent, prices, seconds, bytes, digests.requests - digests.billed)
 }
 
 fn local_amounts(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>, assume: &Assumptions) -> Spending {
-    let LocalRun { seconds, requests } = LocalRun::of(load, model, assume);
+    let LocalRun { seconds, requests, billed } = LocalRun::of(load, model, assume);
     let mut spent = Quantities::default();
-    spent.add(Item::CoordinatorReads, Basis::Metered, requests);
-    add_own(&mut spent, prices, seconds, load.reads.bytes);
-    amounts(&spent, prices.tariff, seconds, load.reads.bytes + prices.planning.bytes_read)
+    spent.add(Item::CoordinatorReads, Basis::Metered, billed);
+    add_own(&mut spent, prices, seconds, load.reads.bytes - load.of_files.bytes);
+    amounts(&spent, prices, seconds, load.reads.bytes + prices.planning.all.bytes_read, requests - billed)
 }
 
 /// Adds the coordinator's own spending on any query: the requests of its planning, its machine, and bytes that come to it.
 fn add_own(spent: &mut Quantities, prices: &Prices<'_>, seconds: f64, arriving_bytes: u64) {
-    let bytes = arriving_bytes + prices.planning.bytes_read;
-    spent.add_own(&prices.planning.requests, bytes, duration(seconds), prices.tariff);
+    let planning = &prices.planning.billed;
+    spent.add_own(&planning.requests, arriving_bytes + planning.bytes_read, duration(seconds), prices.tariff);
 }
 
-/// Sums up, and names the items without an amount.
-fn amounts(spent: &Quantities, tariff: &Tariff, seconds: f64, bytes: u64) -> Spending {
-    let (mut requests, mut gb_seconds) = (0, 0.0);
+/// Sums up, and names the items without an amount. `of_files` requests go to files of this machine, beside those of planning.
+fn amounts(spent: &Quantities, prices: &Prices<'_>, seconds: f64, bytes: u64, of_files: u64) -> Spending {
+    let OwnUsage { all, billed } = prices.planning;
+    let planning = |requests: &Requests| requests.get + requests.head + requests.list + requests.put;
+    let (mut requests, mut gb_seconds) =
+        (of_files + planning(&all.requests).saturating_sub(planning(&billed.requests)), 0.0);
+    let tariff = prices.tariff;
     let mut not_included: Vec<&'static str> = Vec::new();
     for (item, basis, quantity) in spent.iter() {
         match item {

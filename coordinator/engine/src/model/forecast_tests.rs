@@ -1,4 +1,4 @@
-use gust_protocol::Requests;
+use gust_protocol::{Requests, Usage};
 
 use super::*;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
@@ -37,8 +37,10 @@ fn model() -> TimeModel {
     }
 }
 
-fn planning() -> Usage {
-    Usage { requests: Requests { get: 3, list: 1, ..Requests::default() }, bytes_read: 1_000, ..Usage::default() }
+fn planning() -> OwnUsage {
+    let requests = Requests { get: 3, list: 1, ..Requests::default() };
+    let all = Usage { requests, bytes_read: 1_000, ..Usage::default() };
+    OwnUsage { all, billed: all }
 }
 
 const FRAGMENT: FragmentLoad = FragmentLoad { weight_bytes: 100_000_000, lanes: 1, reads: READS, reads_at_most: READS };
@@ -197,7 +199,9 @@ fn the_last_of_many_answers_is_waited_for() {
     let reads = Reads { footers: 0, row_groups: 8, runs: 8, bytes: 0, ..READS };
     let model = TimeModel { read_latency: varying, reads_ahead: 64, ..model() };
     let prices = Prices { tariff: &tariff(), planning: &planning() };
-    let seconds = |weight_bytes| locally(&LocalLoad { weight_bytes, reads }, &model, &prices).expected.seconds;
+    let seconds = |weight_bytes| {
+        locally(&LocalLoad { weight_bytes, reads, of_files: Reads::default() }, &model, &prices).expected.seconds
+    };
     // Eight at a time: the first is there after 20 ms, the last after 10 + 10 × 2.72.
     let (first, last) = (varying.of_last(1.0), varying.of_last(8.0));
     check_seconds(seconds(0), last);
@@ -262,7 +266,10 @@ fn a_digest_of_delete_files_is_read_once_before_the_fragments() {
     const FILES: u64 = 64;
     let plain = forecast(&[stage(2)], |_, _, _| {});
     let reads = Reads { footers: FILES, footers_max: FILES, bytes: 1_000_000, is_remote: true, ..Reads::default() };
-    let digested = StageLoad { digest: Some(LocalLoad { weight_bytes: 1_000_000, reads }), ..stage(2) };
+    let digested = StageLoad {
+        digest: Some(LocalLoad { weight_bytes: 1_000_000, reads, of_files: Reads::default() }),
+        ..stage(2)
+    };
     let Forecast { expected, .. } = forecast(&[digested], |_, _, _| {});
     // 32 of them at a time, of 10 ms each.
     let more = expected.seconds - plain.expected.seconds;
@@ -307,7 +314,7 @@ fn settings_are_priced() {
 
 #[test]
 fn a_local_run_has_requests_and_the_machine() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
     let (model, mut tariff, planning) = (model(), tariff(), planning());
     tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
     let prices = Prices { tariff: &tariff, planning: &planning };
@@ -319,6 +326,24 @@ fn a_local_run_has_requests_and_the_machine() {
     assert_eq!((expected.requests, expected.bytes, expected.gb_seconds), (8 + 3 + 1, 120_001_000, 0.0));
     check_seconds(upper.seconds, 4.0 + 0.03 + 0.02);
     assert_eq!(upper.requests, 13 + 1 + 1 + 3 + 1);
+}
+
+/// Files of this machine are read and counted, and cost nothing.
+#[test]
+fn files_of_this_machine_are_not_billed() {
+    let (model, tariff) = (model(), Tariff { coordinator_outside: Some(true), ..tariff() });
+    let planning = OwnUsage { billed: Usage::default(), ..planning() };
+    let prices = Prices { tariff: &tariff, planning: &planning };
+    let here = Reads { is_remote: false, ..READS };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: here, of_files: here };
+    let of_here = locally(&load, &model, &prices);
+    assert_eq!((of_here.expected.dollars, of_here.upper.dollars), (Money::ZERO, Money::ZERO));
+    assert_eq!((of_here.expected.requests, of_here.expected.bytes), (8 + 3 + 1, 120_001_000));
+    // Beside them, the reads of a bucket cost what they cost alone.
+    let there = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
+    let both = locally(&(load + there), &model, &prices);
+    assert_eq!(both.expected.dollars, locally(&there, &model, &prices).expected.dollars);
+    assert!(both.expected.dollars > Money::ZERO);
 }
 
 /// The forecast and the report are made of the same quantities.
@@ -348,7 +373,8 @@ fn a_query_that_goes_as_expected_costs_what_was_expected() {
         let (rows, result_bytes, inline, read) = (1, 500_000, true, Duration::ZERO);
         push(QueryEvent::FragmentAdopted { id, attempt: 0, rows, result_bytes, inline, read });
     }
-    push(QueryEvent::CoordinatorRead { usage: planning() });
+    let OwnUsage { all: usage, billed } = planning();
+    push(QueryEvent::CoordinatorRead { usage, billed });
     push(QueryEvent::Finished { rows: 1 });
     assert_eq!(price(&events, &tariff()).known, expected.dollars);
 }
@@ -366,7 +392,7 @@ fn nonsense_does_not_panic() {
 
 #[test]
 fn a_quote_has_each_forecast_once_and_says_what_is_missing() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
     let (model, tariff, planning) = (model(), tariff(), planning());
     let on = Machines { model: &model, functions_max: 8, shares_machine: false, warm: 8, lanes: 1 };
     let prices = Prices { tariff: &tariff, planning: &planning };

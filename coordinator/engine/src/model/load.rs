@@ -3,7 +3,7 @@
 use std::iter::Sum;
 use std::ops::Add;
 
-use gust_protocol::FragmentLimits;
+use gust_protocol::{FragmentLimits, Usage};
 
 /// One fragment's work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,12 +104,14 @@ impl StageLoad {
 pub struct LocalLoad {
     pub weight_bytes: u64,
     pub reads: Reads,
+    /// Part of `reads` that goes to files of this machine, and costs nothing.
+    pub of_files: Reads,
 }
 
 impl LocalLoad {
     /// Makes the load of a query of which only its bytes are known.
     pub fn of_bytes(weight_bytes: u64) -> Self {
-        Self { weight_bytes, reads: Reads::of_bytes(weight_bytes) }
+        Self { weight_bytes, reads: Reads::of_bytes(weight_bytes), of_files: Reads::default() }
     }
 }
 
@@ -117,8 +119,19 @@ impl Add for LocalLoad {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { weight_bytes: self.weight_bytes + other.weight_bytes, reads: self.reads + other.reads }
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            reads: self.reads + other.reads,
+            of_files: self.of_files + other.of_files,
+        }
     }
+}
+
+/// Requests and bytes of the coordinator, and the part of them that is billed. Files of this machine cost nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OwnUsage {
+    pub all: Usage,
+    pub billed: Usage,
 }
 
 /// Requests and bytes.

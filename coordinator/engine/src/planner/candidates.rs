@@ -21,7 +21,7 @@ use crate::config::{Prefer, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
-use crate::model::load::LocalLoad;
+use crate::model::load::{LocalLoad, OwnUsage};
 use crate::model::{Choice, FleetFacts, Forecast, FunctionSize, Place, Reason, WallTimes};
 use crate::tables::pruning::PruningNotes;
 
@@ -32,7 +32,7 @@ pub(super) struct LocalPlan {
     pub(super) plan: Arc<dyn ExecutionPlan>,
     pub(super) reads: LocalReads,
     /// Usage of stores until the plan stood.
-    planned: Usage,
+    planned: OwnUsage,
 }
 
 /// A query's plans, and its candidates.
@@ -45,7 +45,7 @@ pub(super) struct Candidates {
     /// Candidates, the local one first.
     pub(super) all: Vec<Candidate>,
     /// Requests and bytes of the coordinator's own until the plan for functions stands.
-    planning: Usage,
+    planning: OwnUsage,
     pub(super) tariff: Tariff,
     /// The reason why `tariff` is another region's: it breaks ties between equal seconds, and is shown nowhere.
     pub(super) unpriced: Option<PriceError>,
@@ -112,7 +112,7 @@ impl Planner {
         let optimized = optimized(&state, logical)?;
         let plan = state.query_planner().create_physical_plan(&optimized, &state).await?;
         let reads = self.local_reads(&plan, footers(&state).as_ref())?;
-        Ok(LocalPlan { state, optimized, plan, reads, planned: self.stores.usage() })
+        Ok(LocalPlan { state, optimized, plan, reads, planned: self.stores.own_usage() })
     }
 
     /// Plans a query for everywhere and estimates it.
@@ -142,7 +142,7 @@ impl Planner {
             distributed: None,
             stays: None,
             all: vec![Candidate { forecast: here, functions: None }],
-            planning: Usage::default(),
+            planning: OwnUsage::default(),
             tariff,
             unpriced,
             missing: Vec::new(),
@@ -173,14 +173,15 @@ impl Planner {
 
     /// Adds the candidates on functions. Returns the reason if there are none.
     async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
-        let begun = self.stores.usage();
+        let begun = self.stores.own_usage();
         // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
         let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
         let (state, plan) = distributed(state, optimized, self.settings.stages).await?;
-        let mut planning = between(begun, self.stores.usage());
-        planning.requests += first.requests;
-        planning.bytes_read += first.bytes_read;
-        candidates.planning = planning;
+        let ended = self.stores.own_usage();
+        candidates.planning = OwnUsage {
+            all: after(first.all, begun.all, ended.all),
+            billed: after(first.billed, begun.billed, ended.billed),
+        };
         let cut = match self.cut(&plan, self.settings.stages)? {
             Placement::Functions(cut) => cut,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
@@ -267,13 +268,11 @@ impl Planner {
     }
 }
 
-/// Returns the requests and bytes between two counts.
-fn between(earlier: Usage, later: Usage) -> Usage {
-    Usage {
-        requests: later.requests - earlier.requests,
-        bytes_read: later.bytes_read - earlier.bytes_read,
-        ..Usage::default()
-    }
+/// Returns the requests and bytes of `first` and those between two counts.
+fn after(first: Usage, earlier: Usage, later: Usage) -> Usage {
+    let mut requests = first.requests;
+    requests += later.requests - earlier.requests;
+    Usage { requests, bytes_read: first.bytes_read + later.bytes_read - earlier.bytes_read, ..Usage::default() }
 }
 
 pub(super) fn unpriced(error: PriceError) -> DataFusionError {

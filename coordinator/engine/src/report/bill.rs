@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gust_protocol::{FragmentId, Requests, Usage};
+use gust_protocol::{FragmentId, Requests};
 use serde::Serialize;
 
 use crate::attempt::Billing;
 use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
+use crate::model::load::OwnUsage;
 use crate::money::Money;
 
 /// Bytes that Athena bills at least: ten megabytes. It bills by the megabyte (AWS, Athena pricing, November 2026).
@@ -116,13 +117,16 @@ struct BillFold<'a> {
     waste: BTreeMap<WasteKind, Quantities>,
     /// Bytes of tables that used attempts read.
     table_bytes: u64,
-    coordinator: Usage,
+    /// All reads and writes of the coordinator, and those that are billed.
+    coordinator: OwnUsage,
     exchange_reads: u64,
     /// Bytes of results that the coordinator fetched.
     exchange_bytes: u64,
     /// Bytes of results that came in answers.
     inline_bytes: u64,
     invoked: u64,
+    /// True if an attempt was begun.
+    has_attempts: bool,
 }
 
 impl<'a> BillFold<'a> {
@@ -144,17 +148,19 @@ impl<'a> BillFold<'a> {
             total: Quantities::default(),
             waste: BTreeMap::new(),
             table_bytes: 0,
-            coordinator: Usage::default(),
+            coordinator: OwnUsage::default(),
             exchange_reads: 0,
             exchange_bytes: 0,
             inline_bytes: 0,
             invoked: 0,
+            has_attempts: false,
         }
     }
 
     fn add(&mut self, at: Duration, event: &'a QueryEvent) {
         match event {
             QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
+                self.has_attempts = true;
                 self.open.insert((id, *attempt), *cause);
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } => {
@@ -175,9 +181,12 @@ impl<'a> BillFold<'a> {
                 self.exchange_reads += 1;
                 self.exchange_bytes += result_bytes;
             }
-            QueryEvent::CoordinatorRead { usage } => {
-                self.coordinator.requests += usage.requests;
-                self.coordinator.bytes_read += usage.bytes_read;
+            QueryEvent::CoordinatorRead { usage, billed } => {
+                let OwnUsage { all, billed: own } = &mut self.coordinator;
+                for (sum, more) in [(all, usage), (own, billed)] {
+                    sum.requests += more.requests;
+                    sum.bytes_read += more.bytes_read;
+                }
                 self.hedged(&usage.requests, Item::CoordinatorReads);
             }
             QueryEvent::TakenOver { takeovers } => {
@@ -244,7 +253,7 @@ impl<'a> BillFold<'a> {
         };
         waste.total = waste.failed + waste.retried + waste.speculative + waste.cancelled + waste.hedged;
         let is_complete = lines.iter().all(|line| line.cost.is_some());
-        let athena = athena(self.table_bytes + self.coordinator.bytes_read - self.exchange_bytes, self.tariff);
+        let athena = athena(self.table_bytes + self.coordinator.all.bytes_read - self.exchange_bytes, self.tariff);
         let Tariff { book, architecture, as_if, stale, .. } = self.tariff;
         CostReport {
             region: book.region.clone(),
@@ -262,15 +271,32 @@ impl<'a> BillFold<'a> {
     }
 
     fn add_coordinator(&mut self) {
-        let Requests { get, head, list, put, .. } = self.coordinator.requests;
+        let OwnUsage { all, billed } = self.coordinator;
+        let Requests { get, head, list, put, .. } = billed.requests;
         // Reads of adopted results are among the coordinator's. The bill of a query that still runs may not have those yet.
-        self.exchange_reads = self.exchange_reads.min(get);
-        self.exchange_bytes = self.exchange_bytes.min(self.coordinator.bytes_read);
+        self.exchange_reads = self.exchange_reads.min(all.requests.get);
+        self.exchange_bytes = self.exchange_bytes.min(all.bytes_read);
+        // Where no bill is sent, results lie in a folder of this machine, and are priced as if they lay in S3.
+        let (files, file_bytes) = match self.tariff.as_if {
+            // With an exchange in S3 all that is billed are results.
+            true if get > 0 && get == self.exchange_reads => (0, 0),
+            true => (all.requests.get.saturating_sub(get), all.bytes_read.saturating_sub(billed.bytes_read)),
+            false => (0, 0),
+        };
+        // The coordinator writes into the exchange alone, and lists it once to clean up.
+        let (put, list) = match self.tariff.as_if && self.has_attempts {
+            true => {
+                (all.requests.put, list + all.requests.list.saturating_sub(list).min(u64::from(all.requests.put > 0)))
+            }
+            false => (put, list),
+        };
+        let results = self.exchange_reads - self.exchange_reads.min(files);
+        let result_bytes = self.exchange_bytes.min(file_bytes);
         let total = &mut self.total;
         total.add(Item::ExchangeReads, Basis::Metered, self.exchange_reads);
         total.add(Item::Logs, Basis::Unknown, self.invoked);
-        let requests = Requests { get: get - self.exchange_reads, head, list, put, ..Requests::default() };
-        total.add_own(&requests, self.coordinator.bytes_read + self.inline_bytes, self.end, self.tariff);
+        let requests = Requests { get: get.saturating_sub(results), head, list, put, ..Requests::default() };
+        total.add_own(&requests, billed.bytes_read + result_bytes + self.inline_bytes, self.end, self.tariff);
     }
 }
 
@@ -282,8 +308,8 @@ pub fn spent_until_now(events: &[StampedEvent], tariff: &Tariff) -> Money {
             QueryEvent::AttemptEnded { outcome, billing, .. } => {
                 spent.add_all(&attempt_spent(outcome, *billing, Duration::ZERO, tariff));
             }
-            QueryEvent::CoordinatorRead { usage } => {
-                spent.add_own(&usage.requests, usage.bytes_read, Duration::ZERO, tariff);
+            QueryEvent::CoordinatorRead { billed, .. } => {
+                spent.add_own(&billed.requests, billed.bytes_read, Duration::ZERO, tariff);
             }
             _ => {}
         }

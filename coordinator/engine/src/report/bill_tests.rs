@@ -1,6 +1,7 @@
 use super::*;
 use crate::attempt::InvokeErrorKind;
 use crate::cost::Architecture;
+use gust_protocol::Usage;
 
 fn tariff() -> Tariff {
     Tariff::of_tests()
@@ -84,7 +85,7 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
         .then(QueryEvent::AttemptStarted { id: id(0), attempt: 0, cause: AttemptCause::First, time: Duration::ZERO })
         .at(second, end)
         .adopted(0, 0, false, 1 << 30)
-        .at(second * 2, QueryEvent::CoordinatorRead { usage: coordinator })
+        .at(second * 2, QueryEvent::CoordinatorRead { usage: coordinator, billed: coordinator })
         .at(second * 2, QueryEvent::Finished { rows: 1 });
     let report = events.price(&tariff());
     use Basis::{Metered, Unknown};
@@ -205,7 +206,7 @@ fn a_machine_in_the_settings_is_priced_and_complete() {
     };
     let usage = Usage { bytes_read: 1 << 30, ..usage(1, 0, 1 << 30, 0) };
     let events = Scenario::default()
-        .then(QueryEvent::CoordinatorRead { usage })
+        .then(QueryEvent::CoordinatorRead { usage, billed: usage })
         .at(Duration::from_secs(10), QueryEvent::Finished { rows: 0 });
     let report = events.price(&tariff);
     use Basis::Metered;
@@ -222,10 +223,31 @@ fn a_machine_in_the_settings_is_priced_and_complete() {
 }
 
 #[test]
+fn files_of_this_machine_are_not_billed() {
+    let none = Usage::default();
+    let files = usage(8, 3, 1 << 30, 0);
+    let sent = Tariff { as_if: false, coordinator_outside: Some(true), ..tariff() };
+    for tariff in [sent.clone(), Tariff { as_if: true, ..sent.clone() }] {
+        let events = Scenario::default().then(QueryEvent::CoordinatorRead { usage: files, billed: none });
+        let report = events.price(&tariff);
+        assert_eq!((report.at_most, report.athena.bytes), (Money::ZERO, 1 << 30), "{:?}", lines(&report));
+    }
+    // A result in a folder of this machine is priced as if it lay in S3, but no read of a table is.
+    let events = Scenario::default()
+        .attempt(0, 0, AttemptCause::First, done(usage(0, 0, 0, 0)), metered(1000, 0))
+        .adopted(0, 0, false, 1 << 20)
+        .then(QueryEvent::CoordinatorRead { usage: files, billed: usage(2, 0, 0, 0) });
+    let report = events.price(&Tariff { as_if: true, ..sent });
+    let of = |name: &str| lines(&report).iter().find(|line| line.0 == name).and_then(|line| line.2);
+    assert_eq!((of("exchange reads"), of("the coordinator's reads")), (Some(400), Some(800)));
+}
+
+#[test]
 fn athena_bills_ten_megabytes_at_least() {
     #[track_caller]
     fn check(bytes: u64, expect: u64) {
-        let events = Scenario::default().then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0) });
+        let events = Scenario::default()
+            .then(QueryEvent::CoordinatorRead { usage: usage(1, 0, bytes, 0), billed: usage(1, 0, bytes, 0) });
         assert_eq!(events.price(&tariff()).athena.cost.nano_dollars(), expect, "{bytes}");
     }
     check(0, 0);

@@ -279,7 +279,7 @@ impl Report {
                 (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());
             }
             QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
-            QueryEvent::CoordinatorRead { usage } => self.coordinator.add(usage),
+            QueryEvent::CoordinatorRead { usage, .. } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
             QueryEvent::Failed { error } => self.fail(error),
         }

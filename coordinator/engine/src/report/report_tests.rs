@@ -47,7 +47,7 @@ fn waits_are_shown_where_there_were_some() {
     let check = |waited_us, ahead: AheadUsage, expect: Option<&str>| {
         let mut usage = Usage { ahead, ..Usage::default() };
         usage.spans.waited_us = waited_us;
-        let events = [StampedEvent { at: Duration::ZERO, event: QueryEvent::CoordinatorRead { usage } }];
+        let events = [StampedEvent { at: Duration::ZERO, event: QueryEvent::CoordinatorRead { usage, billed: usage } }];
         let report = Report::from_events(&events).to_string();
         let mut lines = report.lines().skip_while(|line| !line.starts_with("here ")).skip(1);
         let line = lines.next().filter(|line| !line.starts_with("time "));
@@ -115,7 +115,7 @@ fn the_page_for_programs_has_every_field() {
     let outcome = AttemptOutcome::Done { usage, cold: None };
     let billing = crate::attempt::Billing::Metered { duration: Duration::from_secs(1), init: Duration::ZERO };
     let events = [
-        QueryEvent::CoordinatorRead { usage },
+        QueryEvent::CoordinatorRead { usage, billed: usage },
         QueryEvent::AttemptStarted { id: id.clone(), attempt: 0, cause: AttemptCause::First, time: Duration::ZERO },
         QueryEvent::AttemptEnded { id, attempt: 0, outcome, billing, wall: Duration::ZERO },
     ];

@@ -28,6 +28,7 @@ use crate::attempt::{Billing, billed_max};
 use crate::cost::Tariff;
 use crate::events::{AttemptCause, AttemptOutcome, EventLog, QueryEvent, StampedEvent};
 use crate::model::PackedAs;
+use crate::model::load::OwnUsage;
 use crate::money::Money;
 use crate::report::spent_until_now;
 use crate::scheduler::AttemptResult;
@@ -47,6 +48,9 @@ pub struct WorkDone {
     pub elapsed: Duration,
     /// Storage use of the coordinator itself until the note.
     pub coordinator: Usage,
+    /// Part of it that is billed.
+    #[serde(default)]
+    pub coordinator_billed: Usage,
     pub attempts: Vec<AttemptNote>,
     pub results: Vec<SavedResult>,
     pub terms: PlanTerms,
@@ -138,11 +142,11 @@ impl Inherited {
 
     fn add(&mut self, query: &str, notes: Vec<WorkDone>) {
         let mut open = HashMap::<(u32, u32, u32), (Duration, Duration)>::new();
-        let mut coordinator = Usage::default();
-        for WorkDone { elapsed, coordinator: used, attempts, results, terms } in notes {
+        let (mut coordinator, mut billed) = (Usage::default(), Usage::default());
+        for WorkDone { elapsed, coordinator: used, coordinator_billed, attempts, results, terms } in notes {
             self.terms = terms;
             self.elapsed = self.elapsed.max(elapsed);
-            coordinator = used;
+            (coordinator, billed) = (used, coordinator_billed);
             for note in attempts {
                 match note {
                     AttemptNote::Started { at, stage, index, attempt, time, .. } => {
@@ -164,7 +168,7 @@ impl Inherited {
             let ended = AttemptNote::Ended { at, stage, index, attempt, outcome, billing, wall };
             self.events.push(ended.stamped(query));
         }
-        self.events.push(StampedEvent { at, event: QueryEvent::CoordinatorRead { usage: coordinator } });
+        self.events.push(StampedEvent { at, event: QueryEvent::CoordinatorRead { usage: coordinator, billed } });
     }
 }
 
@@ -335,8 +339,9 @@ impl WorkLog {
         *next += new.len();
         let attempts: Vec<AttemptNote> = new.into_iter().filter_map(AttemptNote::of).collect();
         let is_new = !(attempts.is_empty() && results.is_empty());
-        let (elapsed, coordinator) = (events.elapsed(), stores.usage());
-        is_new.then_some(WorkDone { elapsed, coordinator, attempts, results, terms })
+        let OwnUsage { all: coordinator, billed: coordinator_billed } = stores.own_usage();
+        let elapsed = events.elapsed();
+        is_new.then_some(WorkDone { elapsed, coordinator, coordinator_billed, attempts, results, terms })
     }
 
     /// Gives the query up, because another coordinator has it. Its objects in the exchange stay.

@@ -28,6 +28,9 @@ const SEARCH_MAX: Duration = Duration::from_secs(3);
 const SEARCH_NAMES_MAX: usize = 100_000;
 /// Catalogs that are listed at once.
 const CATALOGS_AT_ONCE: usize = 4;
+
+/// Most tables of one name that a hint lists.
+const NEAR_MAX: usize = 5;
 /// SQLSTATE code of PostgreSQL for a schema that is not there.
 const NO_SCHEMA: &str = "3F000";
 
@@ -179,7 +182,9 @@ impl Session {
     }
 
     /// Searches the catalogs for a name that is near a wrong one, for a while: in its namespace, then everywhere.
-    pub(super) async fn near_table(&self, reference: &TableReference) -> Option<String> {
+    ///
+    /// Several namespaces may have a table of the very name. They are all returned, at most [`NEAR_MAX`]; else one name is.
+    pub(super) async fn near_table(&self, reference: &TableReference) -> Vec<String> {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
         let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
@@ -189,7 +194,7 @@ impl Session {
                 let asked = async { self.engine.catalogs.open(catalog).await?.tables(schema).await };
                 let beside = asked.await.unwrap_or_default();
                 if let Some(near) = nearest(table, beside.iter().map(String::as_str)) {
-                    return Some(spelled(reference, near));
+                    return vec![spelled(reference, near)];
                 }
             }
             let names = self.engine.catalogs.names().map(str::to_owned).collect::<Vec<_>>();
@@ -206,12 +211,17 @@ impl Session {
             });
             let tables: Vec<_> = tables.collect();
             let names = tables.iter().map(|(_, _, table)| table.as_str());
-            let near = names.clone().find(|name| *name == &**table).or_else(|| nearest(table, names))?;
-            let (catalog, schema, table) = tables.iter().find(|(_, _, table)| table.as_str() == near)?;
-            let parts = [catalog.as_str(), schema.as_str(), table.as_str()];
-            Some(parts.map(quoted).join("."))
+            let near = match names.clone().any(|name| name == &**table) {
+                true => Some(&**table),
+                false => nearest(table, names),
+            };
+            let named = tables.iter().filter(|(_, _, table)| Some(table.as_str()) == near);
+            let named = named.take(if near == Some(&**table) { NEAR_MAX } else { 1 });
+            let full =
+                named.map(|(catalog, schema, table)| [catalog, schema, table].map(|part| quoted(part)).join("."));
+            full.collect()
         };
-        tokio::time::timeout(SEARCH_MAX, search).await.ok().flatten()
+        tokio::time::timeout(SEARCH_MAX, search).await.unwrap_or_default()
     }
 }
 

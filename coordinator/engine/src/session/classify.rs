@@ -12,6 +12,7 @@ use crate::cap::OverCap;
 use crate::error::{ErrorKind, QueryError, with_causes};
 use crate::history::{HistoryError, Outcome, StatementEnd};
 use crate::scheduler::{FailureCause, FragmentFailure};
+use crate::sql;
 use crate::storage::aws::NoCredentials;
 use crate::tables::folder::FolderError;
 use crate::tables::text::TextFault;
@@ -33,6 +34,12 @@ impl QueryError {
             FragmentErrorKind::Execution if is_sql(&error) => ErrorKind::Sql,
             _ => ErrorKind::Data,
         };
+        // What is not planned is found out as late as in the physical plan.
+        if let Some(refusal) =
+            Some(&classified.message).filter(|_| kind == ErrorKind::Sql).and_then(|m| sql::without_tree(m))
+        {
+            return Self::from(refusal).with_source(error);
+        }
         let told = Self::new(kind, without_request(&classified.message));
         let told = told.with_default_hint(credentials_hint(&error)).with_default_hint(classified.hint);
         let told = told.with_default_hint(hint(classified.kind, &classified.message));

@@ -33,6 +33,7 @@ use crate::history;
 use crate::memory::ProcessMemory;
 use crate::model::measured;
 use crate::planner::DigestBounds;
+use crate::planner::rules::file_names::FileNamesInScans;
 use crate::planner::rules::filter_names;
 use crate::planner::rules::unsound::{ComparableKeys, RefuseUnsound};
 use crate::scheduler::Schedulers;
@@ -367,6 +368,7 @@ fn runtime(stores: &Stores, memory: &Arc<ProcessMemory>, folder: &Path) -> Engin
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ComparableKeys)];
     rules.extend(filter_names::rules());
+    rules.push(Arc::new(FileNamesInScans));
     rules.push(Arc::new(RefuseUnsound));
     rules
 }

@@ -15,6 +15,7 @@ use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::{self, Outcome, RecordInput, StatementEnd, StatementMeta};
 use crate::memory::machine;
+use crate::model::load::OwnUsage;
 use crate::money::Money;
 use crate::report::Report;
 use crate::resume::WorkLog;
@@ -108,15 +109,14 @@ impl Recorder {
         }
     }
 
-    /// Runs a statement to its end and drops its rows. If it paid for reads, it is recorded and has a report.
+    /// Runs a statement to its end and drops its rows. If it paid for reads, or failed, it is recorded and has a report.
     pub(super) async fn run_unshown(self: Arc<Self>, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
         let new = self.begin(&statement, None);
         let stores = new.stores().clone();
         let is_paid = || stores.billed_usage().requests.total() > 0;
         let mut running = match new.run(statement).await {
             Ok(running) => running,
-            Err(error) if is_paid() => return (Some(self.refused(&error).await), Err(error)),
-            Err(error) => return (None, Err(error)),
+            Err(error) => return (Some(self.refused(&error).await), Err(error)),
         };
         let ended = loop {
             match running.next().await {
@@ -130,7 +130,7 @@ impl Recorder {
             Ok(()) => StatementEnd { outcome: Outcome::Done, message: None },
             Err(error) => error.into(),
         };
-        if is_paid() {
+        if is_paid() || ended.is_err() {
             return (Some(self.end(&end).await), ended);
         }
         // Nothing is under way any more.
@@ -175,7 +175,8 @@ impl Recorder {
         if let Some(OpenRecord { events, stores, .. }) = self.open().as_ref() {
             let is_counted = |stamped: &StampedEvent| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
             if !events.snapshot().iter().any(is_counted) {
-                events.push(QueryEvent::CoordinatorRead { usage: stores.usage() });
+                let OwnUsage { all: usage, billed } = stores.own_usage();
+                events.push(QueryEvent::CoordinatorRead { usage, billed });
             }
             events.push(QueryEvent::failed(error));
         }

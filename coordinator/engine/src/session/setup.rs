@@ -23,7 +23,7 @@ pub struct SetUpLog {
 }
 
 impl SetUpLog {
-    /// Takes the reports of the statements that have ended and paid for reads, also of those before an error.
+    /// Takes the reports of the statements that have ended and paid for reads or failed.
     pub fn take_reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
     }
@@ -40,7 +40,7 @@ impl Session {
     /// Runs the statements of a text in their order, and drops their rows.
     ///
     /// CREATE EXTERNAL TABLEs that follow one another are run side by side, because they mostly wait for their stores. The history
-    /// has those that paid for reads.
+    /// has those that paid for reads, and the one that failed.
     ///
     /// # Errors
     /// The error of the first statement that fails. Tables that are made side by side with it may be there.
@@ -53,7 +53,13 @@ impl Session {
     /// # Errors
     /// Those of [`Session::set_up`].
     pub async fn set_up_reported(&self, sql: &str, log: &mut SetUpLog) -> Result<(), QueryError> {
-        let mut statements = self.parse(sql)?;
+        let mut statements = match self.parse(sql) {
+            Ok(statements) => statements,
+            Err(error) => {
+                log.reports.push(Report::refused(&error));
+                return Err(error);
+            }
+        };
         while !statements.is_empty() {
             let together = side_by_side(&statements);
             let running = statements.drain(..together);

@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// Returns the tables and paths that a statement names, sorted. A table of a catalog has its name in full. A table
-    /// of the session's own has no catalog, and a schema only if it is not `public`. Paths stay as they are written.
+    /// of the session's own has no catalog, and a schema only if it is not `public`. Paths stay as they are written, also in `read_parquet('path')`.
     pub fn tables_of(&self, statement: &Statement) -> Vec<String> {
         let state = self.context.state();
         let defaults = &state.config_options().catalog;
@@ -220,7 +220,10 @@ impl Session {
                 (catalog, schema) => format!("{catalog}.{schema}.{table}"),
             }
         };
-        let references = on_big_stack(|| state.resolve_table_references(&statement.sql)).unwrap_or_default();
+        // The table that CREATE TABLE AS makes is none that is read, and a reader's call is its path.
+        let mut read = query_of_a_table(&statement.sql).unwrap_or_else(|| statement.sql.as_ref().clone());
+        sql::write_readers(&mut read);
+        let references = on_big_stack(|| state.resolve_table_references(&read)).unwrap_or_default();
         references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -273,7 +276,15 @@ impl Session {
                 }
                 None => Err(error),
             },
-            planned => planned.map(|plan| (plan, written)),
+            Err(error) => match sql::as_lists(&statement) {
+                // The types of UNNEST's arguments are known by now.
+                Some(statement) => match state.statement_to_plan(statement).await {
+                    Ok(plan) => Ok((plan, written)),
+                    Err(_) => Err(error),
+                },
+                None => Err(error),
+            },
+            Ok(plan) => Ok((plan, written)),
         };
         let (plan, names) = match planned {
             Ok((plan, names)) => match broken_table_error(&plan) {
@@ -391,15 +402,15 @@ impl Session {
         };
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let near = match nearest(name, known.iter().copied()) {
-            Some(near) => Some(near.to_owned()),
+            Some(near) => vec![near.to_owned()],
             None => Box::pin(self.near_table(reference)).await,
         };
-        let hint = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if known.is_empty() && self.config.catalogs.is_empty() => {
+        let hint = match near.as_slice() {
+            [_, ..] => format!("did you mean `{}`?", near.join("` or `")),
+            [] if known.is_empty() && self.config.catalogs.is_empty() => {
                 "no table is known; use --catalog, --setup, or a path: FROM 'data/*.parquet'".to_owned()
             }
-            None => "SHOW TABLES lists what there is".to_owned(),
+            [] => "SHOW TABLES lists what there is".to_owned(),
         };
         QueryError::sql(format!("there is no table `{reference}`")).with_hint(hint).with_sqlstate(NO_TABLE)
     }
@@ -495,7 +506,8 @@ fn sql_error(error: &DataFusionError) -> QueryError {
     // The first line is the message. Later lines list the valid names, and become the hint.
     let (first, rest) = message.split_once('\n').unwrap_or((message, ""));
     let told = QueryError::sql(format!("{}{at}", first.trim_end_matches('.')));
-    let told = told.with_default_hint(Some(rest).filter(|rest| !rest.is_empty()));
+    let told = told.with_default_hint(sql::hint_of_column(first));
+    let told = told.with_default_hint(Some(sql::few_fields(rest)).filter(|rest| !rest.is_empty()));
     match error.find_root() {
         DataFusionError::SQL(..) => told.with_sqlstate(SYNTAX),
         DataFusionError::SchemaError(kind, _) if matches!(**kind, SchemaError::FieldNotFound { .. }) => {

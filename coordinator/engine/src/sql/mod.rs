@@ -5,7 +5,7 @@
 //! ```
 //!
 //! 1. `tokens` skips a byte order mark. It refuses a text that is too long or too nested, before the parser recurses
-//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`lambdas`], [`between`]), and versions of tables go into names ([`versions`]).
+//!    over it. Words of other engines that the parser cannot read are changed or refused ([`words`], [`hive`], [`lambdas`], [`between`]), and versions of tables go into names ([`versions`]).
 //! 2. `shape` corrects the right side of IS DISTINCT FROM ([`distinct`]) and balances long chains ([`balance`]). Then
 //!    it refuses a statement that is too deep, too wide or too large ([`limits`]).
 //! 3. `prepare` keeps the texts of the result's columns ([`names`]). It joins the levels of nested namespaces ([`relations`]). It writes other engines' statements, syntax and
@@ -16,18 +16,22 @@
 //!
 //! Each step leaves a statement that prints as SQL. Non-goals: types and rows, which are the planner's.
 
+mod arguments;
 mod balance;
 mod between;
+mod columns;
 mod copies;
 mod distinct;
 mod dumps;
 mod foreign;
+mod hive;
 mod ignored;
 mod json;
 mod known;
 mod lambdas;
 mod lengths;
 pub(crate) mod limits;
+mod map_unnest;
 mod names;
 pub(crate) mod paths;
 mod pivots;
@@ -54,8 +58,10 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
+pub(crate) use columns::{few_fields, hint_of_column};
 pub(crate) use known::{Dialect, Known};
 pub(crate) use limits::{check_relations, folded_name};
+pub(crate) use map_unnest::as_lists;
 pub(crate) use names::{Names, UniquelyNamed, unique};
 pub(crate) use walk::walk_mut;
 
@@ -182,9 +188,19 @@ pub(crate) fn prepare(statement: &mut EngineStatement, known: &Known<'_>) -> Res
     }
 }
 
-/// Returns a refusal by name in place of a message of the engine that shows a syntax tree.
+/// Returns a refusal by name in place of a message of the engine that shows a syntax tree or signatures, or that names no construct.
 pub(crate) fn without_tree(message: &str) -> Option<Refusal> {
-    dumps::by_name(message).or_else(|| dumps::operator(message))
+    arguments::of_call(message)
+        .or_else(|| dumps::not_implemented(message))
+        .or_else(|| dumps::by_name(message))
+        .or_else(|| dumps::operator(message))
+}
+
+/// Writes calls of readers as the paths that they read, where they are no others.
+pub(crate) fn write_readers(statement: &mut EngineStatement) {
+    if let Some(statement) = inner_mut(statement) {
+        readers::write(statement);
+    }
 }
 
 /// Returns the parser's own statement inside the engine's.

@@ -31,10 +31,13 @@ pub(crate) struct Names {
     first: Vec<Option<String>>,
     /// Texts of the last columns behind such items, the last one first. None if there is no such item.
     last: Option<Vec<Option<String>>>,
+    /// Texts of all items, where none is a wildcard. They hold if each is one column, as the elements of a list are.
+    each: Option<Vec<Option<String>>>,
 }
 
 impl Names {
-    /// Takes the names of a query's columns from its text. Aliases, columns and casts of columns keep the engine's names.
+    /// Takes the names of a query's columns from its text. Aliases and columns keep the engine's names. A cast of a column has the
+    /// column's name, without its table.
     pub(crate) fn written(statement: &EngineStatement) -> Self {
         let EngineStatement::Statement(statement) = statement else { return Self::default() };
         let Statement::Query(query) = statement.as_ref() else { return Self::default() };
@@ -51,7 +54,10 @@ impl Names {
         let known = |item: &&SelectItem| !is_of_many(item);
         let first: Vec<_> = items.iter().take_while(known).map(text_of).collect();
         let last = (first.len() < items.len()).then(|| items.iter().rev().take_while(known).map(text_of).collect());
-        Self { aliases: HashMap::new(), first, last }
+        let is_wildcard =
+            |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+        let each = (!items.iter().any(is_wildcard)).then(|| items.iter().map(text_of).collect());
+        Self { aliases: HashMap::new(), first, last, each }
     }
 
     /// Adds the names that are shown for aliases.
@@ -61,12 +67,15 @@ impl Names {
 
     /// Returns the name to show for the column at a place, of so many columns. `name` is that of the plan.
     pub(crate) fn shown<'a>(&'a self, place: usize, columns: usize, name: &'a str) -> &'a str {
-        let Self { aliases, first, last } = self;
+        let Self { aliases, first, last, each } = self;
         let fits = match last {
             None => first.len() == columns,
             Some(last) => first.len() + last.len() <= columns,
         };
         let text = match last {
+            _ if each.as_ref().is_some_and(|each| each.len() == columns) => {
+                each.as_ref().and_then(|each| each.get(place))
+            }
             _ if !fits => None,
             Some(last) if place >= first.len() => {
                 columns.checked_sub(place + 1).and_then(|from_end| last.get(from_end))
@@ -106,7 +115,9 @@ fn is_of_many(item: &SelectItem) -> bool {
 /// Returns the text of an item that has no name of its own.
 fn text_of(item: &SelectItem) -> Option<String> {
     match item {
-        SelectItem::UnnamedExpr(expr) if natural_name(expr).is_none() => Some(expr.to_string()),
+        // A field of a row reads like a column of a table.
+        SelectItem::UnnamedExpr(Expr::Identifier(_)) => None,
+        SelectItem::UnnamedExpr(expr) => Some(natural_name(expr).unwrap_or_else(|| expr.to_string())),
         _ => None,
     }
 }
@@ -374,9 +385,12 @@ mod tests {
     fn columns_are_shown_as_they_are_written() {
         for (text, expect) in [
             ("SELECT 1, count(*), a, a AS b, a + 1 FROM t", &["1", "count(*)", "2", "3", "a + 1"][..]),
-            ("SELECT a::INT, t.a AT TIME ZONE 'UTC', CAST(1 AS INT)", &["0", "1", "CAST(1 AS INT)"]),
+            ("SELECT a::INT, t.a AT TIME ZONE 'UTC', CAST(1 AS INT)", &["a", "a", "CAST(1 AS INT)"]),
+            ("SELECT s.a, unnest(b) FROM t", &["a", "unnest(b)"]),
+            ("SELECT TRY_CAST(t.a AS INT), unnest(b) AS c FROM t", &["a", "1"]),
             ("SELECT 1, *, 2, t.*, 3 FROM t", &["1", "1", "2", "3", "4", "3"]),
             ("SELECT 1, unnest(a), 2", &["1", "1", "2", "2"]),
+            ("SELECT 1, unnest(a), 2", &["1", "unnest(a)", "2"]),
             ("SELECT 1, *, 2 FROM t", &["0"]),
             ("SELECT 1, 2", &["0", "1", "2"]),
             ("SELECT 1 UNION SELECT 2", &["1"]),

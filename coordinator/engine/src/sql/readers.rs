@@ -2,13 +2,17 @@
 //!
 //! An option that says what is done anyway is left out. Any other is refused with the statement that has it.
 
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, TableAlias, TableFactor, Value,
-    ValueWithSpan,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Statement, TableAlias, TableFactor, Value,
+    ValueWithSpan, VisitorMut,
 };
 
 use super::Refusal;
 use super::limits::folded_name;
+use super::walk::walk_mut;
 
 /// Readers, and the formats that they read.
 const READERS: [(&str, &str); 8] = [
@@ -52,6 +56,23 @@ const OPTIONS: &[ReaderOption] = &[
 
 const DECLARES: &str = "CREATE EXTERNAL TABLE declares columns and OPTIONS";
 
+/// Writes the calls of a statement as the tables of their paths, where they are no others.
+pub(super) fn write(statement: &mut Statement) {
+    let ControlFlow::Continue(()) = walk_mut(statement, &mut Readers);
+}
+
+struct Readers;
+
+impl VisitorMut for Readers {
+    type Break = Infallible;
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Infallible> {
+        // A refusal leaves the call as it is.
+        let _refused = as_path(factor).is_err();
+        ControlFlow::Continue(())
+    }
+}
+
 /// Writes a call of a reader as the path's table.
 ///
 /// # Errors
@@ -88,6 +109,7 @@ pub(super) fn as_path(factor: &mut TableFactor) -> Result<(), Refusal> {
     }
     if let Some(option) = refused {
         let hint = match declared.is_empty() {
+            true if option == "filename" => "\"$path\" in SELECT is the file of a row".to_owned(),
             true => DECLARES.to_owned(),
             false => format!(
                 "CREATE EXTERNAL TABLE t STORED AS {format} LOCATION '{}' OPTIONS ({})",

@@ -12,8 +12,8 @@
 //! ```
 
 use datafusion::sql::sqlparser::ast::{
-    ContextModifier, Expr, Ident, ObjectName, Set, ShowCreateObject, ShowStatementFilter, ShowStatementFilterPosition,
-    ShowStatementOptions, Statement, Value, ValueWithSpan,
+    ContextModifier, CreateTableOptions, Expr, Ident, ObjectName, Set, ShowCreateObject, ShowStatementFilter,
+    ShowStatementFilterPosition, ShowStatementOptions, Statement, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -111,6 +111,10 @@ fn changed(statement: &mut Statement) -> Result<(), Refusal> {
             return Err(Refusal::new("CREATE VIEW with IF NOT EXISTS is not supported", hint));
         }
         Statement::CreateView(view) => view.temporary = false,
+        Statement::CreateTable(table) if !matches!(table.table_options, CreateTableOptions::None) => {
+            let hint = "CREATE TABLE t AS SELECT ... keeps rows as long as the session, COPY (SELECT ...) TO 'rows.parquet' writes a file";
+            return Err(Refusal::new("CREATE TABLE with options is not supported", hint));
+        }
         Statement::CreateTable(table) if table.query.is_some() => table.temporary = false,
         Statement::Execute { parameters, has_parentheses, using, .. } if !using.is_empty() && parameters.is_empty() => {
             *parameters = std::mem::take(using).into_iter().map(|given| given.expr).collect();

@@ -2,11 +2,12 @@
 //!
 //! `PREPARE q FROM …` is `PREPARE q AS …`, and question marks are `$1`, `$2` …. A statement
 //! that begins with FROM and selects nothing selects all columns. `USE CATALOG c` is `USE c`. `COPY … TO 'x' (FORMAT f)` is
-//! `COPY … TO 'x' STORED AS f`.
+//! `COPY … TO 'x' STORED AS f`. `U&'\0041'` is its text, and `AS MATERIALIZED (` of WITH is `AS (`. A type `ARRAY(t)` is `ARRAY<t>`.
+//! CREATE EXTERNAL TABLE of Athena is in [`super::hive`].
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
 
-use super::Refusal;
+use super::{Refusal, hive};
 
 /// Beginning of statements that are refused.
 struct Head {
@@ -79,6 +80,14 @@ static HEADS: &[Head] = &[
         "SHOW STATS is not supported",
         "SELECT min(x), max(x), approx_distinct(x), count(x) FROM t",
     ),
+    head(
+        &["SHOW", "VIEWS"],
+        "SHOW VIEWS is not supported",
+        "SELECT table_name FROM information_schema.tables WHERE table_type = 'VIEW'",
+    ),
+    head(&["SHOW", "SESSION"], "SHOW SESSION is not supported", "SHOW ALL lists the settings"),
+    head(&["REFRESH"], "REFRESH is not supported", "tables are listed whenever a query is planned; leave it out"),
+    head(&["TABLE"], "TABLE as a statement is not supported", "FROM t, or SELECT * FROM t"),
     head(&["UPDATE"], "UPDATE is not supported", "gust reads; write with another tool"),
     head(&["MERGE"], "MERGE is not supported", "gust reads; write with another tool"),
 ];
@@ -120,6 +129,11 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             let hint = "join on <=, and keep QUALIFY row_number() OVER (PARTITION BY ... ORDER BY ... DESC) = 1";
             return Err(Refusal::new("ASOF JOIN is not supported", hint));
         }
+        refuse_syntax(statement, &places)?;
+        hive::rewrite(statement, &places)?;
+        let blank = materialized(statement, &places);
+        let angles = array_types(statement, &places);
+        let is = |at: usize, word: &str| places.get(at).is_some_and(|place| is_word(&statement[*place].token, word));
         let format = if is(0, "COPY") { format_of_copy(statement, &places)? } else { None };
         let names_kind = ["CATALOG", "SCHEMA", "DATABASE"].iter().any(|kind| is(1, kind));
         // The name tells which it is.
@@ -136,6 +150,17 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
             words.into_iter().for_each(|(place, word)| statement[place].token = Token::make_keyword(word));
             statement[close].token = Token::Whitespace(Whitespace::Space);
         }
+        for place in blank {
+            statement[place].token = Token::Whitespace(Whitespace::Space);
+        }
+        for (place, token) in angles {
+            statement[place].token = token;
+        }
+        for TokenWithSpan { token, .. } in statement.iter_mut() {
+            if let Token::UnicodeStringLiteral(text) = token {
+                *token = Token::SingleQuotedString(std::mem::take(text));
+            }
+        }
         for (number, place) in marks.into_iter().enumerate() {
             statement[place].token = Token::Placeholder(format!("${}", number + 1));
         }
@@ -147,6 +172,89 @@ pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) -> Result<(), Refusal> {
         select_all(tokens, from_first);
     }
     Ok(())
+}
+
+/// Refuses syntax that the parser cannot read and that one word gives away.
+fn refuse_syntax(statement: &[TokenWithSpan], places: &[usize]) -> Result<(), Refusal> {
+    let token = |at: usize| places.get(at).map(|place| &statement[*place].token);
+    let is = |at: usize, word: &str| token(at).is_some_and(|token| is_word(token, word));
+    let opens = |at: usize| token(at) == Some(&Token::LParen);
+    let refused = |what: &str, hint: &str| Err(Refusal::new(format!("{what} is not supported"), hint));
+    if is(0, "VALUES") && token(1).is_some() && !opens(1) {
+        return refused("VALUES of rows without brackets", "VALUES (1), (2)");
+    }
+    if is(0, "EXPLAIN") && opens(1) && ["TYPE", "IO"].iter().any(|kind| is(2, kind)) {
+        let hint = "EXPLAIN shows the plan and its place, EXPLAIN COST the dollars, EXPLAIN ANALYZE runs it";
+        return refused("EXPLAIN (TYPE ...)", hint);
+    }
+    let mut brackets = 0_usize;
+    for at in 0..places.len() {
+        match token(at) {
+            Some(Token::LBracket) => brackets += 1,
+            Some(Token::RBracket) => brackets = brackets.saturating_sub(1),
+            Some(Token::LParen) if token(at + 1) == Some(&Token::Plus) && token(at + 2) == Some(&Token::RParen) => {
+                return refused("the (+) of an outer join", "write LEFT JOIN ... ON");
+            }
+            _ => {}
+        }
+        if is(at, "FILTER") && opens(at + 1) && at > 0 && token(at - 1) == Some(&Token::RParen) && !is(at + 2, "WHERE")
+        {
+            return refused("FILTER without WHERE", "sum(x) FILTER (WHERE condition)");
+        }
+        if is(at, "USING") && is(at + 1, "SAMPLE") {
+            return refused(
+                "USING SAMPLE",
+                "FROM t TABLESAMPLE BERNOULLI (10), or ORDER BY random() LIMIT 10 for a number of rows",
+            );
+        }
+        if brackets > 0 && is(at, "FOR") && is(at + 2, "IN") {
+            return refused("a list comprehension", "transform(filter(list, x -> x > 1), x -> x * 2)");
+        }
+        if is(at, "json_object") && opens(at + 1) {
+            return refused(
+                "json_object",
+                "--format json writes nested values as JSON; named_struct('name', x) is one",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Returns the places of `[NOT] MATERIALIZED` in front of a query in WITH: the rows are the same.
+fn materialized(statement: &[TokenWithSpan], places: &[usize]) -> Vec<usize> {
+    let token = |at: usize| places.get(at).map(|place| &statement[*place].token);
+    let is = |at: usize, word: &str| token(at).is_some_and(|token| is_word(token, word));
+    let of = |at: usize| {
+        let word = at + 1 + usize::from(is(at + 1, "NOT"));
+        let is_hint = is(at, "AS") && is(word, "MATERIALIZED") && token(word + 1) == Some(&Token::LParen);
+        places[at + 1..].iter().take(if is_hint { word - at } else { 0 }).copied()
+    };
+    (0..places.len()).flat_map(of).collect()
+}
+
+/// Returns the brackets of types `ARRAY(t)` behind AS, `::` or another such bracket, as the parser reads them.
+fn array_types(statement: &[TokenWithSpan], places: &[usize]) -> Vec<(usize, Token)> {
+    let token = |at: usize| places.get(at).map(|place| &statement[*place].token);
+    let is = |at: usize, word: &str| token(at).is_some_and(|token| is_word(token, word));
+    let mut angles = Vec::new();
+    let mut open: Vec<bool> = Vec::new();
+    for (at, place) in places.iter().enumerate() {
+        let is_type =
+            |at: usize| at > 0 && (is(at - 1, "AS") || matches!(token(at - 1), Some(Token::DoubleColon | Token::Lt)));
+        match token(at) {
+            Some(Token::LParen) => {
+                let inside = at > 1 && open.last() == Some(&true) && token(at - 2) == Some(&Token::LParen);
+                let is_array = at > 0 && is(at - 1, "ARRAY") && (is_type(at - 1) || inside);
+                open.push(is_array);
+                if is_array {
+                    angles.push((*place, Token::Lt));
+                }
+            }
+            Some(Token::RParen) if open.pop() == Some(true) => angles.push((*place, Token::Gt)),
+            _ => {}
+        }
+    }
+    angles
 }
 
 /// Places of the words `(FORMAT name)`, and the name.
@@ -259,6 +367,17 @@ mod tests {
             ("USE catalog", "USE catalog"),
             ("; FROM t WHERE a IN (SELECT 1) LIMIT 2", "SELECT * FROM t WHERE a IN (SELECT 1) LIMIT 2"),
             ("FROM t SELECT a", "FROM t SELECT a"),
+            ("SELECT U&'\\0041b'", "SELECT 'Ab'"),
+            ("WITH x AS MATERIALIZED (SELECT 1) SELECT * FROM x", "WITH x AS (SELECT 1) SELECT * FROM x"),
+            ("WITH x AS NOT MATERIALIZED (SELECT 1) SELECT * FROM x", "WITH x AS (SELECT 1) SELECT * FROM x"),
+            (
+                "SELECT CAST(a AS ARRAY(BIGINT)), b::ARRAY(ARRAY(VARCHAR(3)))",
+                "SELECT CAST(a AS ARRAY<BIGINT>), b::ARRAY<ARRAY<VARCHAR(3)>>",
+            ),
+            (
+                "SELECT ARRAY(SELECT 1) AS array, materialized FROM t",
+                "SELECT ARRAY(SELECT 1) AS array, materialized FROM t",
+            ),
         ] {
             assert_eq!(parsed(text).to_string(), expect);
         }
@@ -289,6 +408,16 @@ mod tests {
             ("BEGIN", "there are no transactions", "leave it out"),
             ("EXECUTE IMMEDIATE 'SELECT 1'", "EXECUTE IMMEDIATE is not supported", "PREPARE"),
             ("SELECT 1 FROM t ASOF JOIN u ON t.a >= u.a", "ASOF JOIN is not supported", "QUALIFY"),
+            ("SHOW VIEWS", "SHOW VIEWS is not supported", "information_schema.tables"),
+            ("REFRESH TABLE t", "REFRESH is not supported", "leave it out"),
+            ("TABLE t", "TABLE as a statement is not supported", "FROM t"),
+            ("VALUES 1, 2", "VALUES of rows without brackets is not supported", "VALUES (1), (2)"),
+            ("EXPLAIN (TYPE IO) SELECT 1", "EXPLAIN (TYPE ...) is not supported", "EXPLAIN COST"),
+            ("SELECT 1 FROM a, b WHERE a.x = b.x (+)", "the (+) of an outer join is not supported", "LEFT JOIN"),
+            ("SELECT sum(a) FILTER (b > 1) FROM t", "FILTER without WHERE is not supported", "FILTER (WHERE"),
+            ("SELECT * FROM t USING SAMPLE 10%", "USING SAMPLE is not supported", "TABLESAMPLE"),
+            ("SELECT [x * 2 FOR x IN [1, 2]]", "a list comprehension is not supported", "transform"),
+            ("SELECT json_object('a': 1)", "json_object is not supported", "named_struct"),
             ("SHOW PARTITIONS t", "SHOW PARTITIONS is not supported", "SELECT DISTINCT"),
             ("SELECT $1, ?", "a statement has `?` and numbered parameters", "for all of them"),
             ("COPY t FROM 'rows.csv'", "COPY FROM is not supported", "SELECT * FROM"),

@@ -17,6 +17,7 @@ use url::{Position, Url};
 
 use crate::config::{S3Config, Secret};
 use crate::error::QueryError;
+use crate::model::load::OwnUsage;
 use crate::storage::aws::ChainCredentials;
 use crate::storage::{Reach, StoreCredentials};
 
@@ -123,7 +124,25 @@ impl Stores {
 
     /// Returns the requests and bytes that are billed: those to S3.
     pub fn billed_usage(&self) -> Usage {
-        self.usage_of(|url| url.starts_with("s3"))
+        self.usage_of(is_billed)
+    }
+
+    /// Returns both at once.
+    pub fn own_usage(&self) -> OwnUsage {
+        // One pass: what is billed is never more than all.
+        let closed = *self.0.closed.lock().expect("no holder panics");
+        let mut usage = OwnUsage { all: closed, billed: closed };
+        for (url, store) in self.lock().iter() {
+            let mut of_store = Usage::default();
+            store.add_to(&mut of_store);
+            for sum in [Some(&mut usage.all), Some(&mut usage.billed).filter(|_| is_billed(url))].into_iter().flatten()
+            {
+                sum.requests += of_store.requests;
+                sum.bytes_read += of_store.bytes_read;
+                sum.bytes_written += of_store.bytes_written;
+            }
+        }
+        usage
     }
 
     fn usage_of(&self, counts: impl Fn(&str) -> bool) -> Usage {
@@ -342,6 +361,11 @@ impl Stores {
         let metadata = Arc::clone(&self.0.settings.metadata);
         gust_catalog::CatalogStores::new(move |root| stores.open_root(root).map_err(Into::into)).with_cache(metadata)
     }
+}
+
+/// Tells if requests to a store cost something.
+fn is_billed(url: &str) -> bool {
+    url.starts_with("s3")
 }
 
 /// Returns the settings of a store whose place a catalog has told, without keys.

@@ -7,6 +7,7 @@
 //!                           repeat, range… bounded: no gigabytes from a number     (bounds.rs)
 //!                           array_*        typed: the promised list type           (corrected.rs)
 //!                        +  gust_*         calls of the coordinator's rewrites     (float_key, integers, merged_key, row_key)
+//!                        +  gust_try_*     functions that are NULL where they fail (own/rows.rs)
 //!                        +  json_extract … functions of Trino's                    (own)
 //! ```
 //!
@@ -37,7 +38,7 @@ pub use merged_key::MergedKey;
 pub use row_key::RowKey;
 
 /// Version of our functions' results. It is raised whenever one of ours computes something else under the same name.
-pub const SET_VERSION: u32 = 5;
+pub const SET_VERSION: u32 = 6;
 
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {
@@ -50,7 +51,7 @@ pub fn scalar() -> Vec<Arc<ScalarUDF>> {
             ScalarUDF::from(IntegerChain::default()),
             ScalarUDF::from(RowKey::default()),
         ];
-        scalars.chain(own.map(Arc::new)).chain(own::scalar()).collect()
+        scalars.chain(own.map(Arc::new)).chain(own::tried()).chain(own::scalar()).collect()
     });
     SET.clone()
 }
@@ -85,6 +86,11 @@ pub fn added() -> Vec<String> {
     let aggregates = own::aggregate().map(|function| function.name().to_owned());
     let of_lambdas = own::higher_order().map(|function| function.name().to_owned());
     scalars.chain(aggregates).chain(of_lambdas).collect()
+}
+
+/// Tells if a function has a form that is NULL where it fails, under its name behind `gust_try_`.
+pub fn is_tried(name: &str) -> bool {
+    own::is_tried(name)
 }
 
 /// Returns this set's scalar function of a name or alias.

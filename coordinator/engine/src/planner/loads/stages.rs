@@ -64,7 +64,11 @@ pub fn local_reads(
                 found.workload.bytes += weight_bytes;
                 found.load.weight_bytes += weight_bytes;
                 let of_data = ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator);
-                found.load.reads = found.load.reads + of_data + deletes;
+                let reads = of_data + deletes;
+                found.load.reads = found.load.reads + reads;
+                if !of_data.is_remote {
+                    found.load.of_files = found.load.of_files + reads;
+                }
             }
             Some(_) => found.others += 1,
             None => {}
@@ -257,7 +261,8 @@ impl<'a> LocalScans<'a> {
 fn digest_load(deletes: &StageDeletes, fragments: &[FragmentLoad]) -> Option<LocalLoad> {
     let reads = deletes.digest()?.reads;
     let is_remote = fragments.iter().any(|fragment| fragment.reads.is_remote);
-    Some(LocalLoad { weight_bytes: reads.bytes, reads: Reads { is_remote, ..reads } })
+    let of_files = if is_remote { Reads::default() } else { reads };
+    Some(LocalLoad { weight_bytes: reads.bytes, reads: Reads { is_remote, ..reads }, of_files })
 }
 
 /// Returns the work of one fragment of these units, without their deletes, on one of `at_once` environments.

@@ -7,6 +7,7 @@ use tracing::Instrument;
 
 use super::{RunningStatement, Session};
 use crate::events::{AttemptOutcome, EventLog, QueryEvent, StampedEvent};
+use crate::model::load::OwnUsage;
 use crate::scheduler::QueryAttempts;
 use crate::session::engine::CLEANING_MAX;
 
@@ -70,10 +71,10 @@ impl RunningStatement {
             clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
         }
         completed(&self.ahead).await;
-        let mut usage = self.session.stores.usage();
+        let OwnUsage { all: mut usage, billed } = self.session.stores.own_usage();
         usage.ahead = self.ahead.usage();
         usage.spans.waited_us = self.ahead.waited_us();
-        self.events.push(QueryEvent::CoordinatorRead { usage });
+        self.events.push(QueryEvent::CoordinatorRead { usage, billed });
         self.events.push(QueryEvent::Finished { rows: self.rows });
         self.events
     }

@@ -112,7 +112,8 @@ const NEVER_FAIL: [&str; 13] = [
 ];
 
 /// Functions that fail for some values of one argument, and its place. A literal is the same in all rows.
-const FAIL_BY: [(&str, usize); 7] = [
+const FAIL_BY: [(&str, usize); 8] = [
+    ("element_at", 1),
     ("json_extract", 1),
     ("json_extract_scalar", 1),
     ("regexp_extract", 1),
@@ -141,31 +142,105 @@ fn is_harmless(argument: &Expr) -> bool {
     is_text || number(argument).is_some_and(|number| number >= 1.0)
 }
 
-/// `try(CAST(x AS t))` is TRY_CAST, and `try(CAST(CAST(x AS t) AS u))` two of them. Other errors cannot be caught: a division by
-/// zero is no error for DOUBLE, whose types are not known here.
-pub(super) fn try_cast(call: &Call<'_>) -> Result<Choice, Refusal> {
+/// `try(CAST(x AS t))` is TRY_CAST, and so on inside: a function that reads texts has a form that is NULL where it fails. All of
+/// this is strict, so that a NULL inside is one of the whole. Other errors cannot be caught: a division by zero is no error for
+/// DOUBLE, whose types are not known here.
+pub(super) fn tried(call: &Call<'_>) -> Result<Choice, Refusal> {
     call.without_clauses()?;
-    let hint = "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0";
     let mut tried = bare(&call.arguments[0]).clone();
-    if !matches!(tried, Expr::Cast { .. }) {
-        return Err(call.refused("of anything but a CAST", hint));
-    }
-    let mut inside = &mut tried;
-    loop {
-        inside = match inside {
-            Expr::Nested(inner) => inner.as_mut(),
-            Expr::Cast { kind, expr, .. } => {
-                if matches!(kind, CastKind::Cast | CastKind::DoubleColon) {
-                    *kind = CastKind::TryCast;
-                }
-                expr.as_mut()
-            }
-            _ => break,
-        };
-    }
-    match walk(&*inside, &mut MayFail) {
+    match try_inside(&mut tried) {
         ControlFlow::Continue(()) => Ok(Choice::tree(tried)),
-        ControlFlow::Break(what) => Err(call.refused(&format!("of a CAST with {what} in it"), hint)),
+        ControlFlow::Break(what) => Err(call.refused(
+            &format!("of {what}"),
+            "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0",
+        )),
+    }
+}
+
+/// Writes casts and calls in their forms that are NULL where they fail, from the outside in. Breaks at what may fail otherwise.
+fn try_inside(expr: &mut Expr) -> ControlFlow<String> {
+    match expr {
+        Expr::Nested(inner) => return try_inside(inner),
+        Expr::Cast { kind, expr: of, .. } => {
+            if matches!(kind, CastKind::Cast | CastKind::DoubleColon) {
+                *kind = CastKind::TryCast;
+            }
+            return try_inside(of);
+        }
+        Expr::Function(function) => {
+            if let Some(first) = tried_form(function) {
+                return try_inside(first);
+            }
+        }
+        _ => {}
+    }
+    walk(&*expr, &mut MayFail)
+}
+
+/// Writes a call as the form that is NULL where it fails, and returns its first argument; the others are the same in all rows. None
+/// if it has no such form.
+fn tried_form(function: &mut Function) -> Option<&mut Expr> {
+    let name = function.name.to_string().to_lowercase();
+    if !gust_protocol::functions::is_tried(&name) {
+        return None;
+    }
+    let FunctionArguments::List(list) = &mut function.args else { return None };
+    let is_same =
+        |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(of)) if is_harmless(of));
+    if !list.args.iter().skip(1).all(is_same) {
+        return None;
+    }
+    let FunctionArg::Unnamed(FunctionArgExpr::Expr(first)) = list.args.first_mut()? else { return None };
+    function.name = ObjectName::from(Ident::new(format!("gust_try_{name}")));
+    Some(first)
+}
+
+/// Refuses a lambda that compares.
+pub(super) fn array_sort(call: &Call<'_>) -> Result<Choice, Refusal> {
+    match bare(&call.arguments[1]) {
+        Expr::Lambda(_) => Err(call.refused(
+            "with a lambda",
+            "unnest the array in an inner query, and gather it with array_agg(x ORDER BY ...)",
+        )),
+        _ => Ok(Choice::Itself),
+    }
+}
+
+pub(super) fn to_char(call: &Call<'_>) -> Result<Choice, Refusal> {
+    with_percents(call, "the letters are those of strftime: '%Y-%m-%d %H:%M:%S'")
+}
+
+pub(super) fn date_format(call: &Call<'_>) -> Result<Choice, Refusal> {
+    with_percents(
+        call,
+        "the letters are those of MySQL: '%Y-%m-%d %H:%i:%s'; format_datetime(x, 'yyyy-MM-dd') has Joda's",
+    )
+}
+
+/// Refuses a format with letters, none of which would be a part of the time.
+fn with_percents(call: &Call<'_>, hint: &str) -> Result<Choice, Refusal> {
+    with_format(call, hint, |format| format.contains('%') || !format.contains(|sign: char| sign.is_ascii_alphabetic()))
+}
+
+/// `format_datetime` by Joda's letters: a percent sign is one of another engine's.
+pub(super) fn format_datetime(call: &Call<'_>) -> Result<Choice, Refusal> {
+    let is_joda = |format: &str| {
+        let mut signs = format.chars().zip(format.chars().skip(1));
+        !signs.any(|(sign, next)| sign == '%' && next.is_ascii_alphabetic())
+    };
+    with_format(
+        call,
+        "the letters are those of Joda: 'yyyy-MM-dd HH:mm:ss'; date_format(x, '%Y-%m-%d') has MySQL's",
+        is_joda,
+    )
+}
+
+fn with_format(call: &Call<'_>, hint: &str, is_format: impl Fn(&str) -> bool) -> Result<Choice, Refusal> {
+    match bare(&call.arguments[1]) {
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(format), .. }) if !is_format(format) => {
+            Err(call.refused(&format!("with the format '{format}'"), hint))
+        }
+        _ => Ok(Choice::Itself),
     }
 }
 
@@ -181,7 +256,7 @@ impl Visitor for MayFail {
             Expr::BinaryOp { op: op @ (Plus | Minus | Multiply | Divide | Modulo), .. } => {
                 ControlFlow::Break(op.to_string())
             }
-            Expr::Cast { .. } => ControlFlow::Break("a CAST deeper".to_owned()),
+            Expr::Cast { .. } => ControlFlow::Break("a CAST inside".to_owned()),
             Expr::Function(function) => {
                 let name = function.name.to_string().to_lowercase();
                 if never_fails(&name, function) { ControlFlow::Continue(()) } else { ControlFlow::Break(name) }
@@ -324,6 +399,18 @@ pub(super) fn approx_percentile(call: &Call<'_>) -> Result<Choice, Refusal> {
     let each = Expr::Array(Array { elem: shares.iter().map(one).collect(), named: true });
     let whole = filled(template("CASE WHEN count($1) > 0 THEN $2 END"), &[value.clone(), each], None, call.at);
     Ok(Choice::Tree { tree: Box::new(whole), copied: vec![value.clone()], times: shares.len() })
+}
+
+/// Writes `approx_percentile(x, weight, share)`. A share in the second place is another engine's, which has an accuracy behind it.
+pub(super) fn weighted_percentile(call: &Call<'_>) -> Result<Choice, Refusal> {
+    if number(&call.arguments[1]).is_some_and(|share| share > 0.0 && share < 1.0) {
+        return Err(call.refused(
+            "with an accuracy",
+            "approx_percentile(x, 0.5); a weight is a whole number, in the second place",
+        ));
+    }
+    let list = call.list.clone();
+    Ok(Choice::tree(Expr::Function(call.renamed("approx_percentile_cont_with_weight", list))))
 }
 
 /// Writes `listagg(x, separator) WITHIN GROUP (ORDER BY y)`.

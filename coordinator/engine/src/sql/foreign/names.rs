@@ -52,7 +52,14 @@ pub(super) static NAMES: &[Row] = &[
     // Conditions and types.
     row(&["if", "iff", "iif"], 2..=2, Written("CASE WHEN $1 THEN $2 END")),
     row(&["if", "iff", "iif"], 3..=3, Written("CASE WHEN $1 THEN $2 ELSE $3 END")),
-    row(&["try"], 1..=1, Chosen { text: "TRY_CAST, where the argument is a CAST", choose: chosen::try_cast }),
+    row(
+        &["try"],
+        1..=1,
+        Chosen {
+            text: "NULL where a CAST fails, or a function that reads JSON, a date or a URL, or `element_at`; nothing else is tried",
+            choose: chosen::tried,
+        },
+    ),
     row(&["zeroifnull"], 1..=1, Written("coalesce($1, 0)")),
     row(&["nullifzero"], 1..=1, Written("nullif($1, 0)")),
     row(&["isnull"], 1..=1, Written("($1 IS NULL)")),
@@ -126,6 +133,7 @@ pub(super) static NAMES: &[Row] = &[
     // Arrays and maps.
     row(&["list_value", "list_pack", "array"], ANY, Renamed("make_array")),
     row(&["array_size"], 1..=1, Renamed("array_length")),
+    row(&["array_average"], 1..=1, Renamed("array_avg")),
     row(&["list_remove"], 2..=2, Renamed("array_remove_all")),
     row(&["list_sort"], 1..=1, Written("array_sort($1, 'ASC', 'NULLS LAST')")),
     row(&["map_from_arrays"], 2..=2, Written("map($1, $2)")),
@@ -193,6 +201,14 @@ pub(super) static NAMES: &[Row] = &[
         Chosen {
             text: "`approx_percentile_cont(a, b)`, or an array of them where b is an array",
             choose: chosen::approx_percentile,
+        },
+    ),
+    row(
+        &["approx_percentile"],
+        3..=3,
+        Chosen {
+            text: "`approx_percentile_cont_with_weight(a, b, c)`; an accuracy in place of a weight is refused",
+            choose: chosen::weighted_percentile,
         },
     ),
     row(&["approx_quantile"], 2..=2, Renamed("approx_percentile_cont")),
@@ -263,7 +279,10 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["regexp_full_match"], "regexp_like(x, '^(?:pattern)$')"),
     refused(&["parse_url"], "url_extract_host(x), url_extract_path(x), url_extract_parameter(x, name)"),
     refused(&["format", "printf"], "join the parts with ||, and write numbers with CAST(x AS VARCHAR)"),
-    refused(&["soundex", "word_stem", "hamming_distance", "normalize"], "levenshtein(a, b) compares spellings"),
+    refused(&["soundex", "word_stem", "hamming_distance"], "levenshtein(a, b) compares spellings"),
+    refused(&["normalize"], "texts are compared by code points; write them in one form before"),
+    refused(&["bar"], "repeat('*', CAST(x * 10 AS INT))"),
+    refused(&["zip"], "UNNEST(a, b) AS u(x, y) in FROM has the pairs; zip_with(a, b, (x, y) -> ...) joins them"),
     refused(&["xxhash64", "murmur3", "crc32", "hash", "sha1", "farm_fingerprint"], "md5(x) or sha256(x)"),
     refused(&["bitwise_left_shift"], "x << n; n counts modulo the width of the type"),
     refused(
@@ -290,7 +309,10 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["skewness", "kurtosis", "entropy"], "there are stddev, var_samp, corr and regr_slope"),
     refused(&["product"], "exp(sum(ln(x))), for numbers above 0"),
     refused(&["quantile", "quantile_disc", "percentile_disc"], "percentile_cont(x, share), or approx_percentile_cont"),
-    refused(&["approx_percentile"], "approx_percentile_cont_with_weight(x, weight, share)"),
+    refused(&["approx_percentile"], "approx_percentile(x, share), or approx_percentile(x, weight, share)"),
+    row(&["max_by"], 3..=3, Refused("(array_agg(x ORDER BY y DESC NULLS LAST))[1:n]")),
+    row(&["min_by"], 3..=3, Refused("(array_agg(x ORDER BY y))[1:n]")),
+    refused(&["generate_subscripts"], "generate_series(1, array_length(x))"),
     refused(&["percentile_approx"], "approx_percentile_cont(x, share)"),
     refused(&["any", "some"], "bool_or(x)"),
     refused(&["all"], "write each comparison: a LIKE 'x%' AND a LIKE '%y'"),
@@ -329,7 +351,46 @@ pub(super) static FORMS: &[Row] = &[
     ),
     row(&["array_remove"], 2..=2, Renamed("array_remove_all")),
     row(&["array_sort"], 1..=1, Written("array_sort($1, 'ASC', 'NULLS LAST')")),
-    row(&["to_unixtime"], 1..=1, Written("date_part('epoch', $1)")),
+    row(
+        &["array_sort"],
+        2..=2,
+        Chosen { text: "itself; a lambda that compares is refused", choose: chosen::array_sort },
+    ),
+    row(&["random"], 1..=1, Written("CAST(floor(random() * $1) AS BIGINT)")),
+    row(&["random"], 2..=2, Written("($1 + CAST(floor(random() * ($2 - $1)) AS BIGINT))")),
+    row(&["decode"], 3..=usize::MAX, Refused("CASE x WHEN a THEN b ELSE c END")),
+    row(
+        &["to_char"],
+        2..=2,
+        Chosen {
+            text: "itself, by the letters of strftime; letters of other engines are refused",
+            choose: chosen::to_char,
+        },
+    ),
+    row(
+        &["date_format"],
+        2..=2,
+        Chosen {
+            text: "itself, by the letters of MySQL; letters of other engines are refused",
+            choose: chosen::date_format,
+        },
+    ),
+    row(
+        &["format_datetime"],
+        2..=2,
+        Chosen {
+            text: "itself, by the letters of Joda; letters of other engines are refused",
+            choose: chosen::format_datetime,
+        },
+    ),
+    // The part tells what is no time. Microseconds are exact, and their quotient is the nearest double.
+    row(
+        &["to_unixtime"],
+        1..=1,
+        Written(
+            "CASE WHEN date_part('epoch', $1) IS NOT NULL THEN CAST(CAST(arrow_cast($1, 'Timestamp(Microsecond, None)') AS BIGINT) AS DOUBLE) / 1000000 END",
+        ),
+    ),
     row(&["replace"], 2..=2, Written("replace($1, $2, '')")),
     row(
         &["count"],

@@ -1,12 +1,18 @@
 //! Names that mean something else in Trino, for sessions that ask for its meaning: `SET gust.dialect = 'trino'`.
 //!
-//! These rows come before the engine's own functions. Names whose meaning here is Trino's already are not in it. Non-goals: the
-//! rules of types, of NULLs in ORDER BY, and of casts, which are the same in both dialects.
+//! These rows come before the engine's own functions. Names whose meaning here is Trino's already are not in it. [`nulls_last`] writes
+//! Trino's order of NULLs. Non-goals: the rules of types and of casts, which are the same in both dialects.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, FunctionArgumentList, Value, ValueWithSpan};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, NamedWindowDefinition,
+    NamedWindowExpr, OrderByExpr, OrderByKind, OrderByOptions, Query, Select, Statement, Value, ValueWithSpan,
+    VisitorMut, WindowType,
+};
 
 use super::chosen::{Call, Choice, bare, number, positional, text};
 use super::names::Meaning::{Chosen, Written};
@@ -14,6 +20,7 @@ use super::names::{Row, by_name, row};
 use crate::sql::Refusal;
 use crate::sql::balance::paired;
 use crate::sql::template::{filled, in_brackets, template};
+use crate::sql::walk::walk_mut;
 
 /// Names with Trino's meaning.
 pub(super) static TRINO: &[Row] = &[
@@ -52,6 +59,61 @@ pub(super) static TRINO: &[Row] = &[
 pub(super) fn trino(name: &str) -> &'static [&'static Row] {
     static ROWS: LazyLock<HashMap<&str, Vec<&Row>>> = LazyLock::new(|| by_name(TRINO));
     ROWS.get(name).map_or(&[], Vec::as_slice)
+}
+
+/// Writes NULLS LAST wherever an order does not say where its NULLs are. The engine has them first where the order falls.
+pub(super) fn nulls_last(statement: &mut Statement) {
+    let ControlFlow::Continue(()) = walk_mut(statement, &mut NullsLast);
+}
+
+struct NullsLast;
+
+impl NullsLast {
+    fn order(keys: &mut [OrderByExpr]) {
+        keys.iter_mut().for_each(|key| Self::options(&mut key.options));
+    }
+
+    fn options(options: &mut OrderByOptions) {
+        options.nulls_first.get_or_insert(false);
+    }
+}
+
+impl VisitorMut for NullsLast {
+    type Break = Infallible;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Infallible> {
+        match query.order_by.as_mut().map(|order_by| &mut order_by.kind) {
+            Some(OrderByKind::Expressions(keys)) => Self::order(keys),
+            Some(OrderByKind::All(options)) => Self::options(options),
+            None => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Infallible> {
+        for NamedWindowDefinition(_, window) in &mut select.named_window {
+            if let NamedWindowExpr::WindowSpec(window) = window {
+                Self::order(&mut window.order_by);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        if let Some(WindowType::WindowSpec(window)) = &mut function.over {
+            Self::order(&mut window.order_by);
+        }
+        Self::order(&mut function.within_group);
+        if let FunctionArguments::List(list) = &mut function.args {
+            for clause in &mut list.clauses {
+                if let FunctionArgumentClause::OrderBy(keys) = clause {
+                    Self::order(keys);
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Writes a replacement of Trino's, in which `$1` is a group and a backslash makes the next sign a text.

@@ -46,6 +46,21 @@ pub(super) fn scalar() -> impl Iterator<Item = Arc<ScalarUDF>> {
     of_rows.chain(typed::all()).map(Arc::new)
 }
 
+/// Names of functions that read a text and fail where it is none of theirs.
+const TRIED: [&str; 6] =
+    ["date_parse", "from_iso8601_date", "from_iso8601_timestamp", "json_parse", "parse_datetime", "url_decode"];
+
+/// Tells if a function has a form that is NULL where it fails: `gust_try_` and its name.
+pub(super) fn is_tried(name: &str) -> bool {
+    TRIED.contains(&name)
+}
+
+/// Lists these forms.
+pub(super) fn tried() -> impl Iterator<Item = Arc<ScalarUDF>> {
+    let rows = [json::TABLE, dates::TABLE, texts::TABLE].into_iter().flatten().filter(|row| is_tried(row.name));
+    rows.map(|row| Arc::new(ScalarUDF::from(rows::RowFunction::tried(row))))
+}
+
 /// Lists the aggregate functions.
 pub(super) fn aggregate() -> impl Iterator<Item = Arc<AggregateUDF>> {
     let keyed = keyed::all().map(AggregateUDF::from);

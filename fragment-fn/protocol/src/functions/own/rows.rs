@@ -70,6 +70,8 @@ pub(super) struct Row {
 pub(super) struct Cells {
     name: &'static str,
     columns: Vec<ArrayRef>,
+    /// True if a row whose computation fails is NULL.
+    is_tried: bool,
     /// True where a column has one row, for all rows.
     constant: Vec<bool>,
     rows: usize,
@@ -136,7 +138,11 @@ impl Cells {
         &self,
         mut of: impl FnMut(usize) -> Result<Option<T>>,
     ) -> Result<A> {
-        (0..self.rows).map(|row| if self.is_null(row) { Ok(None) } else { of(row) }).collect()
+        let mut value = |row| match of(row) {
+            Err(_) if self.is_tried => Ok(None),
+            value => value,
+        };
+        (0..self.rows).map(|row| if self.is_null(row) { Ok(None) } else { value(row) }).collect()
     }
 
     /// Computes a text for each row whose arguments are not NULL.
@@ -169,6 +175,9 @@ impl<T> Last<T> {
 
 pub(super) struct RowFunction {
     row: &'static Row,
+    name: String,
+    /// True if a row whose computation fails is NULL.
+    is_tried: bool,
     aliases: Vec<String>,
     signature: Signature,
 }
@@ -176,7 +185,13 @@ pub(super) struct RowFunction {
 impl RowFunction {
     pub(super) fn new(row: &'static Row) -> Self {
         let aliases = row.aliases.iter().map(|&alias| alias.to_owned()).collect();
-        Self { row, aliases, signature: Signature::user_defined(Volatility::Immutable) }
+        let signature = Signature::user_defined(Volatility::Immutable);
+        Self { row, name: row.name.to_owned(), is_tried: false, aliases, signature }
+    }
+
+    /// Makes the form that is NULL where the function fails.
+    pub(super) fn tried(row: &'static Row) -> Self {
+        Self { name: format!("gust_try_{}", row.name), is_tried: true, aliases: Vec::new(), ..Self::new(row) }
     }
 
     fn usage(&self) -> String {
@@ -189,13 +204,13 @@ impl RowFunction {
 
 impl std::fmt::Debug for RowFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowFunction").field("name", &self.row.name).finish_non_exhaustive()
+        f.debug_struct("RowFunction").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 impl PartialEq for RowFunction {
     fn eq(&self, other: &Self) -> bool {
-        self.row.name == other.row.name
+        self.name == other.name
     }
 }
 
@@ -203,7 +218,7 @@ impl Eq for RowFunction {}
 
 impl Hash for RowFunction {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.row.name.hash(state);
+        self.name.hash(state);
     }
 }
 
@@ -253,7 +268,7 @@ impl Kind {
 
 impl ScalarUDFImpl for RowFunction {
     fn name(&self) -> &str {
-        self.row.name
+        &self.name
     }
 
     fn aliases(&self) -> &[String] {
@@ -300,7 +315,8 @@ impl ScalarUDFImpl for RowFunction {
             ColumnarValue::Array(array) => Ok(array),
             ColumnarValue::Scalar(scalar) => scalar.to_array(),
         });
-        let cells = Cells { name: self.row.name, columns: columns.collect::<Result<_>>()?, constant, rows };
+        let columns = columns.collect::<Result<_>>()?;
+        let cells = Cells { name: self.row.name, columns, is_tried: self.is_tried, constant, rows };
         let result = (self.row.body)(&cells)?;
         Ok(match is_constant {
             true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
