@@ -214,7 +214,7 @@ impl DeleteIndex {
     ///
     /// # Errors
     /// Those of [`Self::of`].
-    pub(crate) fn vector_of(&self, file: &DeletesOf<'_>) -> Result<Option<u32>, DeleteFault> {
+    fn vector_of(&self, file: &DeletesOf<'_>) -> Result<Option<u32>, DeleteFault> {
         let Some(number) = self.vectors.get(file.path) else { return Ok(None) };
         let Some(vector) = self.deletes.get(*number as usize) else { return Ok(None) };
         let DeletesOf { path, sequence_number, record_count, .. } = file;

@@ -106,19 +106,9 @@ impl FilePlan {
     /// Names the partitions that were hit.
     pub(crate) fn name_partitions(&mut self) {
         if self.route.is_pinned {
-            let hits = self.route.partitions.iter().filter(|hit| hit.files > 0);
-            self.pruning.partitions_hit = hits.clone().count() as u64;
-            self.pruning.partitions = hits.take(PARTITIONS_NAMED_MAX).cloned().collect();
-        }
-    }
-
-    /// Drops a file whose rows are all deleted.
-    pub(crate) fn drop_deleted(&mut self, file: &ScanFile) {
-        self.pruning.files_kept -= 1;
-        self.pruning.bytes_kept -= file.size_bytes;
-        self.pruning.book_file(&PruneReason::Deleted, file.size_bytes);
-        if let Some(hit) = self.route.partitions.get_mut(file.partition as usize) {
-            hit.files -= 1;
+            let hits = &self.route.partitions;
+            self.pruning.partitions_hit = hits.len() as u64;
+            self.pruning.partitions = hits.iter().take(PARTITIONS_NAMED_MAX).cloned().collect();
         }
     }
 

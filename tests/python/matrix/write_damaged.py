@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 
 import common
@@ -163,6 +164,27 @@ def d_encrypted_vector(name):
 
 
 @table
+def d_claims_all(name):
+    """A manifest says that the vector deletes every row. It deletes one."""
+    vector(name, lambda entry: entry["data_file"].update(record_count=3))
+
+
+@table
+def d_claims_all_vanished(name):
+    d_claims_all(name)
+    for file in (ROOT / name / "data").glob("*.puffin"):
+        file.unlink()
+
+
+@table
+def d_cut_list(name):
+    """The list of manifests lacks its last one, of the deletes, as if it had been cut between two blocks."""
+    vector(name)
+    [path] = (ROOT / name / "metadata").glob("snap-*.avro")
+    edit_avro(path, lambda manifests: [manifest for manifest in manifests if manifest["content"] == 0])
+
+
+@table
 def d_vanished_positions(name):
     for file in copy("c_no_path_bounds", name):
         file.unlink()
@@ -188,9 +210,9 @@ def d_garbage_keys(name):
 
 if __name__ == "__main__":
     ROOT.mkdir(parents=True, exist_ok=True)
-    for name, write in WRITERS.items():
+    for name in sys.argv[1:] or WRITERS:
         shutil.rmtree(ROOT / name, ignore_errors=True)
-        write()
+        WRITERS[name]()
         common.prune(name)
         common.check_in(name)
         print(name, flush=True)

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::{Known, known, slot};
 use crate::avro::{AvroFault, Container, Program, Room, Sink, Slot, Value};
+use crate::metadata::{Total, Totals};
 
 /// Most bytes of a decoded list.
 const HELD_BYTES_MAX: usize = 128 << 20;
 
 const PARTITIONS: Slot = 507;
 const SUMMARY: Slot = 508;
-const FIELDS: [Known; 16] = [
+const FIELDS: [Known; 18] = [
     known(500, &["manifest_path"], None),
     known(501, &["manifest_length"], None),
     known(502, &["partition_spec_id"], None),
@@ -20,6 +21,8 @@ const FIELDS: [Known; 16] = [
     known(504, &["added_files_count", "added_data_files_count"], None),
     known(505, &["existing_files_count", "existing_data_files_count"], None),
     known(506, &["deleted_files_count", "deleted_data_files_count"], None),
+    known(512, &["added_rows_count"], None),
+    known(513, &["existing_rows_count"], None),
     known(519, &["key_metadata"], None),
     known(PARTITIONS, &["partitions"], None),
     known(SUMMARY, &[""], Some(PARTITIONS)),
@@ -43,6 +46,8 @@ pub(crate) struct ManifestFile {
     pub(crate) deleted_files: Option<u64>,
     /// Snapshot that added the manifest.
     pub(crate) snapshot: Option<i64>,
+    pub(crate) added_rows: Option<u64>,
+    pub(crate) existing_rows: Option<u64>,
     /// One summary a field of the spec. `None` where the writer left them out.
     pub(crate) summaries: Option<Vec<Summary>>,
     pub(crate) is_encrypted: bool,
@@ -63,6 +68,11 @@ impl ManifestFile {
         self.added_files?.checked_add(self.existing_files?)
     }
 
+    /// Returns the files and their rows that are not removed, where the writer says both.
+    fn live(&self) -> Option<Total> {
+        Some(Total { files: self.live_files()?, rows: self.added_rows?.checked_add(self.existing_rows?)? })
+    }
+
     /// Returns the memory that it holds, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let bound = |bound: &Option<Box<[u8]>>| bound.as_ref().map_or(0, |bytes| bytes.len());
@@ -71,9 +81,34 @@ impl ManifestFile {
     }
 }
 
-/// Decodes a manifest list.
+/// Finds out that a list lacks manifests: it was cut between two blocks, which nothing in it tells. The summary of its snapshot has
+/// the sums. Writers may count files or rows wrongly, but not both in one direction.
 ///
-/// Nothing in a list says how many manifests it has: one that is cut between two blocks passes for a shorter one.
+/// # Errors
+/// The sums of a content of which both are less than the summary's.
+pub(crate) fn refuse_cut(manifests: &[Arc<ManifestFile>], totals: &Totals) -> Result<(), AvroFault> {
+    let contents = [(false, "data files", totals.data), (true, "delete files", totals.deletes)];
+    for (has_deletes, name, total) in contents {
+        let own = manifests.iter().filter(|manifest| manifest.has_deletes == has_deletes);
+        let sum = own.map(|manifest| manifest.live()).try_fold(Total::default(), |sum, live| {
+            let live = live?;
+            Some(Total { files: sum.files.checked_add(live.files)?, rows: sum.rows.checked_add(live.rows)? })
+        });
+        if let (Some(total), Some(sum)) = (total, sum)
+            && sum.files < total.files
+            && sum.rows < total.rows
+        {
+            let Total { files, rows } = sum;
+            return Err(AvroFault::Invalid(format!(
+                "it has {files} {name} of {rows} rows, the summary of its snapshot says {} of {}",
+                total.files, total.rows
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Decodes a manifest list.
 pub(crate) fn decode(file: &[u8]) -> Result<Vec<Arc<ManifestFile>>, AvroFault> {
     let container = Container::open(file)?;
     let program = Program::compile(&container.schema()?, &|field| slot(&FIELDS, field))?;
@@ -117,6 +152,8 @@ impl Sink for ListSink {
             (503, value, _) => manifest.snapshot = whole(value),
             (505, value, _) => manifest.existing_files = count(value),
             (506, value, _) => manifest.deleted_files = count(value),
+            (512, value, _) => manifest.added_rows = count(value),
+            (513, value, _) => manifest.existing_rows = count(value),
             (519, Value::Bytes(key), _) => manifest.is_encrypted = !key.is_empty(),
             (509, Value::Boolean(found), Some(summary)) => summary.contains_null = Some(found),
             (518, Value::Boolean(found), Some(summary)) => summary.contains_nan = Some(found),

@@ -16,7 +16,6 @@ use super::*;
 use crate::avro::tests::file;
 use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
-use crate::prune::PruneReason;
 use crate::scalar::Scalar;
 use crate::scan::{
     DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan, IdentityValue, ScanFile,
@@ -155,7 +154,8 @@ pub(crate) fn manifest(partition: &[Json], spec: &Json, entries: &[Json]) -> Vec
 pub(crate) fn listed(path: &str, bytes: usize, content: i32, sequence_number: i64) -> Json {
     json!({"manifest_path": path, "manifest_length": bytes, "partition_spec_id": 0, "content": content,
         "sequence_number": sequence_number, "min_sequence_number": 0, "added_snapshot_id": 1,
-        "added_files_count": 1, "existing_files_count": 0, "deleted_files_count": 0})
+        "added_files_count": 1, "existing_files_count": 0, "deleted_files_count": 0,
+        "added_rows_count": 10, "existing_rows_count": 0})
 }
 
 pub(crate) fn list(manifests: &[Json]) -> Vec<u8> {
@@ -168,6 +168,7 @@ pub(crate) fn list(manifests: &[Json]) -> Vec<u8> {
         required(515, "sequence_number", "long"), required(516, "min_sequence_number", "long"),
         required(503, "added_snapshot_id", "long"), optional(504, "added_files_count", "int"),
         optional(505, "existing_files_count", "int"), optional(506, "deleted_files_count", "int"),
+        optional(512, "added_rows_count", "long"), optional(513, "existing_rows_count", "long"),
         optional(507, "partitions", summary), optional(519, "key_metadata", "bytes")]});
     file(&schema, &[], "null", manifests)
 }
@@ -577,10 +578,61 @@ async fn deletes_come_with_the_files_that_they_apply_to() {
         vector_of("f")(file);
         file["record_count"] = json!(10);
     };
+    // Its vector is read before it is believed that no row is left.
     let plan = with_deletes(&[delete("v", 1, "PUFFIN", all)]).await.unwrap();
-    assert_eq!((plan.files.len(), plan.deletes.len(), plan.pruning.files_kept), (0, 0, 0));
-    assert_eq!(plan.pruning.by_reason[0].reason, PruneReason::Deleted);
-    assert_eq!(plan.pruning.deletes, DeleteCounts::default());
+    assert_eq!((plan.files.len(), plan.deletes.len(), plan.pruning.files_kept), (1, 1, 1));
+    assert_eq!(plan.files[0].deletes.vector, Some(0));
+}
+
+/// Nothing in a list tells that it was cut between two blocks.
+#[tokio::test]
+async fn a_list_that_lacks_manifests_is_an_error() {
+    let mut lake = Lake::new(2, json!([column(1, "id", "int")]), json!([]));
+    lake.metadata["snapshots"][0]["summary"] = json!({"operation": "append", "total-data-files": "2", "total-records": "20",
+        "total-delete-files": "1", "total-position-deletes": "3", "total-equality-deletes": "0"});
+    for name in ["a", "b"] {
+        lake.put(name, manifest(&[], &json!([]), &[entry(name, json!({}))])).await;
+    }
+    let deletes = manifest(&[], &json!([]), &[delete("p", 1, "PARQUET", |_| ())]);
+    let mut of_deletes = listed("s3://b/d", deletes.len(), 1, 2);
+    of_deletes["added_rows_count"] = json!(3);
+    lake.put("d", deletes).await;
+    let [a, b] = ["s3://b/a", "s3://b/b"].map(|path| listed(path, 0, 0, 1));
+    let whole = async |lake: &Lake, rows: &[&Json], blocks: usize| {
+        let rows: Vec<Json> = rows.iter().map(|row| (*row).clone()).collect();
+        let bytes = list(&rows);
+        let ends = bytes.windows(16).enumerate().filter(|(_, bytes)| *bytes == b"the sync marker!");
+        let ends: Vec<usize> = ends.map(|(start, _)| start + 16).collect();
+        assert_eq!(ends.len(), 3, "a header and two blocks");
+        lake.put("list", bytes[..ends[blocks]].to_vec()).await;
+        lake.afresh().plan(&Predicate::AlwaysTrue, &[]).await
+    };
+    let plan = whole(&lake, &[&a, &b, &of_deletes], 2).await.unwrap();
+    assert_eq!((names(&plan), plan.deletes.len()), (vec!["a".to_owned(), "b".to_owned()], 1));
+    let says = |error: Error, expect: &str| {
+        let expect = format!("the manifest list of table t, s3://b/list: {expect}");
+        assert!(told(&error).contains(&expect), "{}", told(&error));
+    };
+    let of_data = "of 10 rows, the summary of its snapshot says 2 of 20";
+    says(
+        whole(&lake, &[&a, &b, &of_deletes], 1).await.unwrap_err(),
+        "it has 0 delete files of 0 rows, the summary of its snapshot says 1 of 3",
+    );
+    says(whole(&lake, &[&of_deletes, &a, &b], 1).await.unwrap_err(), &format!("it has 1 data files {of_data}"));
+    says(
+        whole(&lake, &[&of_deletes, &a, &b], 0).await.unwrap_err(),
+        "it has 0 data files of 0 rows, the summary of its snapshot says 2 of 20",
+    );
+    // A writer may count one of them wrongly, or nothing at all.
+    for (change, counts) in [("total-data-files", json!("9")), ("total-records", json!("99")), ("total-records", json!(null))] {
+        let known = lake.metadata["snapshots"][0]["summary"][change].take();
+        lake.metadata["snapshots"][0]["summary"][change] = counts;
+        assert_eq!(whole(&lake, &[&a, &b, &of_deletes], 2).await.unwrap().files.len(), 2, "{change}");
+        lake.metadata["snapshots"][0]["summary"][change] = known;
+    }
+    let mut uncounted = a.clone();
+    uncounted["added_rows_count"] = json!(null);
+    assert_eq!(whole(&lake, &[&of_deletes, &uncounted, &b], 1).await.unwrap().files.len(), 1);
 }
 
 #[tokio::test]

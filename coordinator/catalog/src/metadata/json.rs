@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
 use crate::metadata::{
-    ENCRYPTION_PROPERTY, LogEntry, ManifestSource, MetadataFault, Reference, Snapshot, Spec, TableMetadata, schema,
-    spec,
+    ENCRYPTION_PROPERTY, LogEntry, ManifestSource, MetadataFault, Reference, Snapshot, Spec, TableMetadata, Total,
+    Totals, schema, spec,
 };
 use crate::types::Schema;
 
@@ -109,6 +109,25 @@ struct SnapshotJson {
 #[serde(rename_all = "kebab-case")]
 struct SummaryJson {
     total_files_size: Option<Text>,
+    total_data_files: Option<Text>,
+    total_records: Option<Text>,
+    total_delete_files: Option<Text>,
+    total_position_deletes: Option<Text>,
+    total_equality_deletes: Option<Text>,
+}
+
+impl SummaryJson {
+    fn totals(self) -> (Option<u64>, Totals) {
+        let number = |text: Option<Text>| text?.text()?.parse::<u64>().ok();
+        let total = |files: Option<u64>, rows: Option<u64>| Some(Total { files: files?, rows: rows? });
+        let positions = number(self.total_position_deletes);
+        let deleted = positions.zip(number(self.total_equality_deletes)).and_then(|(a, b)| a.checked_add(b));
+        let totals = Totals {
+            data: total(number(self.total_data_files), number(self.total_records)),
+            deletes: total(number(self.total_delete_files), deleted),
+        };
+        (number(self.total_files_size), totals)
+    }
 }
 
 #[derive(Deserialize)]
@@ -298,7 +317,7 @@ impl SnapshotJson {
         };
         let parsed = self.summary.as_ref().map(|summary| serde_json::from_str::<SummaryJson>(summary.get()));
         let parsed = parsed.transpose().map_err(|error| MetadataFault::corrupt(error.to_string()))?;
-        let files_bytes = parsed.and_then(|summary| summary.total_files_size?.text());
+        let (files_bytes, totals) = parsed.map(SummaryJson::totals).unwrap_or_default();
         Ok(Snapshot {
             id,
             parent: self.parent_snapshot_id,
@@ -307,7 +326,8 @@ impl SnapshotJson {
             is_encrypted: self.key_id.is_some(),
             timestamp_ms: self.timestamp_ms,
             manifests,
-            files_bytes: files_bytes.and_then(|bytes| bytes.parse().ok()),
+            files_bytes,
+            totals,
         })
     }
 }

@@ -107,6 +107,21 @@ pub(crate) struct Snapshot {
     pub(crate) manifests: ManifestSource,
     /// Bytes of all data files, as the commit summed them up.
     pub(crate) files_bytes: Option<u64>,
+    pub(crate) totals: Totals,
+}
+
+/// Files of a snapshot, as the commit summed them up. None where it did not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) data: Option<Total>,
+    /// Delete files. Their rows are positions, bits of vectors, and keys.
+    pub(crate) deletes: Option<Total>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Total {
+    pub(crate) files: u64,
+    pub(crate) rows: u64,
 }
 
 #[derive(Debug, Clone)]

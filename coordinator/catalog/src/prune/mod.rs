@@ -37,8 +37,6 @@ pub enum PruneReason {
     Column(String),
     /// Predicate that is false for every row.
     Contradiction,
-    /// Vectors that delete every row.
-    Deleted,
 }
 
 impl fmt::Display for PruneReason {
@@ -47,7 +45,6 @@ impl fmt::Display for PruneReason {
             PruneReason::Partition(field) => write!(f, "{field}"),
             PruneReason::Column(column) => write!(f, "{column} bounds"),
             PruneReason::Contradiction => write!(f, "a condition that is never true"),
-            PruneReason::Deleted => write!(f, "deletes of all rows"),
         }
     }
 }
