@@ -1,8 +1,9 @@
-//! Writer of Iceberg's metadata for tests: tables of version 3, parted by values of at most one column, and their deletes. It writes
-//! what it is told, be it sound or not. Independent of the reader.
+//! Writer of Iceberg's metadata for tests: tables of version 3, their partitions, metrics and deletes. It writes what it is told, be
+//! it sound or not. Independent of the reader.
 //!
-//! Avro is written as far as these files need it: records of longs and texts, in one block, not compressed.
+//! Avro is written as far as these files need it: records in one block, not compressed.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -27,20 +28,107 @@ pub struct IcebergTable {
     pub fields: Value,
     /// Fields of older schemas, the oldest first.
     pub older: Vec<Value>,
-    /// Column of each spec whose values, of type long, part the files. Without one, no column parts them.
-    pub specs: Vec<Option<i32>>,
+    /// Fields of each partition spec. Without one, no column parts the files.
+    pub specs: Vec<Vec<Part>>,
     pub data: Vec<DataFile>,
     pub deletes: Vec<DeleteFile>,
+    /// Most files of a manifest. 0 for any number.
+    pub manifest_files_max: usize,
+    /// Manifests in the list say nothing of their partitions.
+    pub without_summaries: bool,
+    /// Properties of the table.
+    pub properties: Value,
+}
+
+/// Field of a partition spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub source: i32,
+    /// Transform as the metadata writes it, `bucket[4]`.
+    pub transform: String,
+    /// Avro's type of its values.
+    pub avro: Value,
+}
+
+/// Value of a partition field, or a bound.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Datum {
+    Null,
+    Bool(bool),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Double(f64),
+    Text(String),
+    /// Unscaled value of a decimal, of four bytes.
+    Decimal(i32),
+}
+
+/// Metrics of a column of a file. What the writer leaves out is None.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics {
+    pub id: i32,
+    pub values: Option<i64>,
+    pub nulls: Option<i64>,
+    pub nans: Option<i64>,
+    /// Bytes of the bounds.
+    pub lower: Option<Vec<u8>>,
+    pub upper: Option<Vec<u8>>,
 }
 
 /// Commit and partition of a file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Committed {
     /// None for the one that the manifest gives.
     pub sequence_number: Option<i64>,
     /// Position of the spec.
     pub spec: usize,
-    pub partition: Option<i64>,
+    /// A value for each field of the spec.
+    pub partition: Vec<Datum>,
+}
+
+impl Part {
+    /// Makes a field of the values of a column of type long.
+    pub fn of_longs(source: i32) -> Self {
+        Self { source, transform: "identity".to_owned(), avro: json!("long") }
+    }
+}
+
+impl Datum {
+    /// Returns the bytes of a bound, as the specification's appendix D has them. None for NULL.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        Some(match self {
+            Self::Null => return None,
+            Self::Bool(value) => vec![u8::from(*value)],
+            Self::Int(value) => value.to_le_bytes().into(),
+            Self::Long(value) => value.to_le_bytes().into(),
+            Self::Float(value) => value.to_le_bytes().into(),
+            Self::Double(value) => value.to_le_bytes().into(),
+            Self::Text(value) => value.as_bytes().into(),
+            Self::Decimal(value) => value.to_be_bytes().into(),
+        })
+    }
+
+    fn is_nan(&self) -> bool {
+        match self {
+            Self::Float(value) => value.is_nan(),
+            Self::Double(value) => value.is_nan(),
+            _ => false,
+        }
+    }
+
+    /// Orders values of one kind, neither NULL nor NaN.
+    fn order(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Int(a), Self::Int(b)) | (Self::Decimal(a), Self::Decimal(b)) => a.cmp(b),
+            (Self::Long(a), Self::Long(b)) => a.cmp(b),
+            (Self::Float(a), Self::Float(b)) => a.total_cmp(b),
+            (Self::Double(a), Self::Double(b)) => a.total_cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            _ => panic!("{self:?} and {other:?} are of different kinds"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -49,6 +137,7 @@ pub struct DataFile {
     pub size_bytes: u64,
     pub rows: u64,
     pub committed: Committed,
+    pub metrics: Vec<Metrics>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +148,7 @@ pub struct DeleteFile {
     pub count: u64,
     pub content: Deletes,
     pub committed: Committed,
+    pub metrics: Vec<Metrics>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,13 +160,14 @@ pub enum Deletes {
 
 impl DataFile {
     pub fn new(path: impl Into<String>, size_bytes: u64, rows: u64) -> Self {
-        Self { path: path.into(), size_bytes, rows, committed: Committed::default() }
+        Self { path: path.into(), size_bytes, rows, ..Self::default() }
     }
 }
 
 impl DeleteFile {
     pub fn new(path: impl Into<String>, size_bytes: u64, count: u64, content: Deletes) -> Self {
-        Self { path: path.into(), size_bytes, count, content, committed: Committed::default() }
+        let (path, committed, metrics) = (path.into(), Committed::default(), Vec::new());
+        Self { path, size_bytes, count, content, committed, metrics }
     }
 }
 
@@ -89,24 +180,34 @@ impl IcebergTable {
     /// Lists the metadata files with their paths.
     pub fn metadata(&self) -> Vec<(String, Vec<u8>)> {
         let path = |name: &str| format!("{}/metadata/{name}", self.location);
-        let specs = if self.specs.is_empty() { &[None][..] } else { &self.specs };
+        let specs = if self.specs.is_empty() { &[Vec::new()][..] } else { &self.specs };
         let (mut manifests, mut files) = (Vec::new(), Vec::new());
-        for (spec, column) in specs.iter().enumerate() {
+        for (spec, parts) in specs.iter().enumerate() {
             let in_spec = |committed: &Committed| committed.spec == spec;
-            let data = self.data.iter().filter(|file| in_spec(&file.committed)).map(|file| data_entry(file, *column));
+            let data = self.data.iter().filter(|file| in_spec(&file.committed));
+            let data = data.map(|file| (&file.committed.partition, data_entry(file, parts)));
             let deletes = self.deletes.iter().filter(|file| in_spec(&file.committed));
-            let deletes = deletes.map(|file| delete_entry(file, *column));
+            let deletes = deletes.map(|file| (&file.committed.partition, delete_entry(file, parts)));
             for (name, content, entries) in [("data", 0, data.collect::<Vec<_>>()), ("deletes", 1, deletes.collect())] {
-                if entries.is_empty() && (content, spec) != (0, 0) {
-                    continue;
+                let most = if self.manifest_files_max == 0 { entries.len().max(1) } else { self.manifest_files_max };
+                let mut chunks: Vec<&[_]> = entries.chunks(most).collect();
+                if chunks.is_empty() && (content, spec) == (0, 0) {
+                    chunks.push(&[]);
                 }
-                let (path, bytes) = (path(&format!("{name}-{spec}.avro")), manifest(&entries, spec, *column));
-                let mut row = Row::default();
-                row.text(&path).long(bytes.len() as i64).long(spec as i64).long(content);
-                // Sequence numbers, snapshot; added, existing and deleted files.
-                row.long(1 + content).long(0).long(SNAPSHOT).long(entries.len() as i64).long(0).long(0);
-                manifests.push(row.0);
-                files.push((path, bytes));
+                for (number, entries) in chunks.into_iter().enumerate() {
+                    let (tuples, rows): (Vec<&Vec<Datum>>, Vec<&Row>) = entries.iter().map(|(t, r)| (*t, r)).unzip();
+                    let (path, bytes) = (path(&format!("{name}-{spec}-{number}.avro")), manifest(&rows, spec, parts));
+                    let mut row = Row::default();
+                    row.text(&path).long(bytes.len() as i64).long(spec as i64).long(content);
+                    // Sequence numbers, snapshot; added, existing and deleted files.
+                    row.long(1 + content).long(0).long(SNAPSHOT).long(entries.len() as i64).long(0).long(0);
+                    match self.without_summaries {
+                        true => row.nothing(),
+                        false => row.some().items((0..parts.len()).map(|part| summary(&tuples, part))),
+                    };
+                    manifests.push(row.0);
+                    files.push((path, bytes));
+                }
             }
         }
         let list_fields = [
@@ -121,22 +222,31 @@ impl IcebergTable {
             ("existing_files_count", 505, "int"),
             ("deleted_files_count", 506, "int"),
         ];
-        files.push((path("list.avro"), avro(&record("manifest_file", &list_fields), &manifests)));
+        let mut list_fields: Vec<Value> =
+            list_fields.iter().map(|(name, id, ty)| avro_field(*id, name, json!(ty))).collect();
+        let summary = json!({"type": "record", "name": "r508", "fields": [
+            avro_field(509, "contains_null", json!("boolean")), avro_field(518, "contains_nan", json!("boolean")),
+            avro_field(510, "lower_bound", optional("bytes")), avro_field(511, "upper_bound", optional("bytes"))]});
+        let summaries = json!({"type": "array", "items": summary, "element-id": 508});
+        list_fields.push(avro_field(507, "partitions", json!(["null", summaries])));
+        let list = json!({"type": "record", "name": "manifest_file", "fields": list_fields});
+        files.push((path("list.avro"), avro(&list, &manifests)));
         let schemas = self.older.iter().chain([&self.fields]).enumerate();
         let schemas = schemas.map(|(id, fields)| json!({"schema-id": id, "type": "struct", "fields": fields}));
-        let specs = specs.iter().enumerate().map(|(id, column)| {
-            let part = |column: &i32| {
-                json!({"source-id": column, "field-id": PARTITION_ID + id as i32, "name": part(id),
-                "transform": "identity"})
+        let specs = specs.iter().enumerate().map(|(id, parts)| {
+            let part = |(number, part): (usize, &Part)| {
+                json!({"source-id": part.source, "field-id": part_id(id, number), "name": part_name(id, number),
+                "transform": part.transform})
             };
-            json!({"spec-id": id, "fields": column.iter().map(part).collect::<Vec<_>>()})
+            json!({"spec-id": id, "fields": parts.iter().enumerate().map(part).collect::<Vec<_>>()})
         });
-        let numbers = self.data.iter().map(|file| file.committed).chain(self.deletes.iter().map(|file| file.committed));
+        let numbers =
+            self.data.iter().map(|file| &file.committed).chain(self.deletes.iter().map(|file| &file.committed));
         let last = numbers.filter_map(|committed| committed.sequence_number).chain([2]).max();
         let metadata = json!({
             "format-version": 3, "table-uuid": "8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21", "location": self.location,
             "last-sequence-number": last, "last-updated-ms": 0, "last-column-id": 1000, "next-row-id": 0,
-            "current-schema-id": self.older.len(), "schemas": schemas.collect::<Vec<_>>(),
+            "properties": self.properties, "current-schema-id": self.older.len(), "schemas": schemas.collect::<Vec<_>>(),
             "default-spec-id": 0, "partition-specs": specs.collect::<Vec<_>>(), "last-partition-id": 1999,
             "default-sort-order-id": 0, "sort-orders": [{"order-id": 0, "fields": []}],
             "current-snapshot-id": SNAPSHOT, "snapshots": [{"snapshot-id": SNAPSHOT, "sequence-number": last, "timestamp-ms": 0,
@@ -189,19 +299,19 @@ pub fn field(id: i32, name: &str, data_type: DataType) -> Field {
 }
 
 /// Entry of a manifest.
-fn data_entry(DataFile { path, size_bytes, rows, committed }: &DataFile, column: Option<i32>) -> Row {
-    let file = File { content: 0, path, format: "parquet", rows: *rows, size_bytes: *size_bytes };
-    entry(&file, *committed, column, None, &[])
+fn data_entry(DataFile { path, size_bytes, rows, committed, metrics }: &DataFile, parts: &[Part]) -> Row {
+    let file = File { content: 0, path, format: "parquet", rows: *rows, size_bytes: *size_bytes, metrics };
+    entry(&file, committed, parts, None, &[])
 }
 
-fn delete_entry(file: &DeleteFile, column: Option<i32>) -> Row {
-    let DeleteFile { path, size_bytes, count, content, committed } = file;
-    let file = |content, format| File { content, path, format, rows: *count, size_bytes: *size_bytes };
+fn delete_entry(file: &DeleteFile, parts: &[Part]) -> Row {
+    let DeleteFile { path, size_bytes, count, content, committed, metrics } = file;
+    let file = |content, format| File { content, path, format, rows: *count, size_bytes: *size_bytes, metrics };
     match content {
-        Deletes::Positions => entry(&file(1, "parquet"), *committed, column, None, &[]),
-        Deletes::Keys(ids) => entry(&file(2, "parquet"), *committed, column, None, ids),
+        Deletes::Positions => entry(&file(1, "parquet"), committed, parts, None, &[]),
+        Deletes::Keys(ids) => entry(&file(2, "parquet"), committed, parts, None, ids),
         Deletes::Vector { of, offset, bytes } => {
-            entry(&file(1, "puffin"), *committed, column, Some((of, *offset, *bytes)), &[])
+            entry(&file(1, "puffin"), committed, parts, Some((of, *offset, *bytes)), &[])
         }
     }
 }
@@ -212,12 +322,13 @@ struct File<'a> {
     format: &'a str,
     rows: u64,
     size_bytes: u64,
+    metrics: &'a [Metrics],
 }
 
 fn entry(
     file: &File<'_>,
-    committed: Committed,
-    column: Option<i32>,
+    committed: &Committed,
+    parts: &[Part],
     vector: Option<(&str, u64, u64)>,
     keys: &[i32],
 ) -> Row {
@@ -225,34 +336,69 @@ fn entry(
     // Status, snapshot; without a sequence number of its own it has the manifest's.
     row.long(1).long(SNAPSHOT).optional(committed.sequence_number);
     row.long(file.content).text(file.path).text(file.format);
-    if column.is_some() {
-        row.optional(committed.partition);
+    assert_eq!(committed.partition.len(), parts.len(), "a value for each field of the spec");
+    for value in &committed.partition {
+        row.datum(value);
     }
     row.long(file.rows as i64).long(file.size_bytes as i64);
+    let counts = [|of: &Metrics| of.values, |of: &Metrics| of.nulls, |of: &Metrics| of.nans];
+    for count in counts {
+        let pairs = file.metrics.iter().filter_map(|of| Some((of.id, count(of)?)));
+        row.items(pairs.map(|(id, count)| Row::of(|row| row.long(id.into()).long(count))));
+    }
+    let bounds: [fn(&Metrics) -> Option<&[u8]>; 2] = [|of| of.lower.as_deref(), |of| of.upper.as_deref()];
+    for bound in bounds {
+        let pairs = file.metrics.iter().filter_map(|of| Some((of.id, bound(of)?)));
+        row.items(pairs.map(|(id, bound)| Row::of(|row| row.long(id.into()).bytes(bound))));
+    }
     match vector {
         Some((of, offset, bytes)) => row.some().text(of).some().long(offset as i64).some().long(bytes as i64),
         None => row.nothing().nothing().nothing(),
     };
-    if !keys.is_empty() {
-        row.long(keys.len() as i64);
-        for key in keys {
-            row.long((*key).into());
-        }
-    }
-    row.long(0);
+    row.items(keys.iter().map(|key| Row::of(|row| row.long((*key).into()))));
     row
 }
 
-/// Name of the field of a spec.
-fn part(spec: usize) -> String {
-    format!("part_{spec}")
+/// Summary of a partition field's values in a manifest.
+fn summary(tuples: &[&Vec<Datum>], part: usize) -> Row {
+    let values: Vec<&Datum> = tuples.iter().map(|tuple| &tuple[part]).collect();
+    let mut sorted: Vec<&Datum> =
+        values.iter().copied().filter(|value| **value != Datum::Null && !value.is_nan()).collect();
+    sorted.sort_by(|a, b| a.order(b));
+    let bound = |value: Option<&&Datum>| value.and_then(|value| value.bytes());
+    Row::of(|row| {
+        row.bool(values.contains(&&Datum::Null)).bool(values.iter().any(|value| value.is_nan()));
+        row.optional_bytes(bound(sorted.first())).optional_bytes(bound(sorted.last()))
+    })
 }
 
-fn manifest(entries: &[Row], spec: usize, column: Option<i32>) -> Vec<u8> {
-    let optional = |kind: &str| json!(["null", kind]);
-    let parts =
-        column.map(|_| json!({"name": part(spec), "field-id": PARTITION_ID + spec as i32, "type": optional("long")}));
-    let parts: Vec<Value> = parts.into_iter().collect();
+fn part_id(spec: usize, number: usize) -> i32 {
+    PARTITION_ID + (10 * spec + number) as i32
+}
+
+/// Name of a field of a spec.
+fn part_name(spec: usize, number: usize) -> String {
+    format!("part_{spec}_{number}")
+}
+
+fn optional(kind: &str) -> Value {
+    json!(["null", kind])
+}
+
+fn avro_field(id: i32, name: &str, ty: Value) -> Value {
+    json!({"name": name, "field-id": id, "type": ty})
+}
+
+fn manifest(entries: &[&Row], spec: usize, parts: &[Part]) -> Vec<u8> {
+    let part = |(number, part): (usize, &Part)| {
+        avro_field(part_id(spec, number), &part_name(spec, number), json!(["null", part.avro]))
+    };
+    let parts: Vec<Value> = parts.iter().enumerate().map(part).collect();
+    let pairs = |id: i32, name: &str, kind: &str| {
+        let pair = json!({"type": "record", "name": format!("{name}_pair"), "fields": [
+            avro_field(id, "key", json!("int")), avro_field(id + 1, "value", json!(kind))]});
+        json!({"type": "array", "items": pair, "logicalType": "map"})
+    };
     let file = json!({"type": "record", "name": "r2", "fields": [
         {"name": "content", "field-id": 134, "type": "int"},
         {"name": "file_path", "field-id": 100, "type": "string"},
@@ -260,6 +406,11 @@ fn manifest(entries: &[Row], spec: usize, column: Option<i32>) -> Vec<u8> {
         {"name": "partition", "field-id": 102, "type": {"type": "record", "name": "r102", "fields": parts}},
         {"name": "record_count", "field-id": 103, "type": "long"},
         {"name": "file_size_in_bytes", "field-id": 104, "type": "long"},
+        {"name": "value_counts", "field-id": 109, "type": pairs(119, "values", "long")},
+        {"name": "null_value_counts", "field-id": 110, "type": pairs(121, "nulls", "long")},
+        {"name": "nan_value_counts", "field-id": 137, "type": pairs(138, "nans", "long")},
+        {"name": "lower_bounds", "field-id": 125, "type": pairs(126, "lower", "bytes")},
+        {"name": "upper_bounds", "field-id": 128, "type": pairs(129, "upper", "bytes")},
         {"name": "referenced_data_file", "field-id": 143, "type": optional("string")},
         {"name": "content_offset", "field-id": 144, "type": optional("long")},
         {"name": "content_size_in_bytes", "field-id": 145, "type": optional("long")},
@@ -272,11 +423,6 @@ fn manifest(entries: &[Row], spec: usize, column: Option<i32>) -> Vec<u8> {
         {"name": "data_file", "field-id": 2, "type": file},
     ]});
     avro(&schema, &entries.iter().map(|row| row.0.clone()).collect::<Vec<_>>())
-}
-
-fn record(name: &str, fields: &[(&str, i32, &str)]) -> Value {
-    let field = |(name, id, kind): &(&str, i32, &str)| json!({"name": name, "field-id": id, "type": kind});
-    json!({"type": "record", "name": name, "fields": fields.iter().map(field).collect::<Vec<_>>()})
 }
 
 /// Makes an Avro file of one block.
@@ -297,6 +443,58 @@ fn avro(schema: &Value, rows: &[Vec<u8>]) -> Vec<u8> {
 struct Row(Vec<u8>);
 
 impl Row {
+    fn of(write: impl FnOnce(&mut Self) -> &mut Self) -> Self {
+        let mut row = Self::default();
+        write(&mut row);
+        row
+    }
+
+    /// Writes an array of one block.
+    fn items(&mut self, items: impl Iterator<Item = Row>) -> &mut Self {
+        let items: Vec<Row> = items.collect();
+        if !items.is_empty() {
+            self.long(items.len() as i64);
+            items.into_iter().for_each(|item| self.0.extend(item.0));
+        }
+        self.long(0)
+    }
+
+    fn bool(&mut self, value: bool) -> &mut Self {
+        self.0.push(value.into());
+        self
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.long(bytes.len() as i64);
+        self.0.extend(bytes);
+        self
+    }
+
+    fn optional_bytes(&mut self, bytes: Option<Vec<u8>>) -> &mut Self {
+        match bytes {
+            Some(bytes) => self.some().bytes(&bytes),
+            None => self.nothing(),
+        }
+    }
+
+    /// Writes an optional value of its own kind.
+    fn datum(&mut self, value: &Datum) -> &mut Self {
+        match value {
+            Datum::Null => return self.nothing(),
+            _ => self.some(),
+        };
+        match value {
+            Datum::Int(value) => self.long((*value).into()),
+            Datum::Long(value) => self.long(*value),
+            Datum::Text(text) => self.text(text),
+            // Avro writes them as bounds do: a flag in a byte, little-endian floats, and a fixed number of bytes.
+            other => {
+                self.0.extend(other.bytes().unwrap_or_default());
+                self
+            }
+        }
+    }
+
     fn long(&mut self, value: i64) -> &mut Self {
         let mut rest = ((value << 1) ^ (value >> 63)) as u64;
         while rest > 0x7f {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use gust_tests::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 use tempfile::TempDir;
 
+use crate::scan_plans;
+
 /// Folder with a configuration of its own and some Parquet in it.
 pub(crate) struct Place {
     folder: TempDir,
@@ -90,6 +92,33 @@ async fn errors_in_sql_and_in_names_are_named() {
     fails(&place, &["query", "--setup", "absent.sql", "SELECT 1"], 2, &["absent.sql"]);
     fails(&place, &["query", "--catalog", "lake", "SELECT 1"], 2, &["no catalog `lake`"]);
     fails(&place, &query("SELECT 1 / (k - 1) FROM orders"), 1, &["ivide by zero"]);
+}
+
+/// Statements that would change an Iceberg table are refused by their words, also where no row or every row would go. The rows stay.
+#[test]
+fn an_iceberg_table_is_not_changed() {
+    let place = Place::new("");
+    let metadata = scan_plans::write(&place.path("t").display().to_string());
+    let setup = format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'");
+    std::fs::write(place.path("setup.sql"), setup).expect("written");
+    let query = |sql: &'static str| ["query", "--setup", "setup.sql", "--format", "csv", sql];
+    let count = || place.gust(&query("SELECT count(*) AS n FROM t")).output().expect("it starts").stdout;
+    let before = count();
+    assert_eq!(String::from_utf8_lossy(&before), "n\n28\n");
+    for sql in [
+        "DELETE FROM t",
+        "DELETE FROM t WHERE false",
+        "DELETE FROM t WHERE id IN (SELECT id FROM t WHERE id > 1)",
+        "UPDATE t SET id = 1",
+        "UPDATE t SET id = 1 WHERE false",
+        "INSERT INTO t SELECT * FROM t WHERE false",
+        "INSERT OVERWRITE t SELECT * FROM t WHERE false",
+        "MERGE INTO t USING t AS u ON t.id = u.id WHEN MATCHED THEN DELETE",
+        "TRUNCATE TABLE t",
+    ] {
+        fails(&place, &query(sql), 1, &["gust reads"]);
+        assert_eq!(count(), before, "{sql}");
+    }
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod plans;
 mod reach;
 mod refusals;
 mod rest;
+mod scan_plans;
 mod serve;
 mod session;
 mod shapes;

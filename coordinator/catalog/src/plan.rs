@@ -30,7 +30,7 @@ use crate::manifests::wanted::Wanted;
 use crate::metadata::{ManifestSource, Snapshot};
 use crate::predicate::Predicate;
 use crate::prune::BoundPredicate;
-use crate::scan::{ColumnFacts, DeleteSet, FileDeletes, FilePlan, PartitionHit, Pruned, Pruning, ScanRequest};
+use crate::scan::{ColumnFacts, DeleteSet, FileDeletes, FilePlan, PartitionHit, Pruned, ScanRequest};
 use crate::table::Table;
 
 /// Most manifests in flight at once.
@@ -40,10 +40,32 @@ const MANIFEST_READS_MAX: usize = 16;
 const METRICS_BYTES_ALL: u64 = 16 << 20;
 /// Bytes of a column's metrics in memory, about: counts, bounds and size.
 const METRIC_BYTES: u64 = 80;
+/// Bytes of a file in a plan, without metrics, about.
+const FILE_BYTES: u64 = 300;
+/// Most bytes that plans which are made together may take, if nothing is left out.
+const TOGETHER_BYTES_MAX: u64 = 512 << 20;
 
 /// Choosers by partition spec.
 type Choosers = HashMap<i32, Arc<Chooser>>;
 type Manifests = Vec<Arc<ManifestFile>>;
+
+/// Scan that is planned.
+struct Question<'a> {
+    /// Position among those that are planned together.
+    position: usize,
+    columns: &'a BTreeSet<i32>,
+    /// True where metrics are read for its deletes that were not asked for.
+    asks_more: bool,
+    wanted: Arc<Wanted>,
+    choosers: Choosers,
+    deletes: Vec<Arc<FoundDelete>>,
+}
+
+/// Manifest with the scans that need it.
+struct Read<'a> {
+    manifest: Arc<ManifestFile>,
+    questions: Vec<&'a Question<'a>>,
+}
 
 impl Table {
     /// Chooses the data files of the pinned snapshot that may hold a row matching the predicate, and the delete files that
@@ -53,32 +75,93 @@ impl Table {
     /// Unsupported (files that are not Parquet, encryption), missing, unreachable or corrupt metadata, invalid (a column
     /// that the table does not have).
     pub async fn plan(&self, request: &ScanRequest<'_>) -> Result<FilePlan> {
-        let bound = BoundPredicate::new(request.predicate, self.schema())?;
-        let mut plan = FilePlan::default();
+        let mut plans = self.plans(std::slice::from_ref(request)).await?;
+        Ok(plans.pop().unwrap_or_default())
+    }
+
+    /// Plans several scans of the pinned snapshot, and returns their plans in the order of the requests. Each manifest that one of
+    /// them needs is decoded once for all, whatever the process keeps of it, as long as their plans have room side by side.
+    ///
+    /// # Errors
+    /// Those of [`Self::plan`].
+    pub async fn plans(&self, requests: &[ScanRequest<'_>]) -> Result<Vec<FilePlan>> {
+        let files = match &self.metadata().snapshot {
+            Some(snapshot) if requests.len() > 1 => {
+                let manifests = self.manifests(snapshot).await?;
+                manifests.iter().map(|manifest| manifest.live_files().unwrap_or(0)).fold(0, u64::saturating_add)
+            }
+            _ => 0,
+        };
+        let bytes = |request: &ScanRequest<'_>| {
+            let of_file = FILE_BYTES + METRIC_BYTES.saturating_mul(request.columns.len() as u64);
+            files.saturating_mul(of_file)
+        };
+        let (mut plans, mut rest) = (Vec::with_capacity(requests.len()), requests);
+        while !rest.is_empty() {
+            let mut held = 0_u64;
+            let fits = |request: &&ScanRequest<'_>| {
+                held = held.saturating_add(bytes(request));
+                held <= TOGETHER_BYTES_MAX
+            };
+            let (together, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            plans.extend(self.planned_together(together).await?);
+            rest = others;
+        }
+        Ok(plans)
+    }
+
+    async fn planned_together(&self, requests: &[ScanRequest<'_>]) -> Result<Vec<FilePlan>> {
+        let bound = requests.iter().map(|request| BoundPredicate::new(request.predicate, self.schema()));
+        let bound = bound.collect::<Result<Vec<_>>>()?;
+        let mut collected: Vec<Collected> = requests.iter().map(|_| Collected::default()).collect();
         let Some(snapshot) = &self.metadata().snapshot else {
-            plan.pruning.set_bytes_total(None);
-            return Ok(plan);
+            let empty = collected.into_iter().map(|Collected { mut plan, .. }| {
+                plan.pruning.set_bytes_total(None);
+                plan
+            });
+            return Ok(empty.collect());
         };
         let manifests = self.manifests(snapshot).await?;
         let live = manifests.iter().filter(|manifest| manifest.live_files() != Some(0)).map(Arc::clone);
         let (deletes, data): (Vec<_>, Vec<_>) = live.partition(|manifest| manifest.has_deletes);
         let deletes = self.find_deletes(deletes, &bound).await?;
-
-        // Bounds of their keys tell which files equality deletes can meet.
-        let mut asked = request.columns.clone();
-        asked.extend(deletes.iter().flat_map(|found| found.delete.equality_ids()));
-        let wanted = Arc::new(Wanted::new(self.metadata(), &asked, &bound));
-        let choosers = self.choosers(&bound, &wanted);
-        let ids = self.ids_to_keep(&data, &wanted, request.also);
-        let reads = self.choose_manifests(data, &choosers, &mut plan.pruning)?;
-        let selections =
-            stream::iter(reads).map(|manifest| self.select(manifest, &choosers, &ids)).buffered(MANIFEST_READS_MAX);
-        let collected = selections
-            .try_fold(Collected { plan, ..Collected::default() }, async |mut collected, selection| {
-                collected.merge(selection);
-                Ok(collected)
+        let asking = requests.iter().zip(&bound).zip(deletes).enumerate();
+        let questions: Vec<Question<'_>> = asking
+            .map(|(position, ((request, bound), deletes))| {
+                // Bounds of their keys tell which files equality deletes can meet.
+                let mut asked = request.columns.clone();
+                asked.extend(deletes.iter().flat_map(|found| found.delete.equality_ids()));
+                let wanted = Arc::new(Wanted::new(self.metadata(), &asked, bound));
+                let choosers = self.choosers(bound, &wanted);
+                let asks_more = asked.len() > request.columns.len();
+                Question { position, columns: request.columns, asks_more, wanted, choosers, deletes }
             })
-            .await?;
+            .collect();
+        let mut ids: Vec<i32> = questions.iter().flat_map(|question| question.wanted.ids()).collect();
+        ids.extend(requests.iter().flat_map(|request| request.also));
+        let ids = self.ids_to_keep(&data, ids);
+        let reads = self.choose_manifests(data, &questions, &mut collected)?;
+        // A closure in the stream would not be general enough for futures that move between threads.
+        let selecting: Vec<_> = reads.into_iter().map(|read| self.select(read, &ids)).collect();
+        let mut selections = stream::iter(selecting).buffered(MANIFEST_READS_MAX);
+        while let Some(selected) = selections.try_next().await? {
+            for (position, selection) in selected {
+                if let Some(collected) = collected.get_mut(position) {
+                    collected.merge(selection);
+                }
+            }
+        }
+        drop(selections);
+        let mut plans = Vec::with_capacity(requests.len());
+        for (question, collected) in questions.into_iter().zip(collected) {
+            plans.push(self.finished(question, collected, snapshot).await?);
+        }
+        Ok(plans)
+    }
+
+    /// Makes a plan of what was selected for a scan.
+    async fn finished(&self, question: Question<'_>, collected: Collected, snapshot: &Snapshot) -> Result<FilePlan> {
+        let Question { columns, asks_more, choosers, deletes, .. } = question;
         let mut plan = match deletes.is_empty() {
             true => collected.plan,
             false => {
@@ -86,8 +169,8 @@ impl Table {
                 in_background(self.metadata_location(), move || collected.with_deletes(&table, deletes)).await?
             }
         };
-        if asked.len() > request.columns.len() {
-            plan.files.iter_mut().for_each(|file| file.keep_columns(request.columns));
+        if asks_more {
+            plan.files.iter_mut().for_each(|file| file.keep_columns(columns));
         }
         let is_pinned = |hit: &PartitionHit| choosers.get(&hit.spec_id).is_some_and(|chooser| chooser.is_pinned());
         plan.route.is_pinned = !plan.route.partitions.is_empty() && plan.route.partitions.iter().all(is_pinned);
@@ -119,10 +202,8 @@ impl Table {
         specs.filter_map(|spec| Some((spec.id, Arc::new(Chooser::new(self, spec.id, bound, wanted)?)))).collect()
     }
 
-    /// Lists the columns whose metrics are kept of the manifests, ascending: all that the table ever had, where they are few.
-    fn ids_to_keep(&self, manifests: &Manifests, wanted: &Wanted, also: &BTreeSet<i32>) -> Vec<i32> {
-        let mut ids = wanted.ids();
-        ids.extend(also);
+    /// Lists the columns whose metrics are kept of the manifests, ascending: `ids`, and all that the table ever had, where they are few.
+    fn ids_to_keep(&self, manifests: &Manifests, mut ids: Vec<i32>) -> Vec<i32> {
         let all = self.metadata().all_fields();
         let files = manifests.iter().try_fold(0_u64, |sum, manifest| sum.checked_add(manifest.live_files()?));
         let bytes = files.map(|files| files.saturating_mul(all.len() as u64).saturating_mul(METRIC_BYTES));
@@ -134,47 +215,86 @@ impl Table {
         ids
     }
 
-    /// Lists the delete files of partitions that the predicate needs.
-    async fn find_deletes(&self, manifests: Manifests, bound: &BoundPredicate) -> Result<Vec<FoundDelete>> {
+    /// Lists for each predicate the delete files of the partitions that it needs.
+    async fn find_deletes(&self, manifests: Manifests, bound: &[BoundPredicate]) -> Result<Vec<Vec<Arc<FoundDelete>>>> {
+        let mut found: Vec<Vec<Arc<FoundDelete>>> = bound.iter().map(|_| Vec::new()).collect();
         if manifests.is_empty() {
-            return Ok(Vec::new());
+            return Ok(found);
         }
         let wanted = Arc::new(Wanted::of_deletes(self.metadata()));
-        let choosers = self.choosers(bound, &wanted);
+        let choosers: Vec<Choosers> = bound.iter().map(|bound| self.choosers(bound, &wanted)).collect();
         let mut reads = Vec::new();
         for manifest in manifests {
-            let chooser = self.chooser(manifest.spec_id, &choosers)?;
-            if chooser.is_none_or(|chooser| chooser.excluded_manifest(&manifest).is_none()) {
-                reads.push(manifest);
+            let mut needing = Vec::new();
+            for (position, choosers) in choosers.iter().enumerate() {
+                let chooser = self.chooser(manifest.spec_id, choosers)?;
+                if chooser.is_none_or(|chooser| chooser.excluded_manifest(&manifest).is_none()) {
+                    needing.push((position, choosers));
+                }
+            }
+            if let Some((_, choosers)) = needing.first().copied() {
+                let needing: Vec<usize> = needing.into_iter().map(|(position, _)| position).collect();
+                reads.push((manifest, choosers, needing));
             }
         }
-        let (choosers, ids) = (&choosers, &wanted.ids());
-        let found = stream::iter(reads)
-            .map(async |manifest| {
-                let decoded = self.manifest(&manifest, ids).await?;
-                let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
-                let location = manifest.path.clone();
-                let found = in_background(&location, move || chooser.deletes(&decoded, &manifest)).await;
-                found.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
-            })
-            .buffered(MANIFEST_READS_MAX);
-        found.try_concat().await
+        let ids = wanted.ids();
+        let (reading, needing): (Vec<_>, Vec<_>) = reads
+            .into_iter()
+            .map(|(manifest, choosers, needing)| (self.deletes_of(manifest, choosers, &ids), needing))
+            .unzip();
+        let mut reading = stream::iter(reading).buffered(MANIFEST_READS_MAX);
+        for needing in needing {
+            let deletes = reading.try_next().await?.unwrap_or_default();
+            for position in needing {
+                if let Some(found) = found.get_mut(position) {
+                    found.extend(deletes.iter().map(Arc::clone));
+                }
+            }
+        }
+        drop(reading);
+        Ok(found)
+    }
+
+    /// Lists the delete files of a manifest. What it deletes depends on its spec alone.
+    async fn deletes_of(
+        &self,
+        manifest: Arc<ManifestFile>,
+        choosers: &Choosers,
+        ids: &[i32],
+    ) -> Result<Vec<Arc<FoundDelete>>> {
+        let decoded = self.manifest(&manifest, ids).await?;
+        let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
+        let location = manifest.path.clone();
+        let deletes = in_background(&location, move || chooser.deletes(&decoded, &manifest)).await;
+        let deletes = deletes.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))?;
+        Ok(deletes.into_iter().map(Arc::new).collect())
     }
 
     /// Chooses the manifests to read. It books those that partition summaries exclude.
-    fn choose_manifests(&self, manifests: Manifests, choosers: &Choosers, pruning: &mut Pruning) -> Result<Manifests> {
+    fn choose_manifests<'a>(
+        &self,
+        manifests: Manifests,
+        questions: &'a [Question<'a>],
+        collected: &mut [Collected],
+    ) -> Result<Vec<Read<'a>>> {
         let mut reads = Vec::new();
         for manifest in manifests {
-            pruning.manifests_total += 1;
-            let chooser = self.chooser(manifest.spec_id, choosers)?;
-            let excluded = chooser.and_then(|chooser| chooser.excluded_manifest(&manifest));
-            // A manifest that does not count its files is read, so that they can be counted.
-            match (manifest.live_files(), excluded) {
-                (Some(files), Some(reason)) => {
-                    pruning.files_total = pruning.files_total.saturating_add(files);
-                    pruning.book(Pruned { reason: reason.clone(), manifests: 1, files, bytes: None });
+            let mut needing = Vec::new();
+            for (question, Collected { plan, .. }) in questions.iter().zip(&mut *collected) {
+                plan.pruning.manifests_total += 1;
+                let chooser = self.chooser(manifest.spec_id, &question.choosers)?;
+                let excluded = chooser.and_then(|chooser| chooser.excluded_manifest(&manifest));
+                // A manifest that does not count its files is read, so that they can be counted.
+                match (manifest.live_files(), excluded) {
+                    (Some(files), Some(reason)) => {
+                        plan.pruning.files_total = plan.pruning.files_total.saturating_add(files);
+                        plan.pruning.book(Pruned { reason: reason.clone(), manifests: 1, files, bytes: None });
+                    }
+                    _ => needing.push(question),
                 }
-                _ => reads.push(manifest),
+            }
+            if !needing.is_empty() {
+                reads.push(Read { manifest, questions: needing });
             }
         }
         Ok(reads)
@@ -201,11 +321,20 @@ impl Table {
         chooser.ok_or_else(|| Error::corrupt(&manifest.path, "it has no partition spec"))
     }
 
-    async fn select(&self, manifest: Arc<ManifestFile>, choosers: &Choosers, wanted: &[i32]) -> Result<Selection> {
-        let decoded = self.manifest(&manifest, wanted).await?;
-        let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
+    /// Selects the files of a manifest, for each scan that needs it by its position.
+    async fn select(&self, read: Read<'_>, ids: &[i32]) -> Result<Vec<(usize, Selection)>> {
+        let Read { manifest, questions } = read;
+        let decoded = self.manifest(&manifest, ids).await?;
+        let chooser = |question: &&Question<'_>| {
+            Ok((question.position, self.chooser_of(&manifest, &decoded, &question.choosers)?))
+        };
+        let choosers = questions.iter().map(chooser).collect::<Result<Vec<_>>>()?;
         let location = manifest.path.clone();
-        let selected = in_background(&location, move || chooser.select(&decoded, &manifest)).await;
+        let select = move || {
+            let selected = choosers.into_iter();
+            selected.map(|(position, chooser)| Ok((position, chooser.select(&decoded, &manifest)?))).collect()
+        };
+        let selected: Result<Vec<_>> = in_background(&location, select).await;
         selected.map_err(|error| error.in_table(self.name(), MetadataFile::Manifest))
     }
 
@@ -218,19 +347,32 @@ impl Table {
             }
             ManifestSource::List(location) => location,
         };
-        let totals = snapshot.totals;
         let key = Key::List { table: self.identity().to_owned(), path: location.clone(), snapshot: snapshot.id };
         let read = async |_| {
             let read = self.stores().read_held(location).await?;
-            let decode = move || {
-                let manifests = list::decode(&read.bytes)?;
-                list::refuse_cut(&manifests, &totals)?;
-                Ok(manifests)
-            };
-            self.decoded(location, MetadataFile::ManifestList, decode).await
+            let manifests =
+                self.decoded(location, MetadataFile::ManifestList, move || list::decode(&read.bytes)).await?;
+            if let Some(why) = list::lacking(&manifests, &snapshot.totals)
+                && self.trusts_totals(snapshot).await
+            {
+                return Err(Error::corrupt(location, why));
+            }
+            Ok(manifests)
         };
         let manifests = self.stores().cache().get_or_read(key, &[], read).await;
         manifests.map_err(|error| error.in_table(self.name(), MetadataFile::ManifestList))
+    }
+
+    /// Returns true where the sums in a snapshot's summary are to be believed: those of the snapshot before are right, or there is none.
+    /// Sums go wrong in one commit and stay so.
+    async fn trusts_totals(&self, snapshot: &Snapshot) -> bool {
+        let Some(parent) = snapshot.parent else { return true };
+        let parent = self.metadata().snapshots.iter().find(|known| known.id == parent);
+        let Some(Snapshot { manifests: ManifestSource::List(location), totals, .. }) = parent else { return false };
+        let Ok(read) = self.stores().read_held(location).await else { return false };
+        let decode = move || list::decode(&read.bytes);
+        let manifests = self.decoded(location, MetadataFile::ManifestList, decode).await;
+        manifests.is_ok_and(|manifests| list::is_summed(&manifests, totals))
     }
 
     /// Returns a manifest with the metrics of at least these columns, ascending.
@@ -328,7 +470,7 @@ impl Collected {
     }
 
     /// Gives each file its deletes. One of which nothing seems to be left stays: its vector is read before that is believed.
-    fn with_deletes(self, table: &Table, found: Vec<FoundDelete>) -> Result<FilePlan> {
+    fn with_deletes(self, table: &Table, found: Vec<Arc<FoundDelete>>) -> Result<FilePlan> {
         let Collected { mut plan, keys, .. } = self;
         let fault = |DeleteFault { manifest, why }| {
             Error::corrupt(&*manifest, why).in_table(table.name(), MetadataFile::Manifest)

@@ -41,6 +41,15 @@ pub enum Scalar {
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 impl Scalar {
+    /// Returns the memory that it holds beside itself, in bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Scalar::String(text) => text.len(),
+            Scalar::Fixed(bytes) | Scalar::Binary(bytes) => bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// Decodes a bound of a column of this type, in the specification's bytes. The writer may have known the column before a
     /// promotion of its type. `None` where the bytes are no value: some writers leave such bounds.
     pub(crate) fn from_bound(bytes: &[u8], ty: &Type) -> Option<Scalar> {

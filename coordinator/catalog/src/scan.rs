@@ -103,6 +103,29 @@ impl DeleteFile {
 }
 
 impl FilePlan {
+    /// Returns the memory that it holds, in bytes, about.
+    pub fn held_bytes(&self) -> usize {
+        let column = |facts: &ColumnFacts| {
+            let bounds = [&facts.lower, &facts.upper].into_iter().flatten();
+            size_of::<ColumnFacts>() + bounds.map(Scalar::heap_bytes).sum::<usize>()
+        };
+        let file = |file: &ScanFile| {
+            size_of::<ScanFile>()
+                + file.path.name.len()
+                + size_of_val(&*file.split_offsets)
+                + size_of_val(&*file.column_bytes)
+                + file.columns.iter().map(column).sum::<usize>()
+        };
+        let delete =
+            |file: &DeleteFile| size_of::<DeleteFile>() + file.path.name.len() + size_of_val(file.equality_ids());
+        let set = |set: &DeleteSet| size_of_val(&*set.positions) + size_of_val(&*set.equality);
+        let partition = |hit: &PartitionHit| size_of::<PartitionHit>() + hit.text.len();
+        self.files.iter().map(file).sum::<usize>()
+            + self.deletes.iter().map(delete).sum::<usize>()
+            + self.delete_sets.iter().map(set).sum::<usize>()
+            + self.route.partitions.iter().map(partition).sum::<usize>()
+    }
+
     /// Names the partitions that were hit.
     pub(crate) fn name_partitions(&mut self) {
         if self.route.is_pinned {

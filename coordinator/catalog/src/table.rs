@@ -89,6 +89,11 @@ impl Table {
         self.metadata.schema()
     }
 
+    /// Returns the id of the current schema.
+    pub fn schema_id(&self) -> Option<i64> {
+        self.metadata.schema_ids.first().copied()
+    }
+
     /// Lists the ids of a column and of all fields below it. Empty for a column that the table does not have.
     pub fn leaf_ids(&self, column: &str) -> Vec<i32> {
         let mut fields = Vec::new();

@@ -17,7 +17,7 @@ import fastavro
 
 ROOT = pathlib.Path("/tmp/gust-iceberg-fixtures-1")
 # Tables whose older snapshots are kept, too. They can be read as of then.
-WITH_HISTORY = {"rolled_back", "branched", "versions", "py_branched", "readded", "v2_positions", "v3_vectors"}
+WITH_HISTORY = {"rolled_back", "branched", "versions", "py_branched", "readded", "v2_positions", "v3_vectors", "d_cut_list"}
 ICEBERG = pathlib.Path(__file__).resolve().parents[2] / "iceberg"
 TABLES = ICEBERG / "tables"
 TRUTH = ICEBERG / "truth"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import common
 import fastavro
-from common import ROOT, TABLES, local, metadata_file
+from common import ROOT, TABLES, edit_metadata, local, metadata_file
 
 WRITERS = common.Writers()
 table = WRITERS.table
@@ -179,9 +179,43 @@ def d_claims_all_vanished(name):
 @table
 def d_cut_list(name):
     """The list of manifests lacks its last one, of the deletes, as if it had been cut between two blocks."""
+    copy("v3_vectors", name)
+    metadata = json.loads(metadata_file(name).read_text())
+    lists = {snapshot["snapshot-id"]: snapshot["manifest-list"] for snapshot in metadata["snapshots"]}
+    path = local(lists[metadata["current-snapshot-id"]])
+    edit_avro(path, lambda manifests: [manifest for manifest in manifests if manifest["content"] == 0])
+
+
+def lists_and_manifests(name: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """The list of a copy, and its manifests."""
     vector(name)
     [path] = (ROOT / name / "metadata").glob("snap-*.avro")
-    edit_avro(path, lambda manifests: [manifest for manifest in manifests if manifest["content"] == 0])
+    with open(path, "rb") as file:
+        return path, [local(manifest["manifest_path"]) for manifest in fastavro.reader(file)]
+
+
+@table
+def d_encrypted_table(name):
+    vector(name)
+    edit_metadata(name, lambda metadata: metadata["properties"].update({"encryption.key-id": "key"}))
+
+
+@table
+def d_encrypted_manifest(name):
+    path, _ = lists_and_manifests(name)
+    edit_avro(path, lambda manifests: [{**manifest, "key_metadata": b"key"} for manifest in manifests])
+
+
+@table
+def d_cut_manifest(name):
+    _, manifests = lists_and_manifests(name)
+    manifests[0].write_bytes(manifests[0].read_bytes()[:-30])
+
+
+@table
+def d_vanished_manifest(name):
+    _, manifests = lists_and_manifests(name)
+    manifests[1].unlink()
 
 
 @table

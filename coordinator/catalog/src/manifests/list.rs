@@ -81,31 +81,37 @@ impl ManifestFile {
     }
 }
 
-/// Finds out that a list lacks manifests: it was cut between two blocks, which nothing in it tells. The summary of its snapshot has
-/// the sums. Writers may count files or rows wrongly, but not both in one direction.
-///
-/// # Errors
-/// The sums of a content of which both are less than the summary's.
-pub(crate) fn refuse_cut(manifests: &[Arc<ManifestFile>], totals: &Totals) -> Result<(), AvroFault> {
+/// Sums up the files of a content. None where a manifest does not count them.
+fn summed(manifests: &[Arc<ManifestFile>], has_deletes: bool) -> Option<Total> {
+    let own = manifests.iter().filter(|manifest| manifest.has_deletes == has_deletes);
+    own.map(|manifest| manifest.live()).try_fold(Total::default(), |sum, live| {
+        let live = live?;
+        Some(Total { files: sum.files.checked_add(live.files)?, rows: sum.rows.checked_add(live.rows)? })
+    })
+}
+
+/// Tells what a list lacks by the summary of its snapshot: it may have been cut between two blocks, which nothing in it tells. A writer
+/// may count files or rows alone wrongly.
+pub(crate) fn lacking(manifests: &[Arc<ManifestFile>], totals: &Totals) -> Option<String> {
     let contents = [(false, "data files", totals.data), (true, "delete files", totals.deletes)];
-    for (has_deletes, name, total) in contents {
-        let own = manifests.iter().filter(|manifest| manifest.has_deletes == has_deletes);
-        let sum = own.map(|manifest| manifest.live()).try_fold(Total::default(), |sum, live| {
-            let live = live?;
-            Some(Total { files: sum.files.checked_add(live.files)?, rows: sum.rows.checked_add(live.rows)? })
-        });
-        if let (Some(total), Some(sum)) = (total, sum)
-            && sum.files < total.files
-            && sum.rows < total.rows
-        {
-            let Total { files, rows } = sum;
-            return Err(AvroFault::Invalid(format!(
-                "it has {files} {name} of {rows} rows, the summary of its snapshot says {} of {}",
-                total.files, total.rows
-            )));
-        }
-    }
-    Ok(())
+    contents.into_iter().find_map(|(has_deletes, name, total)| {
+        let (total, sum) = (total?, summed(manifests, has_deletes)?);
+        (sum.files < total.files && sum.rows < total.rows).then(|| {
+            let (found, said) = (sum, total);
+            format!(
+                "it has {} {name} of {} rows, the summary of its snapshot says {} of {}",
+                found.files, found.rows, said.files, said.rows
+            )
+        })
+    })
+}
+
+/// Returns true where a summary has the sums of its list.
+pub(crate) fn is_summed(manifests: &[Arc<ManifestFile>], totals: &Totals) -> bool {
+    [(false, totals.data), (true, totals.deletes)].into_iter().all(|(has_deletes, total)| match total {
+        Some(total) => summed(manifests, has_deletes) == Some(total),
+        None => true,
+    })
 }
 
 /// Decodes a manifest list.

@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::avro::tests::file;
+use crate::cache::MetadataCache;
 use crate::error::{Error, Result};
 use crate::predicate::{CompareOp, Predicate};
 use crate::scalar::Scalar;
@@ -63,7 +64,11 @@ impl Lake {
 
     /// Returns the same table, of which nothing has been read.
     pub(crate) fn afresh(&self) -> Lake {
-        let stores = self.stores.clone().with_cache(Arc::default());
+        self.kept_in(Arc::default())
+    }
+
+    fn kept_in(&self, cache: Arc<MetadataCache>) -> Lake {
+        let stores = self.stores.clone().with_cache(cache);
         Lake { metadata: self.metadata.clone(), store: Arc::clone(&self.store), stores }
     }
 
@@ -75,6 +80,14 @@ impl Lake {
     pub(crate) async fn plan(&self, predicate: &Predicate, columns: &[i32]) -> Result<FilePlan> {
         let columns: BTreeSet<i32> = columns.iter().copied().collect();
         self.plan_with(predicate, &columns, &BTreeSet::new()).await
+    }
+
+    /// Plans several scans together.
+    pub(crate) async fn plans(&self, scans: &[(Predicate, BTreeSet<i32>)]) -> Result<Vec<FilePlan>> {
+        let also = BTreeSet::new();
+        let request = |(predicate, columns)| ScanRequest { predicate, columns, also: &also };
+        let requests: Vec<_> = scans.iter().map(|(predicate, columns)| request((predicate, columns))).collect();
+        self.table().plans(&requests).await
     }
 
     async fn plan_with(
@@ -624,12 +637,27 @@ async fn a_list_that_lacks_manifests_is_an_error() {
         "it has 0 data files of 0 rows, the summary of its snapshot says 2 of 20",
     );
     // A writer may count one of them wrongly, or nothing at all.
-    for (change, counts) in [("total-data-files", json!("9")), ("total-records", json!("99")), ("total-records", json!(null))] {
+    for (change, counts) in
+        [("total-data-files", json!("9")), ("total-records", json!("99")), ("total-records", json!(null))]
+    {
         let known = lake.metadata["snapshots"][0]["summary"][change].take();
         lake.metadata["snapshots"][0]["summary"][change] = counts;
         assert_eq!(whole(&lake, &[&a, &b, &of_deletes], 2).await.unwrap().files.len(), 2, "{change}");
         lake.metadata["snapshots"][0]["summary"][change] = known;
     }
+    // Sums that were wrong before say nothing.
+    lake.put("older", list(&[a.clone()])).await;
+    let snapshots = lake.metadata["snapshots"].as_array_mut().unwrap();
+    snapshots[0]["parent-snapshot-id"] = json!(7);
+    for (files, rows, is_error) in [("1", "10", true), ("2", "20", false)] {
+        let snapshots = lake.metadata["snapshots"].as_array_mut().unwrap();
+        snapshots.truncate(1);
+        snapshots.push(json!({"snapshot-id": 7, "timestamp-ms": 0, "manifest-list": "s3://b/older",
+            "summary": {"total-data-files": files, "total-records": rows}}));
+        assert_eq!(whole(&lake, &[&of_deletes, &a, &b], 1).await.is_err(), is_error, "{files} files");
+    }
+    lake.metadata["snapshots"].as_array_mut().unwrap().truncate(1);
+    assert!(whole(&lake, &[&of_deletes, &a, &b], 1).await.is_ok(), "the snapshot before has expired");
     let mut uncounted = a.clone();
     uncounted["added_rows_count"] = json!(null);
     assert_eq!(whole(&lake, &[&of_deletes, &uncounted, &b], 1).await.unwrap().files.len(), 1);
@@ -758,6 +786,12 @@ async fn a_manifest_is_decoded_once() {
     lake.plan_with(&equals_one, &other, &both).await.unwrap();
     assert_eq!(decoded(), 4);
     assert!((1..8192).contains(&lake.stores.cache().held_bytes()), "{}", lake.stores.cache().held_bytes());
+    // Scans that are planned together, where nothing is kept.
+    let small = lake.kept_in(Arc::new(MetadataCache::new(1)));
+    let scans = [(equals_one, one), (equals("b", Scalar::Int(6)), other)];
+    let plans = small.plans(&scans).await.unwrap();
+    assert_eq!(plans.iter().map(|plan| plan.files.len()).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((small.stores.cache().decoded_manifests(), small.stores.cache().held_bytes()), (1, 0));
 }
 
 /// A list or a manifest of few bytes may not take gigabytes.

@@ -51,7 +51,7 @@ use crate::config::{Config, Prefer, Target};
 use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PackedAs, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
-use crate::tables::iceberg::tell_columns;
+use crate::tables::iceberg::ScanPlans;
 use crate::tables::pruning::PruningNotes;
 use loads::stages::{FunctionReaders, StageMaker};
 use passes::broadcast::Joins;
@@ -278,10 +278,10 @@ impl Planner {
     }
 }
 
-/// Optimizes a query's plan. Its tables learn what all of its scans read before the first of them is planned.
+/// Optimizes a query's plan. The session learns of all its scans before the first of them is planned.
 fn optimized(state: &SessionState, logical: &LogicalPlan) -> Result<LogicalPlan> {
     let optimized = state.optimize(logical)?;
-    tell_columns(&optimized);
+    ScanPlans::tell(state, &optimized);
     Ok(optimized)
 }
 

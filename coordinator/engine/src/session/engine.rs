@@ -15,6 +15,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use fragment_fn::ahead::ReadBudget;
+use gust_catalog::MetadataCache;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
 
@@ -66,6 +67,8 @@ pub struct EngineOptions {
     pub reach: Reach,
     /// Bounds above which the coordinator reads delete files for functions.
     pub digest: DigestBounds,
+    /// Metadata of Iceberg tables that is kept for all queries.
+    pub metadata: Arc<MetadataCache>,
 }
 
 impl Default for EngineOptions {
@@ -76,6 +79,7 @@ impl Default for EngineOptions {
             settings: SettingsPolicy::OwnSession,
             reach: Reach::default(),
             digest: DigestBounds::default(),
+            metadata: Arc::default(),
         }
     }
 }
@@ -158,6 +162,7 @@ impl Engine {
         let stores = Stores::within(
             config.s3.clone(),
             options.reach.without(private_places(&config, folder.path()).iter().map(String::as_str))?,
+            options.metadata,
         );
         let memory = ProcessMemory::new(memory_bytes(&config), options.queries_max);
         let reading = ReadBudget::new(config.read_ahead());

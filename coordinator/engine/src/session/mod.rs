@@ -60,6 +60,7 @@ use crate::planner::{Planner, PlannerSettings};
 use crate::storage::{Reach, Stores};
 use crate::tables::catalog::QueryCatalogs;
 use crate::tables::folder::{Listings, Paths};
+use crate::tables::iceberg::ScanPlans;
 use crate::tables::path_catalogs::PathCatalogs;
 use crate::tables::pins::Pins;
 use prepared::Prepared;
@@ -188,6 +189,7 @@ impl Session {
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
         state.config_mut().set_extension(Arc::<Listings>::default());
+        state.config_mut().set_extension(Arc::<ScanPlans>::default());
         let runtime = RuntimeEnv {
             object_store_registry: Arc::new(stores.clone()),
             memory_pool: self.engine.memory.for_query(),

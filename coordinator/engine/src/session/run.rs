@@ -35,6 +35,7 @@ use crate::resume::WorkLog;
 use crate::scheduler::QueryAttempts;
 use crate::sql::Names;
 use crate::tables::folder::Listings;
+use crate::tables::iceberg::ScanPlans;
 use replan::Replan;
 pub(super) use start::NewStatement;
 
@@ -242,6 +243,7 @@ impl RunningStatement {
     async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
         let PlannedQuery { state, plan, functions, .. } = planned;
         Listings::of(&state).forget();
+        ScanPlans::forget(&state);
         let mut context = TaskContext::from(&state);
         if let Some(FunctionsPlan { stages, packed: PackedSize { size, packing }, at_once, .. }) = functions {
             self.session.engine.may_leave(&self.id);
@@ -279,6 +281,7 @@ impl RunningStatement {
             let decision = Decision::local(Reason::Requested, Workload::default());
             let planned = session.planner().here(state, &query, decision).await;
             let planned = planned.map_err(QueryError::from_engine)?;
+            ScanPlans::forget(&planned.state);
             let context = TaskContext::from(&planned.state);
             let stream = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
             Ok((planned, stream))

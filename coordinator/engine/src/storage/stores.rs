@@ -89,16 +89,16 @@ impl OpenStore {
 impl Stores {
     /// Makes stores that may all be read.
     pub fn new(s3: S3Config) -> Self {
-        Self::within(s3, Reach::default())
+        Self::within(s3, Reach::default(), Arc::default())
     }
 
-    /// Makes stores of which queries read these places alone.
-    pub fn within(s3: S3Config, reach: Reach) -> Self {
+    /// Makes stores of which queries read these places alone, with the place of what is kept of Iceberg's metadata.
+    pub fn within(s3: S3Config, reach: Reach, metadata: Arc<MetadataCache>) -> Self {
         let settings = Arc::new(StoreSettings {
             s3,
             reach,
             credentials: Arc::default(),
-            metadata: Arc::default(),
+            metadata,
             grants: Grants::default(),
             lent_connections: Connections::default(),
         });
