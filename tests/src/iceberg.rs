@@ -316,6 +316,9 @@ fn delete_entry(file: &DeleteFile, parts: &[Part]) -> Row {
     }
 }
 
+/// Bound of a column, of one side.
+type BoundOf = fn(&Metrics) -> Option<&[u8]>;
+
 struct File<'a> {
     content: i64,
     path: &'a str,
@@ -346,7 +349,7 @@ fn entry(
         let pairs = file.metrics.iter().filter_map(|of| Some((of.id, count(of)?)));
         row.items(pairs.map(|(id, count)| Row::of(|row| row.long(id.into()).long(count))));
     }
-    let bounds: [fn(&Metrics) -> Option<&[u8]>; 2] = [|of| of.lower.as_deref(), |of| of.upper.as_deref()];
+    let bounds: [BoundOf; 2] = [|of| of.lower.as_deref(), |of| of.upper.as_deref()];
     for bound in bounds {
         let pairs = file.metrics.iter().filter_map(|of| Some((of.id, bound(of)?)));
         row.items(pairs.map(|(id, bound)| Row::of(|row| row.long(id.into()).bytes(bound))));

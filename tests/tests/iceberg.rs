@@ -269,24 +269,48 @@ async fn check(target: Target) {
     }
 }
 
-/// Values of all bucket columns reach one fragment for each bucket that can hold them, and EXPLAIN names the buckets.
-#[tokio::test(flavor = "multi_thread")]
-async fn points_are_routed_to_their_buckets() {
+/// Values of all columns of a spec reach one fragment for each partition that can hold them, or the coordinator, and EXPLAIN names the
+/// partitions.
+async fn check_routes(target: Target) {
     let Some(lake) = make() else { return };
-    let session = through_locations(&lake, Target::InProcess).await;
+    let session = through_locations(&lake, target).await;
     let big = |times: i64| times * (1 << 39) - (1 << 41);
-    let check = async |filter: String, most: usize| {
-        let sql = format!("SELECT id FROM by_bucket WHERE {filter}");
+    let bucket = |values: &str| format!("by_bucket WHERE big {values} AND name = 'alpha'");
+    for (from, most, partition) in [
+        (bucket(&format!("= {}", big(6))), 1, "p0_big="),
+        (bucket(&format!("IN ({}, {})", big(6), big(9))), 2, "p1_name="),
+        ("by_truncate WHERE name = 'alpha' AND n = 5".to_owned(), 1, "p0_name=al, p1_n=0"),
+        ("by_truncate WHERE name = 'alpha' AND n IN (5, 10)".to_owned(), 2, "p0_name=al, p1_n=10"),
+        ("by_identity WHERE n = 5".to_owned(), 1, "p0_n=5"),
+        ("by_identity WHERE n IN (5, -20)".to_owned(), 2, "p0_n=-20"),
+        ("by_identity_more WHERE day = DATE '2024-01-30' AND ok = true".to_owned(), 1, "p0_day=2024-01-30, p1_ok=true"),
+    ] {
+        let sql = format!("SELECT id FROM {from}");
         let (rows, report) = run(&session, &sql).await.expect("rows");
         let found: usize = rows.iter().map(|batch| batch.num_rows()).sum();
         assert!(found > 0, "`{sql}` finds nothing");
-        assert!((1..=most).contains(&report.fragments), "`{sql}`: {} fragments", report.fragments);
+        let least = usize::from(!matches!(target, Target::Auto | Target::Local));
+        let fragments = report.fragments;
+        assert!((least..=most).contains(&fragments), "`{sql}` on {target:?}: {fragments} fragments");
         let explained = session.explain(session.parse(&sql).expect("SQL").remove(0)).await.expect("a plan");
-        assert!(explained.contains("; partitions "), "{explained}");
-    };
-    check(format!("big = {} AND name = 'alpha'", big(6)), 1).await;
-    check(format!("big IN ({}, {}) AND name = 'alpha'", big(6), big(9)), 2).await;
+        assert!(explained.contains("; partitions ") && explained.contains(partition), "{explained}");
+    }
     session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_routed_to_their_partitions_in_process() {
+    check_routes(Target::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_routed_to_their_partitions_on_four_processes() {
+    check_routes(Target::Processes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_are_routed_to_their_partitions_or_read_here() {
+    check_routes(Target::Auto).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

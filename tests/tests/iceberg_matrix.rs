@@ -4,7 +4,7 @@
 //!  tests/iceberg/tables ─► /tmp/gust-iceberg-fixtures-1 ─► each ask, on each target ─► the truth
 //! ```
 //!
-//! Four writers made the tables, by the scripts of `tests/python/matrix`; its `check.py` asks the judges. `refused` is the text with
+//! Four writers made the tables, by the scripts of `tests/python/matrix`, and a fifth edits what they wrote; its `check.py` asks the judges. `refused` is the text with
 //! which Gust refuses an ask today, and `wrong` the reason for which it has other rows. Such an ask fails the suite once it has its
 //! rows, so that the line is struck out.
 //!
@@ -222,7 +222,8 @@ async fn wrong_files(session: &Session, ask: &Ask) -> Option<String> {
     let statement = session.parse(&ask.sql).expect("it has run").remove(0);
     let explained = session.explain(statement).await.expect("it has run");
     let (kept, total) = files_kept(&explained);
-    let as_expected = files.is(kept, total) && ask.files_max.is_none_or(|most| kept <= most);
+    let is_unread = files != FilesRead::Metadata || !explained.contains("file_type=parquet");
+    let as_expected = files.is(kept, total) && is_unread && ask.files_max.is_none_or(|most| kept <= most);
     (!as_expected)
         .then(|| format!("{kept} of {total} files are not {files:?}, {:?} at most:\n{explained}", ask.files_max))
 }
@@ -304,7 +305,7 @@ async fn the_matrix_holds_on_four_processes() {
 fn the_matrix_covers_the_review_and_is_judged() {
     let tables = truth();
     let writers: BTreeSet<&str> = tables.iter().map(|table| table.writer.as_str()).collect();
-    assert_eq!(writers, BTreeSet::from(["chdb", "crafted", "pyiceberg", "spark"]));
+    assert_eq!(writers, BTreeSet::from(["chdb", "crafted", "java", "pyiceberg", "spark"]));
     let asks: usize = tables.iter().map(|table| table.ask.len()).sum();
     assert!(tables.len() >= 60 && asks >= 200, "{} tables, {asks} asks", tables.len());
     let traps: BTreeSet<&str> = tables.iter().flat_map(|table| table.traps.iter().map(String::as_str)).collect();
@@ -313,7 +314,8 @@ fn the_matrix_covers_the_review_and_is_judged() {
     for table in &tables {
         for ask in &table.ask {
             assert!(ask.rows.is_some() != ask.error.is_some(), "{}: `{}`: rows or an error", table.name, ask.sql);
-            let agree = ask.judges.values().filter(|verdict| *verdict == "ok").count();
+            // iceberg-rust is asked, too, but it is none of the four.
+            let agree = ask.judges.iter().filter(|(judge, verdict)| *judge != "rust" && *verdict == "ok").count();
             let judged = ask.rows.is_none() || agree >= 2 || ask.few_judges.is_some();
             assert!(judged, "{}: `{}`: {agree} judges agree", table.name, ask.sql);
         }

@@ -1,4 +1,4 @@
-"""Writes the tables of the matrix that Spark writes.
+"""Writes the tables of the matrix that Spark writes, and those of Java's generic writers, which it only starts.
 
     write_spark.py [TABLE ...]
 
@@ -6,6 +6,7 @@ Truth is in tests/iceberg/truth, written by hand: change both together.
 """
 
 import common
+import java_generic
 import spark
 import spark_equality
 import spark_partitions
@@ -13,7 +14,7 @@ import spark_positions
 import spark_schemas
 import spark_versions
 
-MODULES = (spark_versions, spark_positions, spark_equality, spark_partitions, spark_schemas)
+MODULES = (spark_versions, spark_positions, spark_equality, spark_partitions, spark_schemas, java_generic)
 
 if __name__ == "__main__":
     spark.start()

@@ -646,7 +646,7 @@ async fn a_list_that_lacks_manifests_is_an_error() {
         lake.metadata["snapshots"][0]["summary"][change] = known;
     }
     // Sums that were wrong before say nothing.
-    lake.put("older", list(&[a.clone()])).await;
+    lake.put("older", list(std::slice::from_ref(&a))).await;
     let snapshots = lake.metadata["snapshots"].as_array_mut().unwrap();
     snapshots[0]["parent-snapshot-id"] = json!(7);
     for (files, rows, is_error) in [("1", "10", true), ("2", "20", false)] {
