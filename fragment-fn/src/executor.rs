@@ -46,6 +46,8 @@ use crate::stage_objects::{parts, plan_bytes, shared_rows};
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) counters: Arc<Counters>,
+    /// Part of `counters` in the exchange.
+    exchange: Arc<Counters>,
     pub(crate) memory: Arc<PeakPool>,
     ahead: Arc<AheadAccount>,
     usage: std::sync::Mutex<Usage>,
@@ -54,8 +56,10 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(request: &InvokeRequest) -> Self {
         let memory_bytes_max = usize::try_from(request.fragment.limits.memory_bytes_max).unwrap_or(usize::MAX);
+        let counters = Arc::<Counters>::default();
         Self {
-            counters: Arc::default(),
+            exchange: Arc::new(Counters::part_of(&counters)),
+            counters,
             memory: PeakPool::new(memory_bytes_max),
             ahead: Arc::default(),
             usage: std::sync::Mutex::default(),
@@ -70,6 +74,7 @@ impl Meter {
         let mut usage = *self.usage.lock().expect("no holder panics");
         usage.requests = self.counters.requests();
         usage.bytes_read = self.counters.bytes_read();
+        usage.exchange_bytes_read = self.exchange.bytes_read();
         usage.bytes_written = self.counters.bytes_written();
         usage.memory_peak_bytes = self.memory.peak_bytes();
         usage.ahead = self.ahead.usage();
@@ -199,11 +204,13 @@ fn connect_stores(
 ) -> Result<Vec<AttemptStore>, FragmentError> {
     let invalid = |e: String| FragmentError::new(FragmentErrorKind::MalformedRequest, e);
     let mut stores = Vec::with_capacity(request.access.0.len());
-    for access in &request.access.0 {
+    let exchange = request.stage.output.place().0;
+    for (number, access) in (0..).zip(&request.access.0) {
         let client = environment.client(access).map_err(invalid)?;
         let pace = client.pace().cloned();
-        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(&meter.counters)));
-        let hedged = HedgedStore::wrap(counted, client.hedger, &meter.counters);
+        let counters = if number == exchange { &meter.exchange } else { &meter.counters };
+        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(counters)));
+        let hedged = HedgedStore::wrap(counted, client.hedger, counters);
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let footer_cache_salt =
             crc32fast::hash(format!("{}{:?}", access.url, access.options.get("aws_endpoint")).as_bytes());

@@ -6,12 +6,12 @@
 //! ```
 //!
 //! Regions follow one another, so that nothing is written before the last row has come. Until then encoded chunks wait: in memory of the pool, or in one temporary
-//! file. Beside the pool it holds one batch, and three multipart parts at the end.
+//! file. Rows that are too few for a chunk have some memory of their own, so that a full pool does not make small chunks of them. Beside the pool it holds one batch, and
+//! three multipart parts at the end.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -19,7 +19,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result, exec_err, internal_err};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::{SpillFile, SpillWriter, TaskContext};
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_plan::ExecutionPlan;
@@ -33,6 +33,12 @@ use crate::classify::{classify, classify_write};
 
 /// Least bytes of a partition's rows in memory that are encoded together.
 const CHUNK_BYTES_MIN: usize = 64 << 10;
+
+/// Least bytes of them where memory is short, and memory of each partition that others cannot have.
+const CHUNK_BYTES_SHORT: usize = CHUNK_BYTES_MIN / 4;
+
+/// Part of the pool that the memory of all partitions may be.
+const FLOOR_DIVISOR: usize = 8;
 
 /// A plan whose rows go to functions of another stage, by the hash of keys.
 pub(crate) struct HashedPlan {
@@ -104,10 +110,14 @@ pub(crate) struct PartsWriter {
     schema: SchemaRef,
     partitioner: BatchPartitioner,
     parts: Vec<Part>,
-    /// Memory of pending rows and of encoded chunks.
+    /// Memory of pending rows that is not given away.
+    floor: MemoryReservation,
+    /// Memory of other pending rows, and of encoded chunks.
     held: MemoryReservation,
-    /// Bytes that `held` should have.
-    bytes: usize,
+    /// Bytes of pending rows.
+    pending_bytes: usize,
+    /// Bytes of chunks in memory.
+    chunk_bytes: usize,
     context: Arc<TaskContext>,
     spilled: Option<Spilled>,
     inline_bytes_max: u64,
@@ -122,13 +132,23 @@ impl PartsWriter {
         target: ResultTarget,
     ) -> Self {
         let HashedPlan { input, partitioner, partitions } = plan;
-        let held = MemoryConsumer::new("rows by partition").with_can_spill(true).register(context.memory_pool());
+        let pool = context.memory_pool();
+        let held = MemoryConsumer::new("rows by partition").with_can_spill(true).register(pool);
+        let floor = MemoryConsumer::new("rows by partition, too few").register(pool);
+        let floor_bytes = match pool.memory_limit() {
+            MemoryLimit::Finite(bytes) => (partitions * CHUNK_BYTES_SHORT).min(bytes / FLOOR_DIVISOR),
+            MemoryLimit::Infinite | MemoryLimit::Unknown => 0,
+        };
+        // Without it chunks may be small.
+        let _ = floor.try_grow(floor_bytes);
         Self {
             schema: input.schema(),
             partitioner,
             parts: std::iter::repeat_with(Part::default).take(partitions).collect(),
+            floor,
             held,
-            bytes: 0,
+            pending_bytes: 0,
+            chunk_bytes: 0,
             context: Arc::clone(context),
             spilled: None,
             inline_bytes_max,
@@ -164,18 +184,42 @@ impl PartsWriter {
             let (part, bytes) = (&mut self.parts[partition], rows.get_array_memory_size());
             part.pending.push(rows);
             part.pending_bytes += bytes;
-            self.bytes += bytes;
+            self.pending_bytes += bytes;
             if part.pending_bytes >= CHUNK_BYTES_MIN {
-                self.bytes = self.bytes - part.pending_bytes + part.encode(&self.schema)?;
+                self.pending_bytes -= part.pending_bytes;
+                self.chunk_bytes += part.encode(&self.schema)?;
             }
         }
-        if self.held.try_resize(self.bytes).is_err() {
+        self.make_room()
+    }
+
+    /// Moves chunks to the temporary file until the rest fits memory.
+    fn make_room(&mut self) -> Result<()> {
+        if self.fits() {
+            return Ok(());
+        }
+        self.spill()?;
+        for least in [CHUNK_BYTES_SHORT, 1] {
+            if self.fits() {
+                return Ok(());
+            }
+            for part in self.parts.iter_mut().filter(|part| part.pending_bytes >= least) {
+                self.pending_bytes -= part.pending_bytes;
+                self.chunk_bytes += part.encode(&self.schema)?;
+            }
             self.spill()?;
         }
+        self.held.free();
         Ok(())
     }
 
-    /// Encodes what is pending, and moves all chunks to the temporary file.
+    /// Returns true if there is memory for everything that is held.
+    fn fits(&mut self) -> bool {
+        let bytes = (self.pending_bytes + self.chunk_bytes).saturating_sub(self.floor.size());
+        self.held.try_resize(bytes).is_ok()
+    }
+
+    /// Moves all chunks to the temporary file.
     fn spill(&mut self) -> Result<()> {
         let mut spilled = match self.spilled.take() {
             Some(spilled) => spilled,
@@ -185,7 +229,6 @@ impl PartsWriter {
             }
         };
         for part in &mut self.parts {
-            part.encode(&self.schema)?;
             for chunk in &mut part.chunks {
                 let Chunk::Memory(encoded) = chunk else { continue };
                 spilled.writer.write_all(encoded)?;
@@ -195,8 +238,7 @@ impl PartsWriter {
             }
         }
         self.spilled = Some(spilled);
-        self.bytes = 0;
-        self.held.free();
+        self.chunk_bytes = 0;
         Ok(())
     }
 
@@ -210,16 +252,17 @@ impl PartsWriter {
         let (part, encoded) = (regions.whole(), regions.encode());
         let result = |place| FragmentResult::Parts { place, part, regions: encoded };
         let chunks: Vec<Chunk> = parts.into_iter().flat_map(|part| part.chunks).collect();
-        let file = self.spilled.as_ref().and_then(|spilled| spilled.file.path()).map(Path::to_owned);
+        let path = self.spilled.as_ref().and_then(|spilled| spilled.file.path());
+        let file = path.map(File::open).transpose().map_err(|error| classify(&error.into()))?.map(Arc::new);
         if part.bytes <= self.inline_bytes_max {
             let mut bytes = Vec::with_capacity(usize::try_from(part.bytes).unwrap_or_default());
             for chunk in &chunks {
-                bytes.extend_from_slice(&read(chunk, file.as_deref()).await.map_err(|error| classify(&error))?);
+                bytes.extend_from_slice(&read(chunk, file.as_ref()).await.map_err(|error| classify(&error))?);
             }
             return Ok(result(PartsPlace::Inline(Base64(bytes.into()))));
         }
         let mut upload = Upload::new(&self.target);
-        if let Err(error) = uploaded(&mut upload, &chunks, file.as_deref()).await {
+        if let Err(error) = uploaded(&mut upload, &chunks, file.as_ref()).await {
             upload.abort().await;
             return Err(error);
         }
@@ -231,7 +274,7 @@ impl PartsWriter {
 }
 
 /// Writes chunks in their order. `file` is the temporary file.
-async fn uploaded(upload: &mut Upload, chunks: &[Chunk], file: Option<&Path>) -> Result<(), FragmentError> {
+async fn uploaded(upload: &mut Upload, chunks: &[Chunk], file: Option<&Arc<File>>) -> Result<(), FragmentError> {
     for chunk in chunks {
         let bytes = read(chunk, file).await.map_err(|error| classify(&error))?;
         upload.put(bytes).await.map_err(|error| classify_write(&error))?;
@@ -240,15 +283,15 @@ async fn uploaded(upload: &mut Upload, chunks: &[Chunk], file: Option<&Path>) ->
 }
 
 /// Returns the bytes of a chunk.
-async fn read(chunk: &Chunk, file: Option<&Path>) -> Result<Bytes> {
+async fn read(chunk: &Chunk, file: Option<&Arc<File>>) -> Result<Bytes> {
     let (offset, bytes) = match chunk {
         Chunk::Memory(encoded) => return Ok(encoded.clone()),
         Chunk::File { offset, bytes } => (*offset, *bytes),
     };
-    let Some(file) = file.map(Path::to_owned) else { return internal_err!("the file of spilled rows is gone") };
+    let Some(file) = file.cloned() else { return internal_err!("the file of spilled rows is gone") };
     let reading = tokio::task::spawn_blocking(move || {
         let mut chunk = vec![0; bytes];
-        File::open(file)?.read_exact_at(&mut chunk, offset)?;
+        file.read_exact_at(&mut chunk, offset)?;
         Ok::<_, std::io::Error>(chunk)
     });
     let chunk = reading.await.map_err(|error| DataFusionError::External(Box::new(error)))?;
@@ -280,4 +323,68 @@ impl Part {
 
 fn external(error: ExchangeError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::*;
+
+    const PARTITIONS: usize = 8;
+
+    fn batch(from: i64) -> RecordBatch {
+        let keys: ArrayRef = Arc::new((from..from + 64).collect::<Int64Array>());
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((from..from + 64).map(|at| format!("{at:->99}"))));
+        RecordBatch::try_from_iter([("k", keys), ("s", texts)]).expect("two columns")
+    }
+
+    /// Writes many small batches while others hold all but `left` bytes of a pool of 4 MiB.
+    fn written(left: usize) -> PartsWriter {
+        let pool: Arc<dyn MemoryPool> = Arc::new(FairSpillPool::new(4 << 20));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).build_arc().expect("a runtime");
+        let context = Arc::new(TaskContext::default().with_runtime(runtime));
+        let schema = batch(0).schema();
+        let keys = vec![col("k", &schema).expect("a column")];
+        let partitioning = Partitioning::Hash(keys, PARTITIONS);
+        let exchange = RepartitionExec::try_new(Arc::new(EmptyExec::new(schema)), partitioning).expect("an exchange");
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(exchange);
+        let plan = HashedPlan::of(&plan, PARTITIONS as u32).expect("a hash");
+        let store = Arc::new(InMemory::new());
+        let target = ResultTarget { access: 0, store, path: Path::from("rows") };
+        let mut writer = PartsWriter::new(plan, &context, u64::MAX, target);
+        let others = MemoryConsumer::new("others").register(&pool);
+        others.try_grow((4 << 20) - pool.reserved() - left).expect("room");
+        (0..200).for_each(|at| writer.write(batch(at * 64)).expect("written"));
+        drop(others);
+        writer
+    }
+
+    #[tokio::test]
+    async fn rows_wait_in_a_file_in_chunks_that_are_not_small() {
+        let rows = async |mut writer: PartsWriter| {
+            let FragmentResult::Parts { place: PartsPlace::Inline(bytes), part, .. } =
+                writer.finish().await.expect("rows")
+            else {
+                panic!("not inline")
+            };
+            assert_eq!((bytes.0.len() as u64, crc32fast::hash(&bytes.0)), (part.bytes, part.crc32));
+            part.rows
+        };
+        let plenty = written(2 << 20);
+        assert_eq!(plenty.spilled_bytes(), 0);
+        assert_eq!(rows(plenty).await, 200 * 64);
+        let short = written(0);
+        assert!(short.spilled_bytes() > 0);
+        let chunks: usize = short.parts.iter().map(|part| part.chunks.len()).sum();
+        // About 1.4 MB of rows, and 16 KiB of them a chunk at least.
+        assert!(chunks <= (2 << 20) / CHUNK_BYTES_SHORT, "{chunks} chunks");
+        assert_eq!(rows(short).await, 200 * 64);
+    }
 }

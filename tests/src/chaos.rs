@@ -266,7 +266,11 @@ impl Bench {
             ..Config::default()
         };
         self.server.set_shape(None);
-        let session = cloud::session(&self.server, config, &script(folder.path(), &self.faulty, seed, &mark)?)?;
+        let session = cloud::session(
+            &self.server,
+            config,
+            &script(folder.path(), &self.faulty, &format!("chaos-{seed}"), &mark)?,
+        )?;
         for statement in &self.create {
             run(&session, statement).await?;
         }
@@ -329,10 +333,10 @@ pub fn fault_names() -> Vec<String> {
     functions.chain(STORAGE_FAULTS.iter().map(|fault| format!("{fault:?}"))).collect()
 }
 
-/// Writes a script that runs the function: a session's configuration names a program without arguments.
-fn script(folder: &Path, faulty: &Path, seed: u64, mark: &Path) -> anyhow::Result<PathBuf> {
+/// Writes a script that runs the faulty function in a mode: a session's configuration names a program without arguments.
+pub fn script(folder: &Path, faulty: &Path, mode: &str, mark: &Path) -> anyhow::Result<PathBuf> {
     let path = folder.join("function.sh");
-    let text = format!("#!/bin/sh\nexec '{}' chaos-{seed} '{}'\n", faulty.display(), mark.display());
+    let text = format!("#!/bin/sh\nexec '{}' {mode} '{}'\n", faulty.display(), mark.display());
     OpenOptions::new().create(true).truncate(true).write(true).mode(0o700).open(&path)?.write_all(text.as_bytes())?;
     Ok(path)
 }

@@ -47,6 +47,7 @@ mod scan_plans;
 mod serve;
 mod session;
 mod shapes;
+mod shuffle_faults;
 mod shuffles;
 mod slt;
 mod statements;

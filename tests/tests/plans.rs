@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gust::demo::tables::{CATALOG, ensure_tables};
-use gust_engine::config::{CatalogConfig, Config, JoinPlace, Target};
+use gust_engine::config::{CatalogConfig, Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::session::Session;
 use gust_tests::query::{plain, run};
 use gust_tests::tpch;
@@ -57,7 +57,7 @@ async fn with_tpch(config: Config) -> Session {
     session
 }
 
-async fn explain(session: &Session, sql: &str) -> String {
+pub(crate) async fn explain(session: &Session, sql: &str) -> String {
     let statement = session.parse(sql).expect("SQL").remove(0);
     session.explain(statement).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
@@ -100,6 +100,24 @@ async fn joins_in_functions_are_those_of_the_snapshots() {
         &session,
         "broadcast_semi",
         "SELECT o_orderkey FROM orders WHERE o_custkey IN (SELECT c_custkey FROM customer WHERE c_acctbal > 9000) ORDER BY o_totalprice DESC LIMIT 5",
+    )
+    .await;
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_between_functions_are_those_of_the_snapshots() {
+    let session = with_tpch(Config { shuffle: ShufflePlace::Hash, ..config() }).await;
+    check(
+        &session,
+        "shuffle_join",
+        "SELECT o_orderpriority, count(*) FROM orders JOIN lineitem ON o_orderkey = l_orderkey GROUP BY 1",
+    )
+    .await;
+    check(
+        &session,
+        "shuffle_kept",
+        "SELECT k, count(*) FROM (SELECT n_nationkey AS k FROM nation UNION ALL SELECT s_suppkey FROM supplier) GROUP BY 1",
     )
     .await;
     session.close().await;

@@ -3,12 +3,16 @@
 
 use std::path::Path;
 
-use gust_engine::config::{Config, ShufflePlace, Target};
+use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
+use gust_tests::asks::lines;
 use gust_tests::compare::{Rule, compare};
+use gust_tests::duckdb;
 use gust_tests::query::{assert_partly_remote, plain, run};
 use tempfile::TempDir;
+
+use crate::plans::explain;
 
 /// Statements that write a table's files.
 const DATA: [(&str, &str); 5] = [
@@ -34,32 +38,38 @@ const DATA: [(&str, &str); 5] = [
     ("none", "SELECT value AS k, 'x' AS s, value AS v FROM generate_series({from}, {to}) WHERE value < 0"),
 ];
 
-/// Tables in a folder of their own: four files each, but for one.
-struct Lake {
-    setup: Vec<String>,
-    _folder: TempDir,
+/// Tables in a folder of their own.
+pub(crate) struct Lake {
+    pub(crate) setup: Vec<String>,
+    folder: TempDir,
 }
 
 impl Lake {
-    async fn new() -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let mut setup = Vec::new();
+    /// Makes the tables of [`DATA`], of four files each, but for one.
+    pub(crate) async fn new() -> Self {
+        let mut lake = Self { setup: Vec::new(), folder: TempDir::new().expect("a folder") };
         for (table, rows) in DATA {
-            let files = if table == "one" { 1 } else { 4 };
-            for file in 0..files {
-                let rows =
-                    rows.replace("{from}", &(file * 300).to_string()).replace("{to}", &(file * 300 + 299).to_string());
-                let path = folder.path().join(table).join(format!("{file}.parquet"));
-                std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-                let copy = format!("COPY ({rows}) TO '{}' OPTIONS ('format.max_row_group_size' '64')", path.display());
-                plain(&[], &copy).await;
-            }
-            setup.push(table_statement(table, &folder.path().join(table)));
+            lake.add(table, rows, if table == "one" { 1 } else { 4 }, 300).await;
         }
-        Self { setup, _folder: folder }
+        lake
     }
 
-    async fn session(&self, config: Config) -> Session {
+    /// Adds a table of so many files and rows a file. `rows` is a statement over `{from}` and `{to}`.
+    pub(crate) async fn add(&mut self, table: &str, rows: &str, files: usize, rows_each: usize) {
+        let folder = self.folder.path().join(table);
+        std::fs::create_dir_all(&folder).expect("made");
+        for file in 0..files {
+            let (from, to) = (file * rows_each, (file + 1) * rows_each - 1);
+            let rows = rows.replace("{from}", &from.to_string()).replace("{to}", &to.to_string());
+            let path = folder.join(format!("{file}.parquet"));
+            let group_rows = rows_each.div_ceil(5).next_power_of_two();
+            let options = format!("OPTIONS ('format.max_row_group_size' '{group_rows}')");
+            plain(&[], &format!("COPY ({rows}) TO '{}' {options}", path.display())).await;
+        }
+        self.setup.push(table_statement(table, &folder));
+    }
+
+    pub(crate) async fn session(&self, config: Config) -> Session {
         let session = Session::new(config).expect("a session");
         for statement in &self.setup {
             run(&session, statement).await.expect("setup");
@@ -72,7 +82,7 @@ fn table_statement(table: &str, folder: &Path) -> String {
     format!("CREATE EXTERNAL TABLE {table} STORED AS PARQUET LOCATION '{}/'", folder.display())
 }
 
-fn config(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) -> Config {
+pub(crate) fn config(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) -> Config {
     let mut config = Config {
         on: target,
         functions_max,
@@ -86,7 +96,7 @@ fn config(target: Target, functions_max: u32, partitions: Option<u32>, cores: u3
 }
 
 /// Queries, and the exchanges that each needs at least.
-const QUERIES: [(&str, usize); 34] = [
+const QUERIES: [(&str, usize); 37] = [
     // Groups.
     ("SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k", 1),
     ("SELECT s, f, avg(v), count(DISTINCT k) FROM a GROUP BY s, f", 1),
@@ -118,6 +128,10 @@ const QUERIES: [(&str, usize); 34] = [
     // A grouping set without keys has a row, also over nothing. No function may be there to make it, so the coordinator does.
     ("SELECT c, count(*) FROM (SELECT k, count(*) AS c FROM a WHERE v < 0 GROUP BY k) GROUP BY ROLLUP (c)", 0),
     ("SELECT a.k, count(*) FROM a JOIN none ON a.k = none.k AND a.v < 0 GROUP BY CUBE (a.k)", 0),
+    // So it has where files have no rows, and then functions make it.
+    ("SELECT k, count(*), sum(v) FROM none GROUP BY ROLLUP (k)", 1),
+    ("SELECT k, s, count(*) FROM none GROUP BY GROUPING SETS ((k, s), (), ())", 1),
+    ("SELECT k, count(*) FROM a WHERE v < 0 GROUP BY CUBE (k)", 1),
     // One side has no rows, or has them in one file.
     ("SELECT count(*), max(a.v) FROM a JOIN none ON a.k = none.k", 2),
     ("SELECT a.k, count(none.v) FROM a LEFT JOIN none ON a.k = none.k GROUP BY a.k", 2),
@@ -143,6 +157,23 @@ async fn check(lake: &Lake, session: &Session, sql: &str, least: usize, what: &s
     report
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_duckdbs_on_three_functions_of_two_lanes() {
+    let lake = Lake::new().await;
+    let statements = QUERIES.map(|(sql, _)| sql);
+    let judged = duckdb::answers(Path::new(env!("CARGO_TARGET_TMPDIR")), lake.folder.path(), &statements);
+    let Some(judged) = judged.expect("DuckDB's rows") else { return };
+    let session = lake.session(config(Target::InProcess, 3, Some(7), 2)).await;
+    for (sql, expected) in statements.into_iter().zip(&judged) {
+        let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_partly_remote(&report, sql);
+        let rule = Rule::other_engine().in_any_order();
+        let expected = duckdb::named_as(expected, &rows);
+        compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{sql}: {difference}"));
+    }
+    session.close().await;
+}
+
 async fn check_all(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) {
     let lake = Lake::new().await;
     let session = lake.session(config(target, functions_max, partitions, cores)).await;
@@ -150,6 +181,75 @@ async fn check_all(target: Target, functions_max: u32, partitions: Option<u32>, 
     for (sql, least) in QUERIES {
         check(&lake, &session, sql, least, &what).await;
     }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grouping_set_without_keys_has_a_row_over_no_rows() {
+    let lake = Lake::new().await;
+    let session = lake.session(config(Target::InProcess, 3, Some(7), 1)).await;
+    for (sql, expect) in [
+        ("SELECT k, count(*), sum(v) FROM none GROUP BY ROLLUP (k)", &["NULL|0|NULL"][..]),
+        ("SELECT k, count(*) FROM none GROUP BY GROUPING SETS ((k), (), ())", &["NULL|0", "NULL|0"]),
+        ("SELECT count(*) FROM none GROUP BY GROUPING SETS (())", &["0"]),
+        ("SELECT k, s, count(*) FROM none GROUP BY GROUPING SETS ((k), (s))", &[]),
+        ("SELECT k, count(*) FROM a WHERE v < 0 GROUP BY CUBE (k)", &["NULL|0"]),
+        ("SELECT c, count(*) FROM (SELECT k, count(*) AS c FROM none GROUP BY k) GROUP BY ROLLUP (c)", &["NULL|0"]),
+        ("SELECT none.k, count(*) FROM few JOIN none ON few.k = none.k GROUP BY ROLLUP (none.k)", &["NULL|0"]),
+    ] {
+        let (rows, _) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert_eq!(lines(&rows, "NULL"), expect, "{sql}");
+    }
+    session.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_has_functions_do_what_statistics_find_large() {
+    let lake = Lake::new().await;
+    let join = "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n";
+    let groups = "SELECT k, count(*) FROM a GROUP BY k";
+    for (bytes_min, sql, shuffles, told) in [
+        // Both sides go to functions, which join and group. The coordinator puts the groups together.
+        (
+            1,
+            join,
+            2,
+            &[
+                "; the join has about",
+                "both at least 1 B",
+                "shuffle      none by hash of [",
+                "the number of groups is not known",
+            ][..],
+        ),
+        (1 << 40, join, 0, &["shuffle      none by hash of [n@0]: HashJoinExec below it stays on the coordinator"]),
+        (1, groups, 0, &["shuffle      none by hash of [k@0]: the number of groups is not known"]),
+    ] {
+        let config = Config {
+            shuffle: ShufflePlace::Auto,
+            shuffle_bytes_min: bytes_min,
+            join: JoinPlace::Local,
+            ..config(Target::InProcess, 3, None, 1)
+        };
+        let session = lake.session(config).await;
+        let report = check(&lake, &session, sql, shuffles, "auto").await;
+        assert_eq!(report.shuffles, shuffles, "{sql}: {report:?}");
+        let explained = explain(&session, sql).await;
+        for told in told {
+            assert!(explained.contains(told), "{told}: {explained}");
+        }
+        session.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_does_not_travel_says_why_nothing_is_sent() {
+    let lake = Lake::new().await;
+    let session = lake.session(config(Target::InProcess, 3, Some(7), 1)).await;
+    let half = "arrow_cast(v, 'Float16') > arrow_cast(2, 'Float16')";
+    let one = |table: &str, filter: &str| format!("(SELECT k, count(*) AS n FROM {table} WHERE {filter} GROUP BY k)");
+    let sql = format!("SELECT x.k, x.n, y.n FROM {} AS x CROSS JOIN {} AS y", one("a", half), one("b", "n > 0"));
+    let explained = explain(&session, &sql).await;
+    assert!(explained.contains("shuffle      none all of them: a stage cannot travel: "), "{explained}");
     session.close().await;
 }
 

@@ -7,6 +7,7 @@ use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
+use gust_tests::duckdb;
 use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;
 
@@ -91,8 +92,9 @@ async fn tpch_has_datafusions_rows_with_joins_in_processes() {
 /// Numbers of the queries without an operator that needs rows by their keys.
 const WITHOUT_SHUFFLES: [usize; 1] = [6];
 
-/// Checks every query with its groups and its joins in functions.
+/// Checks every query with its groups and its joins in functions. Its rows are those of DataFusion alone, and those of DuckDB.
 async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<u32>) {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let mut config = Config {
         on: target,
@@ -106,6 +108,8 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
     for statement in tables.create_statements() {
         run(&session, &statement).await.expect("setup");
     }
+    let statements: Vec<&str> = (1..=queries::COUNT).map(queries::query).collect();
+    let judged = duckdb::answers(cache, tables.root(), &statements).expect("DuckDB's rows");
     let mut objects = 0;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}, shuffling");
@@ -113,6 +117,11 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
         let expected = plain(&tables.create_statements(), queries::query(number)).await;
         compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         assert_used(number, &report, &what);
+        if let Some(judged) = &judged {
+            let rule = Rule::other_engine().in_any_order();
+            let judged = duckdb::named_as(&judged[number - 1], &rows);
+            compare(&judged, &rows, rule).unwrap_or_else(|difference| panic!("{what}, DuckDB: {difference}"));
+        }
         assert_eq!(report.shuffles > 0, !WITHOUT_SHUFFLES.contains(&number), "{what}: {report:?}");
         objects += report.shuffle_objects;
     }

@@ -55,6 +55,13 @@ pub enum QueryEvent {
         objects: u64,
         bytes: u64,
     },
+    /// Rows of a fragment were lost after they had been adopted. Another attempt's rows take the place of those of attempt `lost`.
+    RowsRestored {
+        id: FragmentId,
+        lost: u32,
+        attempt: u32,
+        result_bytes: u64,
+    },
     /// The build sides of a stage have more rows than functions should hold. The coordinator does its joins.
     JoinedHere {
         stage: u32,

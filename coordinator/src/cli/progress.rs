@@ -136,6 +136,7 @@ impl ProgressCounts {
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
+            | QueryEvent::RowsRestored { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::TakenOver { .. }
             | QueryEvent::AttemptStarted { .. } => {}

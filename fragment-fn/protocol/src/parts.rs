@@ -64,8 +64,13 @@ impl Regions {
     /// Returns the offset of a run of regions, and the summary of all of its bytes.
     pub fn run(&self, partitions: Range<usize>) -> (u64, StreamSummary) {
         let start = self.0.iter().take(partitions.start).map(|region| region.bytes).sum();
+        (start, self.summary(partitions))
+    }
+
+    /// Returns the summary of all bytes of a run of regions.
+    pub fn summary(&self, partitions: Range<usize>) -> StreamSummary {
         let run = self.0.iter().take(partitions.end).skip(partitions.start);
-        (start, run.fold(StreamSummary { bytes: 0, rows: 0, crc32: 0 }, |run, region| run.then(*region)))
+        run.fold(StreamSummary { bytes: 0, rows: 0, crc32: 0 }, |run, region| run.then(*region))
     }
 
     /// Returns the summary of all regions.

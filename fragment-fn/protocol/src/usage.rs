@@ -9,6 +9,8 @@ pub struct Usage {
     pub requests: Requests,
     /// Body bytes read from storage.
     pub bytes_read: u64,
+    /// Part of `bytes_read` that was read in the exchange: rows of other functions and of the coordinator, plans, digests of deletes.
+    pub exchange_bytes_read: u64,
     /// Body bytes written to storage.
     pub bytes_written: u64,
     /// Rows of the fragment's result.

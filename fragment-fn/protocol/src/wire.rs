@@ -261,6 +261,7 @@ mod tests {
         let usage = Usage {
             requests: Requests { get: 1, head: 2, list: 3, put: 4, delete: 5, hedged: 1 },
             bytes_read: 6,
+            exchange_bytes_read: 5,
             bytes_written: 7,
             rows_out: 8,
             memory_peak_bytes: 9,
@@ -330,8 +331,8 @@ mod tests {
             assert!(error.to_string().contains(expect), "{payload}: {error}");
         };
         check(r#"{"version":99,"fingerprint":"x","unheard":"of"}"#, "the coordinator speaks protocol 99 with x");
-        check(r#"{"version":8,"fingerprint":"other engine"}"#, "protocol 8 with other engine");
-        check(r#"{"version":8}"#, "missing field `fingerprint`");
+        check(r#"{"version":9,"fingerprint":"other engine"}"#, "protocol 9 with other engine");
+        check(r#"{"version":9}"#, "missing field `fingerprint`");
         check("rows", "expected value");
         let theirs = decode_response(br#"{"version":99,"outcome":"unheard of"}"#).expect_err("another version");
         assert!(matches!(theirs, WireError::ResponseVersion { theirs: 99 }), "{theirs}");

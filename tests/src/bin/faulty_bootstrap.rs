@@ -2,7 +2,8 @@
 //!
 //! `function` runs behind the project's own adapter, `stock` behind lambda_runtime's, and `raw` speaks the Runtime API by hand.
 //! `init-exit`, `init-error` and `init-hang` do not come up. `parent` has two functions of its own and waits to be killed.
-//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `once`, `once-crash`, `once-retry` and
+//! `chaos-SEED` runs real fragments and fails at random (`gust_tests::chaos`). `parts-STAGE-FAULT` spoils rows on their way to other functions
+//! (`gust_tests::lost_parts`). `once`, `once-crash`, `once-retry` and
 //! `once-late` run one fragment and end, so that the process lives as long as its attempt. `once-crash` and `once-retry` spoil
 //! each fragment's first attempt. `once-late` holds back all fragments but the first, by ten seconds.
 
@@ -18,6 +19,7 @@ use gust_engine::fleet::{Invoker, Processes};
 use gust_protocol::{FragmentError, FragmentErrorKind, wire};
 use gust_tests::chaos;
 use gust_tests::invokers::{answer, echo_of, processes_config, request, wait_for};
+use gust_tests::lost_parts::{self, Spoiling};
 use gust_tests::s3::identity;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::Value;
@@ -46,6 +48,7 @@ async fn main() {
         "init-hang" => std::future::pending().await,
         "once" | "once-crash" | "once-retry" | "once-late" => once(mode).await,
         "parent" => parent(Path::new(mark)).await,
+        mode if mode.starts_with("parts-") => lost_parts(mode, mark.into()).await,
         _ => match mode.strip_prefix("chaos-").and_then(|seed| seed.parse().ok()) {
             Some(seed) => chaos(seed, mark.into()).await,
             None => panic!("unknown mode `{mode}`"),
@@ -60,6 +63,19 @@ async fn chaos(seed: u64, mark: PathBuf) {
     let ended = fragment_fn::bootstrap::serve(move |payload, deadline| {
         let (environment, mark) = (Arc::clone(&environment), mark.clone());
         async move { chaos::answer(&environment, seed, &mark, payload, deadline).await }
+    })
+    .await;
+    eprintln!("{ended:?}");
+}
+
+/// Runs the project's own function, which spoils rows in the exchange once.
+async fn lost_parts(mode: &str, mark: PathBuf) {
+    let spoiling: Spoiling = mode.parse().expect("a mode");
+    let settings = EnvironmentSettings { temp_folder: std::env::temp_dir(), ..EnvironmentSettings::default() };
+    let environment = Arc::new(Environment::new(settings));
+    let ended = fragment_fn::bootstrap::serve(move |payload, deadline| {
+        let (environment, mark) = (Arc::clone(&environment), mark.clone());
+        async move { lost_parts::answer(&environment, spoiling, &mark, payload, deadline).await }
     })
     .await;
     eprintln!("{ended:?}");

@@ -113,16 +113,16 @@ pub struct Cap {
     limit: Money,
     purse: Option<Arc<Purse>>,
     tariff: Tariff,
-    /// Fragments of all stages.
-    fragments: u64,
-    /// Money for reading the results and for cleaning up.
-    set_aside: Money,
     coordinator_spending: CoordinatorSpending,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Fragments of all stages.
+    fragments: u64,
+    /// Money for reading the results and for cleaning up.
+    set_aside: Money,
     /// Spending of attempts that have ended.
     spent: Quantities,
     /// Worst cases of attempts that have not ended.
@@ -176,22 +176,20 @@ impl Cap {
         fragments: u64,
         spending: impl Fn(u64) -> Money + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let mut end = Quantities::default();
-        if fragments > 0 {
-            end.add(Item::ExchangeReads, Basis::Bounded, fragments);
-            end.add(Item::CoordinatorWrites, Basis::Bounded, CLEANING_LISTS);
-        }
-        let set_aside = end.cost(&tariff);
+        let set_aside = set_aside(fragments, &tariff);
         let Limits { own: limit, purse } = limits.into();
-        Arc::new(Self {
-            limit,
-            purse,
-            tariff,
-            fragments,
-            set_aside,
-            coordinator_spending: Box::new(spending),
-            state: Mutex::default(),
-        })
+        let state = Mutex::new(State { fragments, set_aside, ..State::default() });
+        Arc::new(Self { limit, purse, tariff, coordinator_spending: Box::new(spending), state })
+    }
+
+    /// Learns that a stage has another number of fragments than planned.
+    pub(crate) fn expect_fragments(self: &Arc<Self>, planned: u64, fragments: u64) {
+        {
+            let mut state = self.lock();
+            state.fragments = (state.fragments + fragments).saturating_sub(planned);
+            state.set_aside = set_aside(state.fragments, &self.tariff);
+        }
+        self.grant_waiting();
     }
 
     /// Checks the cap before the query runs.
@@ -391,7 +389,7 @@ impl Cap {
     /// Returns an equal share of the money for everything unfinished, or a multiple of the expected time if that is
     /// more. The multiple leaves room for mishaps.
     fn fair_time(&self, request: &AttemptRequest, state: &State) -> Duration {
-        let unfinished = self.fragments.saturating_sub(state.done).max(1);
+        let unfinished = state.fragments.saturating_sub(state.done).max(1);
         let share = self.affordable(self.fair_left(state).part_of(unfinished), &request.work).unwrap_or_default();
         let least =
             TIME_MIN.max(request.expected.saturating_mul(TIME_FACTOR)).saturating_mul(1 << request.timed_out.min(16));
@@ -407,7 +405,7 @@ impl Cap {
     }
 
     fn bound(&self, state: &State) -> Money {
-        self.spent(state) + state.reserved + self.set_aside
+        self.spent(state) + state.reserved + state.set_aside
     }
 
     fn left(&self, state: &State) -> Money {
@@ -440,9 +438,19 @@ impl Cap {
             reserved,
             next,
             done,
-            total: self.fragments,
+            total: state.fragments,
         }))
     }
+}
+
+/// Returns the money for reading the results of so many fragments, and for cleaning up.
+fn set_aside(fragments: u64, tariff: &Tariff) -> Money {
+    let mut end = Quantities::default();
+    if fragments > 0 {
+        end.add(Item::ExchangeReads, Basis::Bounded, fragments);
+        end.add(Item::CoordinatorWrites, Basis::Bounded, CLEANING_LISTS);
+    }
+    end.cost(tariff)
 }
 
 #[cfg(test)]

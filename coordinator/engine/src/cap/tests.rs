@@ -182,6 +182,21 @@ async fn the_rest_is_shared_and_the_last_attempt_gets_it_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn fragments_that_never_start_have_no_share() {
+    // Planned are 40 fragments, and 3 are enough: each of them gets more time.
+    let time = async |fragments: u64| {
+        let cap = cap_of(40 * SHORTEST + aside(40), 40);
+        cap.expect_fragments(40, fragments);
+        let granted = cap.reserve(request(SECOND)).await.expect("there is money");
+        (granted.time(), cap.lock().set_aside.nano_dollars())
+    };
+    assert_eq!(time(40).await, (TIME_MIN, aside(40)));
+    assert_eq!(time(3).await, (30 * SECOND, aside(3)));
+    // More than planned share what there is.
+    assert_eq!(time(41).await, (TIME_MIN, aside(41)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unknown_end_books_the_worst_case() {
     let work = AttemptWork { reads: 10, writes: 2, answer_bytes: 0 };
     let reserve = async || {

@@ -19,6 +19,8 @@ pub enum JoinPlace {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShufflePlace {
+    /// Functions where statistics say that the coordinator would get many rows: both sides of a join are large, or groups are many.
+    Auto,
     /// Functions, which get the rows of their keys from one another.
     Hash,
     /// The coordinator.

@@ -105,8 +105,12 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub broadcast_bytes_max: u64,
     /// Place of groups, joins of two large sides and windows in a query that uses functions. Default `local`: the coordinator. `hash` has functions send
-    /// rows to one another, each those of its keys, through the exchange. What no function can do stays on the coordinator.
+    /// rows to one another, each those of its keys, through the exchange. `auto` does so where statistics say that the coordinator would get many rows. What no
+    /// function can do stays on the coordinator.
     pub shuffle: ShufflePlace,
+    /// Least bytes in memory, for `auto`, of each side of a join, of all groups, or of a window's rows. Default 64 MiB.
+    #[serde(deserialize_with = "units::bytes")]
+    pub shuffle_bytes_min: u64,
     /// Number of partitions of such rows; at most 1,024. Each function of the next stage reads some of them. None is four times as many as these functions, at
     /// least 16 and at most 256. With a number, all functions that may be used are, however few the rows are.
     #[serde(deserialize_with = "units::partitions")]
@@ -160,6 +164,7 @@ impl Default for Config {
             join: JoinPlace::Auto,
             broadcast_bytes_max: 8 << 20,
             shuffle: ShufflePlace::Local,
+            shuffle_bytes_min: 64 << 20,
             shuffle_partitions: None,
             temp_folder: None,
             exchange: None,

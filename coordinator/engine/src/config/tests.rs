@@ -40,6 +40,7 @@ fn a_file_sets_everything() {
         join = "broadcast"
         broadcast_bytes_max = "16MiB"
         shuffle = "hash"
+        shuffle_bytes_min = "1 MB"
         shuffle_partitions = 64
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
@@ -128,6 +129,7 @@ fn a_file_sets_everything() {
         join: JoinPlace::Broadcast,
         broadcast_bytes_max: 16 << 20,
         shuffle: ShufflePlace::Hash,
+        shuffle_bytes_min: 1_000_000,
         shuffle_partitions: Some(64),
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),

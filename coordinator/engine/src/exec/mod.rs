@@ -124,7 +124,9 @@ type LatestRun = Vec<Option<PartitionAnswers>>;
 impl RemoteFragmentExec {
     /// Makes the leaf that takes the place of `subtree` in the coordinator's plan.
     pub fn new(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Self {
-        let numbers = AttemptNumbers::new(stage.fragments.len());
+        // A stage over exchanges may begin with more fragments than planned.
+        let more = if stage.is_over_parts() { stage.shuffle.fragments_max } else { 0 };
+        let numbers = AttemptNumbers::new(stage.fragments.len().max(more));
         Self::numbered(stage, subtree, numbers)
     }
 

@@ -37,7 +37,7 @@ use crate::scheduler::{
     StageAttempts,
 };
 
-/// Most times that a fragment runs again because rows of other stages were lost and are there again.
+/// Most times that a fragment runs again because rows of other stages were lost and are there again. All rows that are gone are made anew at once.
 const RESTORES_MAX: usize = 4;
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
@@ -91,6 +91,9 @@ impl StageRun {
             Some(partitions) => Output::Parts { access, prefix, partitions: partitions as u32 },
             None => Output::Gather { access, prefix },
         };
+        if received.is_some() {
+            query.attempts.expect_fragments(stage.fragments.len(), fragments);
+        }
         let shared_work = SharedWork::of(&shared);
         let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone(), shared)?);
         let attempts = query.attempts.stage(expected);
@@ -212,7 +215,7 @@ impl StageFragments {
                 Err(failure) => failure,
             };
             let (Some(lost), Some(received)) = (failure.lost(), &self.received) else { return Err(failed(failure)) };
-            if restored == RESTORES_MAX || !received.restore(lost).await? {
+            if restored == RESTORES_MAX || !received.restore(lost, &self.query).await? {
                 return Err(failed(failure));
             }
             restored += 1;
@@ -234,14 +237,19 @@ impl StageFragments {
         if stage.shuffle.partitions.is_some() {
             limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(stage, *fragments));
         }
-        let (parts, parts_work) = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
+        let parts_work = received.as_ref().map(|received| received.work(index)).unwrap_or_default();
         let plan_bytes = match &plan.plan {
             PlanRef::Inline(plan) => plan.0.len() as u64,
             PlanRef::Object { .. } => 0,
         };
-        let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_work.inline_bytes;
-        let fragment = Fragment { id: id.clone(), inputs, parts, limits };
-        let digest = query.work.as_ref().map(|_| RequestDigest::of(&plan, &fragment));
+        let parts_bytes = parts_work.inline_bytes + parts_work.slice_bytes;
+        let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_bytes;
+        let fragment = Fragment { id: id.clone(), inputs, parts: Vec::new(), limits };
+        let digest = query.work.as_ref().map(|_| {
+            let parts = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
+            RequestDigest::of(&plan, &Fragment { parts, ..fragment.clone() })
+        });
+        let received = received.clone();
         let access = {
             let (query, stage) = (Arc::clone(query), Arc::clone(stage));
             move || {
@@ -253,7 +261,11 @@ impl StageFragments {
         let request = move |AttemptStamp { attempt, deadline_unix_ms }, access| InvokeRequest {
             version: PROTOCOL_VERSION,
             fingerprint: fingerprint().to_owned(),
-            fragment: fragment.clone(),
+            // Lists of slices are long. Only those of running attempts are in memory.
+            fragment: Fragment {
+                parts: received.as_ref().map(|received| received.inputs(index)).unwrap_or_default(),
+                ..fragment.clone()
+            },
             attempt,
             deadline_unix_ms,
             access,

@@ -184,6 +184,13 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
                     record.adopted_bytes = Some(*result_bytes);
                 }
             }
+            QueryEvent::RowsRestored { id, lost, attempt, result_bytes } => {
+                for (attempt, adopted_bytes) in [(lost, None), (attempt, Some(*result_bytes))] {
+                    if let Some(record) = attempts.get_mut(&(id, *attempt)) {
+                        record.adopted_bytes = adopted_bytes;
+                    }
+                }
+            }
             _ => {}
         }
     }

@@ -42,6 +42,9 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
     if config.late_columns() != LateColumns::NEVER {
         text += &late_columns(&planned.plan);
     }
+    for kept in &planned.kept_shuffles {
+        let _ = writeln!(text, "shuffle      none {kept}");
+    }
     let ahead = planned.functions.as_ref().map_or(AheadBounds::OFF, |functions| functions.packed.size.limits.ahead);
     for stage in planned.stages() {
         let need = fragment_need(stage, &held_by(&stage.plan));
@@ -196,8 +199,9 @@ fn packing(stage: &Stage) -> String {
         let lanes = stage.fragments.first().map_or(0, |fragment| fragment.lanes.len());
         let producers = stage.shuffle.producers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return format!(
-            "at most {} fragments over the rows of stages {producers}, {} partitions; {lanes} lanes at most{}",
+            "about {} fragments, {} at most, over the rows of stages {producers}, {} partitions; {lanes} lanes at most{}",
             stage.fragments.len(),
+            stage.shuffle.fragments_max,
             stage.shuffle.input_partitions,
             if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
         );
@@ -252,7 +256,8 @@ fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
         Some(bytes) => format!("about {}", size(bytes)),
         None => "rows of unknown size".to_owned(),
     };
-    format!("shuffle      {bytes} by hash of [{keys}], {partitions} partitions{consumer}; a setting asks for it\n")
+    let reason = &stage.shuffle.reason;
+    format!("shuffle      {bytes} by hash of [{keys}], {partitions} partitions{consumer}; {reason}\n")
 }
 
 /// Names the holder that is expected to need the largest part of what it may have.

@@ -39,6 +39,8 @@ pub struct DistributedPlan {
     pub stages: Vec<Arc<Stage>>,
     /// Reasons of subtrees to stay in the coordinator's plan: they do not arrive at functions as they are.
     pub kept: Vec<String>,
+    /// Reasons of exchanges by hash to stay on the coordinator.
+    pub kept_shuffles: Vec<String>,
 }
 
 /// Place at which a distributed plan can run.
@@ -109,6 +111,8 @@ pub struct StageShuffle {
     pub partitions: Option<usize>,
     /// Stages whose rows it reads, by the numbers of its plan's leaves. None where it reads files.
     pub producers: Vec<u32>,
+    /// Reason to have its rows go to functions.
+    pub reason: Arc<str>,
     /// True if another attempt of a fragment gives the same rows to each partition.
     pub is_determinate: bool,
     /// Stages whose rows go to the same stage, itself among them.
@@ -117,6 +121,8 @@ pub struct StageShuffle {
     pub input_partitions: usize,
     /// Least encoded bytes that one of its fragments reads of other stages.
     pub fragment_bytes_min: u64,
+    /// Most fragments that it begins with, should it read more than was expected.
+    pub fragments_max: usize,
     /// Model by which times of fragments are expected once their bytes are known.
     pub model: TimeModel,
 }

@@ -117,7 +117,8 @@ impl From<&Config> for PlannerSettings {
         let digest = DigestBounds::default();
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
-        let stages = StageRules { joins, shuffles: Shuffles { place: config.shuffle, partitions } };
+        let shuffles = Shuffles { place: config.shuffle, partitions, bytes_min: config.shuffle_bytes_min };
+        let stages = StageRules { joins, shuffles };
         Self {
             on,
             allow_fallback,
@@ -142,6 +143,8 @@ pub struct PlannedQuery {
     pub decision: Decision,
     /// Savings by table metadata, by table.
     pub pruning: Vec<(String, Pruning)>,
+    /// Reasons of exchanges by hash to stay on the coordinator.
+    pub kept_shuffles: Vec<String>,
 }
 
 /// The part of a query that functions run.
@@ -170,12 +173,12 @@ impl PlannedQuery {
     }
 
     fn here(state: SessionState, plan: Arc<dyn ExecutionPlan>, decision: Decision) -> Self {
-        Self { state, plan, functions: None, decision, pruning: Vec::new() }
+        Self { state, plan, functions: None, decision, pruning: Vec::new(), kept_shuffles: Vec::new() }
     }
 
     fn on_functions(
         state: SessionState,
-        DistributedPlan { plan, stages, kept }: DistributedPlan,
+        DistributedPlan { plan, stages, kept, kept_shuffles }: DistributedPlan,
         packed: PackedSize,
         facts: FleetFacts,
         decision: Decision,
@@ -188,7 +191,7 @@ impl PlannedQuery {
         let decision = decision.keeping(&kept.into_iter().chain(others).collect::<Vec<_>>());
         let functions = FunctionsPlan { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
-        Self { state, plan, functions, decision, pruning: Vec::new() }
+        Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles }
     }
 }
 

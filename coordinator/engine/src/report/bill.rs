@@ -131,10 +131,17 @@ struct BillFold<'a> {
 
 impl<'a> BillFold<'a> {
     fn new(events: &'a [StampedEvent], tariff: &'a Tariff) -> Self {
-        let adopted = events.iter().filter_map(|stamped| match &stamped.event {
-            QueryEvent::FragmentAdopted { id, attempt, .. } => Some((id, *attempt)),
-            _ => None,
-        });
+        let mut adopted = BTreeSet::new();
+        for StampedEvent { event, .. } in events {
+            match event {
+                QueryEvent::FragmentAdopted { id, attempt, .. } => adopted.insert((id, *attempt)),
+                QueryEvent::RowsRestored { id, lost, attempt, .. } => {
+                    adopted.remove(&(id, *lost));
+                    adopted.insert((id, *attempt))
+                }
+                _ => false,
+            };
+        }
         let doubled = events.iter().filter_map(|stamped| match &stamped.event {
             QueryEvent::AttemptStarted { id, cause: AttemptCause::Speculative, .. } => Some(id),
             _ => None,
@@ -143,7 +150,7 @@ impl<'a> BillFold<'a> {
             tariff,
             doubled: doubled.collect(),
             end: events.last().map_or(Duration::ZERO, |last| last.at),
-            adopted: adopted.collect(),
+            adopted,
             open: BTreeMap::new(),
             total: Quantities::default(),
             waste: BTreeMap::new(),
@@ -172,7 +179,7 @@ impl<'a> BillFold<'a> {
                     let kind = self.waste_kind(id, cause, outcome);
                     self.waste.entry(kind).or_default().add_all(&spent);
                 } else if let AttemptOutcome::Done { usage, .. } = outcome {
-                    self.table_bytes += usage.bytes_read;
+                    self.table_bytes += usage.bytes_read.saturating_sub(usage.exchange_bytes_read);
                     self.hedged(&usage.requests, Item::TableReads);
                 }
             }
@@ -199,6 +206,7 @@ impl<'a> BillFold<'a> {
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
+            | QueryEvent::RowsRestored { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }

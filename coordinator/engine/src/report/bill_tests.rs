@@ -112,6 +112,27 @@ fn a_plain_query_has_the_lines_reckoned_by_hand() {
 }
 
 #[test]
+fn rows_that_were_lost_are_wasted_and_those_in_their_place_are_used() {
+    let restored = QueryEvent::RowsRestored { id: id(0), lost: 0, attempt: 1, result_bytes: 0 };
+    let read = |bytes_read, exchange_bytes_read| done(Usage { bytes_read, exchange_bytes_read, ..usage(1, 1, 0, 0) });
+    let events = Scenario::default()
+        .attempt(0, 0, AttemptCause::First, read(30 << 20, 0), metered(1000, 0))
+        .adopted(0, 0, true, 0)
+        .attempt(1, 0, AttemptCause::First, read(7 << 20, 7 << 20), metered(1000, 0))
+        .attempt(0, 1, AttemptCause::Retry, read(30 << 20, 0), metered(3000, 0))
+        .then(restored)
+        .adopted(1, 0, false, 0);
+    let report = events.price(&tariff());
+    // The lost attempt: 2 GB-s, an invocation, a GET and a PUT.
+    assert_eq!(report.waste.total.nano_dollars(), 33_333 + 200 + 400 + 5_000);
+    assert_eq!(report.waste.failed, report.waste.total);
+    // Athena reads the table once, and nothing of the exchange.
+    assert_eq!(report.athena.bytes, 30 << 20);
+    let told = crate::report::Report::from_events(&events.events);
+    assert_eq!((told.shuffles_restored, told.attempts_wasted, told.fragments_adopted), (1, 1, 2));
+}
+
+#[test]
 fn sums_are_made_before_they_are_rounded() {
     // 1 ms of 2 GB is 33.3334 nano-dollars; a thousand of them are 33,333, not 33,000. Begun milliseconds are billed.
     let mut events = Scenario::default();

@@ -97,6 +97,8 @@ pub struct Report {
     pub shuffle_bytes: u64,
     /// Objects of the exchange that hold them.
     pub shuffle_objects: u64,
+    /// Fragments whose rows were lost on their way to other functions, and were made anew.
+    pub shuffles_restored: usize,
     /// Rows that the functions sent.
     pub rows_from_functions: u64,
     /// Rows of the final result.
@@ -212,8 +214,9 @@ impl Report {
             times.total = *at;
             report.add(*at, event, &mut times);
         }
-        report.attempts_wasted = times.unused.len();
-        report.wasted_seconds = times.unused.values().sum::<Duration>().as_secs_f64();
+        let unused = || times.ended.iter().filter(|(attempt, _)| !times.used.contains(attempt));
+        report.attempts_wasted = unused().count();
+        report.wasted_seconds = unused().map(|(_, wall)| *wall).sum::<Duration>().as_secs_f64();
         report.seconds = times.phases();
         report
     }
@@ -245,6 +248,11 @@ impl Report {
                 self.shuffle_bytes += bytes;
                 self.shuffle_objects += objects;
             }
+            QueryEvent::RowsRestored { id, lost, attempt, .. } => {
+                self.shuffles_restored += 1;
+                times.used.remove(&AttemptKey { fragment: id.clone(), attempt: *lost });
+                times.used.insert(AttemptKey { fragment: id.clone(), attempt: *attempt });
+            }
             QueryEvent::JoinedHere { .. } => self.joined_here += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
@@ -257,14 +265,14 @@ impl Report {
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
                 times.last_attempt = at;
-                times.unused.insert(AttemptKey { fragment: id.clone(), attempt: *attempt }, *wall);
+                times.ended.insert(AttemptKey { fragment: id.clone(), attempt: *attempt }, *wall);
                 self.end_attempt(id.stage, outcome);
             }
             QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
                 let key = AttemptKey { fragment: id.clone(), attempt: *attempt };
-                times.unused.remove(&key);
                 self.fragments_adopted += 1;
                 self.fragments_reused += usize::from(times.of_earlier.contains(&key));
+                times.used.insert(key);
                 self.rows_from_functions += rows;
                 self.result_bytes += result_bytes;
                 self.results_in_exchange += usize::from(!inline);
@@ -328,8 +336,10 @@ struct EventTimes {
     planned: Duration,
     first_attempt: Option<Duration>,
     last_attempt: Duration,
-    /// Attempts that have ended and were not adopted, with the time that they ran.
-    unused: BTreeMap<AttemptKey, Duration>,
+    /// Attempts that have ended, with the time that they ran.
+    ended: BTreeMap<AttemptKey, Duration>,
+    /// Attempts whose rows are used.
+    used: BTreeSet<AttemptKey>,
     /// Attempts of an earlier coordinator.
     of_earlier: BTreeSet<AttemptKey>,
     read: Duration,
@@ -418,7 +428,11 @@ impl Display for Report {
             if self.shuffles > 0 {
                 let (stages, objects) =
                     (counted(self.shuffles, "stage"), counted(self.shuffle_objects as usize, "object"));
-                writeln!(f, "           {stages} sent rows to functions, {} in {objects}", size(self.shuffle_bytes))?;
+                write!(f, "           {stages} sent rows to functions, {} in {objects}", size(self.shuffle_bytes))?;
+                match self.shuffles_restored {
+                    0 => writeln!(f)?,
+                    restored => writeln!(f, "; rows of {} were lost and made anew", counted(restored, "fragment"))?,
+                }
             }
             if self.joined_here > 0 {
                 let stages = counted(self.joined_here, "stage");

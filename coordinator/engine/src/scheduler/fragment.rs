@@ -265,14 +265,29 @@ impl FragmentAttempts {
 
     /// Refuses a result that could not be read as promised. The attempt counts as failed, and another is made.
     pub async fn refuse(&mut self, reason: String) -> Result<AttemptResult, FragmentFailure> {
-        self.last_failure = Some(AttemptFailure::new(FailureCause::Result(reason)));
-        self.query().cap.iter().for_each(|cap| cap.fragment_undone());
+        self.undo(reason);
         match self.next_try(Remedy::Again, false) {
             NextTry::After(pause) => tokio::time::sleep(pause).await,
             NextTry::WaitForOthers => {}
             NextTry::Never(why) => return Err(self.failure(why)),
         }
         self.result().await
+    }
+
+    /// Makes another attempt for a result that was right and is lost. It counts as failed, but is none of the query's retries: all results of a query may be
+    /// lost at once.
+    pub async fn restore(&mut self, reason: String) -> Result<AttemptResult, FragmentFailure> {
+        self.undo(reason);
+        self.failed += 1;
+        if self.failed >= self.query().scheduler.retry.attempts_max {
+            return Err(self.failure(GaveUp::NothingHelps));
+        }
+        self.result().await
+    }
+
+    fn undo(&mut self, reason: String) {
+        self.last_failure = Some(AttemptFailure::new(FailureCause::Result(reason)));
+        self.query().cap.iter().for_each(|cap| cap.fragment_undone());
     }
 
     fn query(&self) -> &Arc<Query> {

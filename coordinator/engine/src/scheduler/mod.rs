@@ -170,6 +170,11 @@ impl QueryAttempts {
         StageAttempts { query: Arc::clone(&self.query), expected: Arc::new(expected), progress: Arc::new(progress) }
     }
 
+    /// Tells the query's cap that a stage has another number of fragments than planned.
+    pub(crate) fn expect_fragments(&self, planned: usize, fragments: usize) {
+        self.query.cap.iter().for_each(|cap| cap.expect_fragments(planned as u64, fragments as u64));
+    }
+
     /// Waits until the query can pay for reading a result of so many bytes.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
     // With spans, an error tells its place in the text.
     options.sql_parser.collect_spans = true;
     options.execution.planning_concurrency = LEAVES_AT_ONCE;
-    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES.min(query_bytes_min / SORTS_AT_ONCE);
+    options.execution.sort_spill_reservation_bytes = sort_reservation_bytes(query_bytes_min);
     // A repartition that spills hangs in DataFusion 55.2 if two of its inputs have a file open each (apache/datafusion
     // 24883). With this size every batch is a file of its own, which is closed before anything waits for it. The
     // setting can go with a DataFusion that has 24891. A test reminds of it when the version is raised.
@@ -41,6 +41,11 @@ pub(super) fn settings(options: &mut ConfigOptions, query_bytes_min: usize) {
     // cannot bound yet. `min(a), min(b + 1)` then misses rows (apache/datafusion 24816). The setting can go when
     // `min_and_max_still_miss_rows_in_datafusion` fails.
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+}
+
+/// Returns the bytes that a sort sets aside for merging, where so many are sure.
+pub(super) fn sort_reservation_bytes(bytes_min: usize) -> usize {
+    SORT_RESERVATION_BYTES.min(bytes_min / SORTS_AT_ONCE)
 }
 
 #[cfg(test)]

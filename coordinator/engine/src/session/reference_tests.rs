@@ -35,7 +35,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "InvokerKind" => "`processes`, `lambda`",
         "Prefer" => "`cost`, `latency`, `balanced`",
         "JoinPlace" => "`auto`, `broadcast`, `local`",
-        "ShufflePlace" => "`hash`, `local`",
+        "ShufflePlace" => "`auto`, `hash`, `local`",
         "StatementKept" => "`text`, `hash`",
         "u32" | "u64" => "number",
         "bool" => "`true`, `false`",

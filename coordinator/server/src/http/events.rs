@@ -99,6 +99,11 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::RowsParted { stage, partitions, objects, bytes } => {
             ("rows-parted", json!({ "stage": stage, "partitions": partitions, "objects": objects, "bytes": bytes }))
         }
+        QueryEvent::RowsRestored { id, lost, attempt: number, .. } => {
+            let mut about = attempt(id, number);
+            about["lost_attempt"] = (*lost).into();
+            ("rows-restored", about)
+        }
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause, .. } => {
             let mut about = attempt(id, number);

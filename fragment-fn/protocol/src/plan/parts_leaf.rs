@@ -17,7 +17,7 @@ use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics, plan_err};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
@@ -38,6 +38,9 @@ const READS_AT_ONCE_MAX: usize = 8;
 
 /// Most bytes that a lane asks for ahead of the rows that it gives.
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
+
+/// Part of the pool that all lanes of a leaf may ask for ahead. Operators above them need memory, and have no way to get this back.
+const AHEAD_DIVISOR: u64 = 16;
 
 /// Leaf over rows that come by partition.
 pub struct PartsExec {
@@ -191,6 +194,7 @@ impl ExecutionPlan for PartsExec {
             next: None,
             under_way: FuturesOrdered::new(),
             bytes: 0,
+            ahead_bytes_max: ahead_bytes_max(context.memory_pool().memory_limit(), lanes.lanes.len()),
             reservation: MemoryConsumer::new(format!("parts {}", self.input)).register(context.memory_pool()),
         };
         let schema = self.schema();
@@ -240,7 +244,17 @@ struct Reads {
     under_way: FuturesOrdered<BoxFuture<'static, Result<Run>>>,
     /// Bytes of the reads that are under way.
     bytes: u64,
+    /// Most bytes of several reads that are under way.
+    ahead_bytes_max: u64,
     reservation: MemoryReservation,
+}
+
+/// Returns the most bytes that one of so many lanes asks for ahead.
+fn ahead_bytes_max(limit: MemoryLimit, lanes: usize) -> u64 {
+    match limit {
+        MemoryLimit::Finite(bytes) => AHEAD_BYTES_MAX.min(bytes as u64 / AHEAD_DIVISOR / lanes.max(1) as u64),
+        MemoryLimit::Infinite | MemoryLimit::Unknown => AHEAD_BYTES_MAX,
+    }
 }
 
 impl Reads {
@@ -249,7 +263,7 @@ impl Reads {
         loop {
             let Some(slice) = self.next.take().or_else(|| self.left.next()) else { break };
             let is_first = self.under_way.is_empty();
-            let is_many = self.under_way.len() >= READS_AT_ONCE_MAX || self.bytes + slice.bytes > AHEAD_BYTES_MAX;
+            let is_many = self.under_way.len() >= READS_AT_ONCE_MAX || self.bytes + slice.bytes > self.ahead_bytes_max;
             if is_many && !is_first {
                 self.next = Some(slice);
                 break;

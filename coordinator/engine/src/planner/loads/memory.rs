@@ -97,7 +97,7 @@ pub fn expected_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     statistics.num_rows.get_value().map(|rows| (*rows as u64).saturating_mul(width as u64))
 }
 
-pub(super) fn row_bytes(schema: &Schema) -> usize {
+pub(in crate::planner) fn row_bytes(schema: &Schema) -> usize {
     let width = |data_type: &DataType| data_type.primitive_width().unwrap_or(VARIABLE_WIDTH_BYTES);
     schema.fields().iter().map(|field| width(field.data_type())).sum()
 }

@@ -24,8 +24,8 @@ pub struct Packing {
     pub digest: DigestBounds,
 }
 
-/// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files. Lanes of a stage over exchanges
-/// have no units.
+/// One fragment of a stage: scan units by lane. No fragment and no lane is empty, but for a file group without files and for the fragment that makes a
+/// row over no rows. Lanes of a stage over exchanges have no units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedFragment {
     pub lanes: Vec<Lane>,
@@ -87,7 +87,8 @@ pub(super) fn parts_bytes_min(shuffles: Shuffles, packing: &Packing) -> u64 {
     }
 }
 
-/// Packs a stage over exchanges, of which so many encoded bytes are expected. It begins with at most these fragments, and with fewer where fewer bytes come.
+/// Packs a stage over exchanges, of which so many encoded bytes are expected. It begins with fewer fragments where fewer bytes come, and with more where each would read
+/// too many.
 pub(super) fn over_parts(bytes: Option<u64>, packing: &Packing) -> PackedUnits {
     let wanted = packing.functions.or_else(|| usize::try_from(bytes?.div_ceil(PARTS_BYTES_TARGET)).ok());
     let fragments = wanted.unwrap_or(packing.functions_max).clamp(1, packing.functions_max.max(1));
@@ -95,9 +96,14 @@ pub(super) fn over_parts(bytes: Option<u64>, packing: &Packing) -> PackedUnits {
     PackedUnits { units: Vec::new(), fragments: vec![PackedFragment { lanes }; fragments] }
 }
 
-/// Returns the partitions of an exchange that so many lanes read. More partitions than lanes let a lane take some more where others are large.
-pub(super) fn input_partitions(shuffles: Shuffles, lanes: usize) -> usize {
-    shuffles.partitions.unwrap_or_else(|| (4 * lanes).next_power_of_two().clamp(16, 256))
+/// Partitions of an exchange at least, where functions are many: so many lanes may read it if it has more bytes than was expected. Each costs some hundred bytes a producer.
+const PARTITIONS_MIN: usize = 64;
+
+/// Returns the partitions of an exchange that so many lanes are expected to read. More partitions than lanes let a lane take some more where others are large.
+pub(super) fn input_partitions(shuffles: Shuffles, lanes: usize, packing: &Packing) -> usize {
+    let wanted = |lanes: usize| lanes.saturating_mul(4).next_power_of_two().clamp(16, 256);
+    let lanes_max = packing.functions_max.saturating_mul(packing.lanes_max);
+    shuffles.partitions.unwrap_or_else(|| wanted(lanes).max(wanted(lanes_max).min(PARTITIONS_MIN)))
 }
 
 fn lightest_first(items: &[usize], weights: &[u64], bins: usize) -> Vec<Vec<usize>> {

@@ -20,9 +20,9 @@ use gust_protocol::plan::{Obstacle, encode_checked, scans};
 use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
 use super::broadcast::{Joins, alone, broadcasts, marked, marks_deep, unmarked, with_leaves};
-use super::cut::{cut, is_sorted};
+use super::cut::{cut, has_rows_over_none, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, input_partitions, over_parts, pack, parts_bytes_min};
-use super::shuffle::{Shuffles, StageRules, is_determinate, shuffled, shuffles};
+use super::shuffle::{Shuffled, Shuffles, StageRules, is_determinate, shuffled, shuffles};
 use super::spread::keeps_groups;
 use super::unions::into_branches;
 use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
@@ -51,6 +51,8 @@ pub struct CutPlan {
     plan: Arc<dyn ExecutionPlan>,
     /// Templates in the order in which [`cut`] finds subtrees.
     templates: Vec<Result<StageTemplate, KeptSubtree>>,
+    /// Reasons of exchanges by hash to stay on the coordinator.
+    kept_shuffles: Vec<String>,
 }
 
 /// A subtree that stays in the coordinator's plan.
@@ -72,6 +74,8 @@ struct StageTemplate {
     producers: Vec<usize>,
     /// Bytes in memory that the rows of each are expected to have.
     produced: Vec<Option<u64>>,
+    /// Reason to have them come from functions.
+    reason: Arc<str>,
     shuffles: Shuffles,
     /// Part of the stage that needs no build side. None where the stage gets none.
     alone: Option<Box<StageTemplate>>,
@@ -111,9 +115,9 @@ impl CutPlan {
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Placement<Self>> {
         let whole = plan;
-        let plan = shuffled(&into_branches(&marked(plan, rules.joins)?)?, rules.shuffles)?;
+        let Shuffled { plan, kept } = shuffled(&into_branches(&marked(plan, rules.joins)?)?, rules.shuffles)?;
         let (mut templates, mut unreachable) = (Vec::new(), None);
-        let (mut stuck_joins, mut stuck_shuffles) = (false, false);
+        let (mut stuck_joins, mut stuck_shuffles) = (false, None);
         // Producers are cut right before the stage that reads their rows.
         let (mut stages, mut producers) = (0, Vec::new());
         cut(&plan, &mut |subtree| {
@@ -123,7 +127,8 @@ impl CutPlan {
             match StageTemplate::of(&subtree, rules, reach)? {
                 Ok(template) => {
                     let produced = read.iter().map(|mark| mark.bytes()).collect();
-                    templates.push(Ok(StageTemplate { producers: read_from, produced, ..template }));
+                    let reason = read.first().map_or_else(|| "".into(), |mark| Arc::clone(mark.reason()));
+                    templates.push(Ok(StageTemplate { producers: read_from, produced, reason, ..template }));
                     if is_producer {
                         producers.push(stages);
                     }
@@ -132,14 +137,20 @@ impl CutPlan {
                 Err(NoStage::Unreachable(obstacle)) => unreachable = unreachable.take().or(Some(obstacle)),
                 Err(NoStage::Kept(obstacle)) => {
                     stuck_joins |= !broadcasts(&subtree).is_empty();
-                    stuck_shuffles |= is_producer || !read.is_empty();
+                    if is_producer || !read.is_empty() {
+                        stuck_shuffles = stuck_shuffles.take().or_else(|| Some(obstacle.clone()));
+                    }
                     templates.push(Err(KeptSubtree { subtree: Arc::clone(&subtree), obstacle }));
                 }
             }
             Ok(subtree)
         })?;
-        if stuck_shuffles {
-            return Self::of(whole, StageRules { shuffles: Shuffles::NONE, ..rules }, reach);
+        if let Some(obstacle) = stuck_shuffles {
+            let mut placed = Self::of(whole, StageRules { shuffles: Shuffles::NONE, ..rules }, reach)?;
+            if let Placement::Functions(cut) = &mut placed {
+                cut.kept_shuffles.push(format!("all of them: a stage cannot travel: {obstacle}"));
+            }
+            return Ok(placed);
         }
         if stuck_joins {
             return Self::of(whole, StageRules { joins: Joins::LOCAL, ..rules }, reach);
@@ -152,7 +163,7 @@ impl CutPlan {
         {
             return Ok(Placement::Here(Reason::NothingTravels(obstacle.clone())));
         }
-        Ok(Placement::Functions(Self { plan, templates }))
+        Ok(Placement::Functions(Self { plan, templates, kept_shuffles: kept }))
     }
 
     /// Lists the subtrees that stay in the coordinator's plan.
@@ -188,7 +199,7 @@ impl CutPlan {
         })?;
         let kept =
             self.templates.iter().filter_map(|template| Some(template.as_ref().err()?.obstacle.clone())).collect();
-        Ok(DistributedPlan { plan, stages, kept })
+        Ok(DistributedPlan { plan, stages, kept, kept_shuffles: self.kept_shuffles.clone() })
     }
 }
 
@@ -234,7 +245,7 @@ impl Packer<'_> {
         // Numbers of the stages that may stand in for others come after all of these.
         let mut spare = first + self.templates.len() as u32..;
         let stage = |(index, WeighedTemplate { template, files }): (u32, &WeighedTemplate<'_>)| {
-            let packed = files.packed(packing);
+            let packed = files.packed(packing).with_rows_of(template);
             let alone = template.alone.as_ref().zip(template.alone.as_ref().and_then(|_| spare.next()));
             let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
             Stage { alone, ..template.stage(index, packed, packing) }
@@ -245,10 +256,21 @@ impl Packer<'_> {
             for producer in &template.producers {
                 stages[consumer].shuffle.producers.push(first + *producer as u32);
                 stages[*producer].shuffle.partitions = Some(partitions);
+                stages[*producer].shuffle.reason = Arc::clone(&template.reason);
                 stages[*producer].shuffle.siblings = template.producers.len();
             }
         }
         stages
+    }
+}
+
+impl PackedUnits {
+    /// Adds a fragment that reads nothing, where there is none and the plan has a row over no rows.
+    fn with_rows_of(mut self, template: &StageTemplate) -> Self {
+        if self.fragments.is_empty() && has_rows_over_none(&template.plan) {
+            self.fragments.push(PackedFragment { lanes: vec![Lane { units: Vec::new() }] });
+        }
+        self
     }
 }
 
@@ -320,6 +342,7 @@ impl StageTemplate {
             scan,
             producers: Vec::new(),
             produced: Vec::new(),
+            reason: "".into(),
             shuffles: rules.shuffles,
             alone,
             broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
@@ -354,9 +377,11 @@ impl StageTemplate {
                 partitions: None,
                 producers: Vec::new(),
                 siblings: 0,
+                reason: "".into(),
                 is_determinate: scan.is_some() && is_determinate(&self.plan),
-                input_partitions: input_partitions(self.shuffles, lanes),
+                input_partitions: input_partitions(self.shuffles, lanes, packing),
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
+                fragments_max: packing.functions_max.max(1),
                 model: packing.model,
             },
             alone: None,

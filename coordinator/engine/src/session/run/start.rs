@@ -23,6 +23,7 @@ use crate::planner::explain;
 use crate::resume::WorkLog;
 use crate::scheduler::Clock;
 use crate::session::catalogs::used;
+use crate::session::defaults::sort_reservation_bytes;
 use crate::session::parameters::bound;
 use crate::session::{Session, Statement};
 use crate::sql::Names;
@@ -263,7 +264,7 @@ impl Session {
             limits: size.limits,
             credentials: self.engine.fleet.credentials(&self.stores).await,
             stores: self.stores.clone(),
-            options: function_options(self.context.state().config()),
+            options: function_options(self.context.state().config(), size.limits.memory_bytes_max),
             work,
         })
     }
@@ -275,11 +276,14 @@ fn change_of_session() -> LogicalPlan {
     LogicalPlan::Statement(PlanStatement::ResetVariable(ResetVariable { variable }))
 }
 
-/// Returns session settings that change the result of a function, if they differ from the defaults.
-fn function_options(config: &SessionConfig) -> BTreeMap<String, String> {
+/// Returns session settings that change the result of a function, and what its sorts set aside of its memory, if they differ from the defaults.
+fn function_options(config: &SessionConfig, memory_bytes: u64) -> BTreeMap<String, String> {
     let defaults = SessionConfig::new();
     let default = |key: &str| defaults.options().entries().into_iter().find(|e| e.key == key).and_then(|e| e.value);
     let relevant = ["datafusion.execution.batch_size", "datafusion.execution.time_zone"];
     let entries = config.options().entries().into_iter().filter(|entry| relevant.contains(&entry.key.as_str()));
-    entries.filter(|e| e.value != default(&e.key)).filter_map(|entry| Some((entry.key, entry.value?))).collect()
+    let entries = entries.filter_map(|entry| Some((entry.key, entry.value?)));
+    let reserved = sort_reservation_bytes(usize::try_from(memory_bytes).unwrap_or(usize::MAX));
+    let sorts = ("datafusion.execution.sort_spill_reservation_bytes".to_owned(), reserved.to_string());
+    entries.chain([sorts]).filter(|(key, value)| Some(value) != default(key).as_ref()).collect()
 }

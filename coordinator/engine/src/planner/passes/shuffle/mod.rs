@@ -9,14 +9,12 @@
 //! An operator over marks needs no rows but those of its own partition, as DataFusion planned it: the marks below one stage have one number of partitions, and
 //! each fragment has the same partitions of all of them. The stage ends below an operator that asks nothing of its partitions.
 
-use std::fmt::Formatter;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result, Statistics};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -24,18 +22,19 @@ use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoi
 use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr, PlanProperties,
-    replace_children_if_necessary,
-};
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, replace_children_if_necessary};
 
-use super::broadcast::{BroadcastExec, Joins, broadcasts, may_be_fragment};
-use super::cut::{is_fragment, is_partition_local};
+use super::broadcast::{Joins, broadcasts, may_be_fragment};
+use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use crate::config::ShufflePlace;
-use crate::planner::loads::memory::expected_bytes;
+use choice::{Choice, choice, joins_large_sides};
+
+mod choice;
+mod mark;
+
+pub use mark::{InPlaceOfShuffle, ShuffleExec, shuffles, with_shuffles};
 
 /// Rule of the exchanges between functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +42,22 @@ pub struct Shuffles {
     pub place: ShufflePlace,
     /// Partitions of every exchange. None where they are chosen.
     pub partitions: Option<usize>,
+    /// Least bytes in memory of the rows that [`super::shuffle_choice`] has functions send to one another.
+    pub bytes_min: u64,
 }
 
 impl Shuffles {
     /// Rule by which there are none.
-    pub const NONE: Self = Self { place: ShufflePlace::Local, partitions: None };
+    pub const NONE: Self = Self { place: ShufflePlace::Local, partitions: None, bytes_min: 0 };
+
+    /// Decides on a stage over exchanges, with the reason.
+    fn choice(&self, stage: &Arc<dyn ExecutionPlan>) -> Choice {
+        match self.place {
+            ShufflePlace::Auto => choice(stage, self.bytes_min),
+            ShufflePlace::Hash => Ok("a setting asks for it".to_owned()),
+            ShufflePlace::Local => Err("a setting asks for it".to_owned()),
+        }
+    }
 }
 
 /// Rules of the operators that functions do beside scans.
@@ -69,12 +79,11 @@ pub struct PartitionJoins(pub StageRules);
 
 impl PhysicalOptimizerRule for PartitionJoins {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let StageRules { joins, shuffles } = self.0;
-        if shuffles.place == ShufflePlace::Local {
+        if self.0.shuffles.place == ShufflePlace::Local {
             return Ok(plan);
         }
         plan.transform_up(|node| match node.downcast_ref::<HashJoinExec>() {
-            Some(join) if is_parted(join, joins) => {
+            Some(join) if is_parted(join, self.0) => {
                 Ok(Transformed::yes(join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?))
             }
             _ => Ok(Transformed::no(node)),
@@ -91,54 +100,145 @@ impl PhysicalOptimizerRule for PartitionJoins {
     }
 }
 
-/// Returns true for a join of two sides that may be parted by its keys.
-fn is_parted(join: &HashJoinExec, joins: Joins) -> bool {
-    let is_broadcast = may_be_fragment(join.right()) && joins.takes(join);
-    *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware && !join.on().is_empty() && !is_broadcast
+/// Returns true for a join of two sides that are to be parted by its keys.
+fn is_parted(join: &HashJoinExec, StageRules { joins, shuffles }: StageRules) -> bool {
+    let is_broadcast = || may_be_fragment(join.right()) && joins.takes(join);
+    let is_worth_it = || shuffles.place != ShufflePlace::Auto || joins_large_sides(join, shuffles.bytes_min);
+    *join.partition_mode() == PartitionMode::CollectLeft
+        && !join.null_aware
+        && !join.on().is_empty()
+        && !is_broadcast()
+        && is_worth_it()
+}
+
+/// A plan with its marks.
+#[derive(Debug)]
+pub struct Shuffled {
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Reasons of exchanges to stay on the coordinator.
+    pub kept: Vec<String>,
 }
 
 /// Marks the exchanges between functions.
 ///
 /// # Errors
 /// DataFusion's, of an operator that cannot be rebuilt.
-pub fn shuffled(plan: &Arc<dyn ExecutionPlan>, shuffles: Shuffles) -> Result<Arc<dyn ExecutionPlan>> {
+pub fn shuffled(plan: &Arc<dyn ExecutionPlan>, shuffles: Shuffles) -> Result<Shuffled> {
     if shuffles.place == ShufflePlace::Local {
-        return Ok(Arc::clone(plan));
+        return Ok(Shuffled { plan: Arc::clone(plan), kept: Vec::new() });
     }
-    match keyed(plan)? {
-        Some(keyed) => Ok(keyed),
-        None => below(plan),
+    let mut marking = Marking { shuffles, kept: Vec::new() };
+    let plan = match marking.stage(plan)? {
+        Some(stage) => stage,
+        None => marking.below(plan)?,
+    };
+    note_kept(&plan, shuffles.place, &mut marking.kept);
+    marking.kept.dedup();
+    Ok(Shuffled { plan, kept: marking.kept })
+}
+
+/// Notes the exchanges that have no functions at both sides, unless a choice has told it.
+fn note_kept(plan: &Arc<dyn ExecutionPlan>, place: ShufflePlace, kept: &mut Vec<String>) {
+    if plan.is::<ShuffleExec>() {
+        return;
+    }
+    if let Some(exchange) = plan.downcast_ref::<RepartitionExec>()
+        && let Partitioning::Hash(keys, _) = exchange.partitioning()
+    {
+        let above =
+            || (place == ShufflePlace::Hash).then(|| "an operator above it stays on the coordinator".to_owned());
+        let why = why_kept(exchange).or_else(above);
+        kept.extend(why.map(|why| format!("by hash of [{}]: {why}", keys_text(keys))));
+    }
+    plan.children().into_iter().for_each(|child| note_kept(child, place, kept));
+}
+
+/// Returns the reason why an exchange has no functions at both sides. None where it may have them.
+fn why_kept(exchange: &RepartitionExec) -> Option<String> {
+    if keeps_order(exchange) {
+        return Some("its rows keep an order".to_owned());
+    }
+    if exchange.schema().fields().iter().any(|field| shares_values(field.data_type())) {
+        return Some("a column has a dictionary, or lists or structs of texts".to_owned());
+    }
+    let mut input = exchange.input();
+    while !is_fragment(input) && !is_keyed(input) {
+        match input.children().as_slice() {
+            [below] if is_key_local(input) => input = below,
+            _ => return Some(format!("{} below it stays on the coordinator", input.name())),
+        }
+    }
+    None
+}
+
+/// Returns true if an exchange keeps an order. It merges then, and the plan above relies on it.
+fn keeps_order(exchange: &RepartitionExec) -> bool {
+    exchange.preserve_order() || exchange.properties().output_ordering().is_some()
+}
+
+fn keys_text(keys: &[Arc<dyn PhysicalExpr>]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Marking of one plan.
+struct Marking {
+    shuffles: Shuffles,
+    kept: Vec<String>,
+}
+
+impl Marking {
+    /// Returns a plan with its marks, if all of it can be one stage over exchanges and that is worth it.
+    fn stage(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(stage) = keyed(plan)? else { return Ok(None) };
+        match self.shuffles.choice(plan) {
+            Ok(reason) => because(stage, &reason.into()).map(Some),
+            Err(why) => {
+                let keys = shuffles(&stage).iter().map(|mark| format!("[{}]", mark.keys())).collect::<Vec<_>>();
+                self.kept.push(format!("by hash of {}: {why}", keys.join(" and ")));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Marks what lies below an operator that stays on the coordinator.
+    fn below(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        // These operators take rows from any partition. Others may want those of a key in one, which fragments do not keep together.
+        let takes_any = plan.is::<CoalescePartitionsExec>()
+            || plan.is::<SortPreservingMergeExec>()
+            || plan.is::<RepartitionExec>()
+            || plan.is::<UnionExec>();
+        let mut children = Vec::new();
+        for child in plan.children() {
+            let stage = if takes_any { self.stage(child)? } else { None };
+            children.push(match stage {
+                Some(stage) => stage,
+                None => self.below(child)?,
+            });
+        }
+        match children.is_empty() {
+            true => Ok(Arc::clone(plan)),
+            false => replace_children_if_necessary(Arc::clone(plan), children),
+        }
     }
 }
 
-/// Marks what lies below an operator that stays on the coordinator.
-fn below(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    // These operators take rows from any partition. Others may want those of a key in one, which fragments do not keep together.
-    let takes_any = plan.is::<CoalescePartitionsExec>()
-        || plan.is::<SortPreservingMergeExec>()
-        || plan.is::<RepartitionExec>()
-        || plan.is::<UnionExec>();
-    let mut children = Vec::new();
-    for child in plan.children() {
-        let stage = if takes_any { keyed(child)? } else { None };
-        children.push(match stage {
-            Some(stage) => stage,
-            None => below(child)?,
-        });
-    }
-    match children.is_empty() {
-        true => Ok(Arc::clone(plan)),
-        false => replace_children_if_necessary(Arc::clone(plan), children),
-    }
+/// Gives all marks of a plan their reason.
+fn because(plan: Arc<dyn ExecutionPlan>, reason: &Arc<str>) -> Result<Arc<dyn ExecutionPlan>> {
+    let give = |node: Arc<dyn ExecutionPlan>| match node.downcast_ref::<ShuffleExec>() {
+        Some(mark) => Ok(Transformed::yes(Arc::new(mark.because(reason)) as _)),
+        None => Ok(Transformed::no(node)),
+    };
+    plan.transform_down(give).data()
 }
 
 /// Returns a plan with its marks, if all of it can be one stage over exchanges.
 fn keyed(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(exchange) = plan.downcast_ref::<RepartitionExec>() {
-        // An exchange that keeps an order merges, and the plan above relies on it.
-        let keeps_order = exchange.preserve_order() || plan.output_ordering().is_some();
         let is_hash = matches!(exchange.partitioning(), Partitioning::Hash(..));
-        if !is_hash || keeps_order || plan.schema().fields().iter().any(|field| shares_values(field.data_type())) {
+        if !is_hash
+            || keeps_order(exchange)
+            || plan.schema().fields().iter().any(|field| shares_values(field.data_type()))
+        {
             return Ok(None);
         }
         let Some(input) = producer(exchange.input())? else { return Ok(None) };
@@ -194,10 +294,8 @@ fn is_key_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         let groups = aggregate.group_expr();
         return match aggregate.mode() {
-            // A grouping set without keys has a row of its own, also over no rows: somebody has to make it.
-            AggregateMode::Partial => {
-                groups.is_empty() || groups.groups().iter().all(|nulls| nulls.iter().any(|is_null| !is_null))
-            }
+            // Somebody has to make the row over no rows, and a stage without rows has no fragments.
+            AggregateMode::Partial => !has_row_over_none(aggregate),
             AggregateMode::FinalPartitioned => !groups.is_empty(),
             // A grouping set may have no keys, and then has one row over all partitions.
             AggregateMode::SinglePartitioned => !groups.is_empty() && groups.is_single(),
@@ -233,129 +331,4 @@ pub(super) fn is_determinate(plan: &Arc<dyn ExecutionPlan>) -> bool {
         && plan.fetch().is_none()
         && !plan.is::<LocalLimitExec>()
         && plan.children().into_iter().all(is_determinate)
-}
-
-/// Lists the exchanges that a stage reads, in the order that numbers them.
-pub fn shuffles(fragment: &Arc<dyn ExecutionPlan>) -> Vec<Arc<ShuffleExec>> {
-    let mut found = Vec::new();
-    let visited = fragment.apply(|node| {
-        if let Some(mark) = node.downcast_ref::<ShuffleExec>() {
-            found.push(Arc::new(mark.clone()));
-            return Ok(TreeNodeRecursion::Jump);
-        }
-        Ok(if node.is::<BroadcastExec>() { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
-    });
-    debug_assert!(visited.is_ok(), "the visit never fails");
-    found
-}
-
-/// Maker of the plan that stands in the place of an exchange, by its number.
-pub type InPlaceOfShuffle<'a> = dyn FnMut(u32, &ShuffleExec) -> Result<Arc<dyn ExecutionPlan>> + 'a;
-
-/// Replaces each exchange that a stage reads, by its number.
-///
-/// # Errors
-/// Those of `replace`, and DataFusion's.
-pub fn with_shuffles(
-    fragment: &Arc<dyn ExecutionPlan>,
-    replace: &mut InPlaceOfShuffle<'_>,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut number = 0;
-    let replaced = Arc::clone(fragment).transform_down(|node| {
-        if node.is::<BroadcastExec>() {
-            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
-        }
-        let Some(mark) = node.downcast_ref::<ShuffleExec>() else { return Ok(Transformed::no(node)) };
-        let replaced = replace(number, mark)?;
-        number += 1;
-        Ok(Transformed::new(replaced, true, TreeNodeRecursion::Jump))
-    });
-    replaced.data()
-}
-
-/// An exchange by hash between functions. It gives its input's rows, so that a marked plan still runs on one node.
-#[derive(Debug, Clone)]
-pub struct ShuffleExec {
-    /// The exchange, over the plan of its producers; or the leaf that runs them.
-    input: Arc<dyn ExecutionPlan>,
-    /// Keys by which rows are parted.
-    keys: String,
-    /// Bytes in memory that its rows are expected to have. None where no statistics tell.
-    bytes: Option<u64>,
-}
-
-impl ShuffleExec {
-    /// Makes the mark over an exchange by hash.
-    pub fn new(exchange: Arc<dyn ExecutionPlan>) -> Self {
-        let keys = match exchange.output_partitioning() {
-            Partitioning::Hash(keys, _) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            other => other.to_string(),
-        };
-        let bytes = exchange.children().first().and_then(|input| expected_bytes(input));
-        Self { input: exchange, keys, bytes }
-    }
-
-    pub fn input(&self) -> &Arc<dyn ExecutionPlan> {
-        &self.input
-    }
-
-    /// Returns the keys by which rows are parted, for EXPLAIN.
-    pub fn keys(&self) -> &str {
-        &self.keys
-    }
-
-    /// Returns the bytes in memory that its rows are expected to have. None where no statistics tell.
-    pub fn bytes(&self) -> Option<u64> {
-        self.bytes
-    }
-
-    /// Makes the mark over another plan of the same rows.
-    #[must_use]
-    pub fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { input, ..self.clone() }
-    }
-}
-
-impl DisplayAs for ShuffleExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ShuffleExec: keys=[{}]", self.keys)
-    }
-}
-
-impl ExecutionPlan for ShuffleExec {
-    fn name(&self) -> &'static str {
-        "ShuffleExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))?;
-        Ok(Arc::new(self.over(input)))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.input.execute(partition, context)
-    }
-
-    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
-        vec![ChildStats::At(partition)]
-    }
-
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        inputs.first().cloned().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))
-    }
 }

@@ -1,0 +1,283 @@
+//! Rows that functions leave for functions of another stage: which fragment reads which partitions of them.
+//!
+//! ```text
+//!  producers' stage ─► every fragment adopted ─┬─► bytes of each partition ─► runs of partitions ─► fragments of the next stage
+//!                       (a barrier)            └─► one attempt of each producer ─► slices that name it
+//! ```
+//!
+//! The number of fragments is chosen when the sizes are known. Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to one
+//! lane, the same one for all exchanges of the stage.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::{DataFusionError, Result};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::future::{BoxFuture, try_join_all};
+use futures::{FutureExt, TryStreamExt};
+use gust_protocol::LostInput;
+use gust_protocol::parts::PartsInput;
+
+use super::RemoteFragmentExec;
+use super::broadcast::Joining;
+use super::query::QueryContext;
+use super::run::{FragmentAnswer, StageRun};
+use crate::exchange::EXCHANGE_ACCESS;
+use crate::planner::Stage;
+use crate::planner::graph::StageShuffle;
+use produced::Produced;
+
+mod produced;
+
+/// Most bytes of rows by partition that travel with responses, and then with requests, of all stages that one reads. One request may have them all, and a payload has 6 MB.
+const PARTS_INLINE_BYTES_MAX: u64 = 1 << 20;
+
+/// Encoded bytes that a fragment over exchanges should read at most: a Lambda function's burst is not used up yet.
+const FRAGMENT_BYTES_MAX: u64 = 128 << 20;
+
+/// Bytes of a function's memory for each encoded byte that it reads of other stages. Rows are twice as long when they are decoded, and a hash table has them and more.
+const MEMORY_PER_FRAGMENT_BYTE: u64 = 8;
+
+/// Returns the most bytes of one fragment's rows by partition that travel with its response.
+pub(super) fn parts_inline_bytes_max(stage: &Stage, fragments: usize) -> u64 {
+    PARTS_INLINE_BYTES_MAX / (fragments * stage.shuffle.siblings).max(1) as u64
+}
+
+/// Rows that a stage reads, and its fragments' parts of them.
+pub(super) struct ReceivedParts {
+    /// Rows by the numbers of the leaves of the stage's plan.
+    produced: Vec<Produced>,
+    /// Partitions of each fragment's lanes.
+    fragments: Vec<Vec<Range<usize>>>,
+    prefix: String,
+}
+
+/// Bytes of a slice's place in a request: eight numbers, in Base64.
+const SLICE_BYTES: u64 = 48;
+
+/// Work of one fragment over exchanges.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct PartsWork {
+    /// Reads in the exchange.
+    pub(super) reads: usize,
+    /// Bytes of these.
+    pub(super) bytes: u64,
+    /// Bytes of rows that travel with the request.
+    pub(super) inline_bytes: u64,
+    /// Bytes of the request that name rows.
+    pub(super) slice_bytes: u64,
+}
+
+impl ReceivedParts {
+    /// Chooses the fragments of a stage. Each function has so much memory.
+    fn of(stage: &Stage, produced: Vec<Produced>, prefix: String, memory_bytes: u64) -> Self {
+        let StageShuffle { input_partitions, fragment_bytes_min, fragments_max, .. } = stage.shuffle;
+        let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum();
+        let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
+        let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
+        let bytes_max = FRAGMENT_BYTES_MAX.min(memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1);
+        let width = Width {
+            planned: stage.fragments.len(),
+            most: fragments_max.max(stage.fragments.len()),
+            lanes,
+            bytes_min: fragment_bytes_min,
+            bytes_max,
+        };
+        let fragments = fragments(&weights, width);
+        Self { produced, fragments, prefix }
+    }
+
+    /// Returns the number of fragments: none where there are no rows.
+    pub(super) fn fragments(&self) -> usize {
+        self.fragments.len()
+    }
+
+    /// Returns the rows of a fragment, by the numbers of the plan's leaves. They are those of the attempts that are read now.
+    pub(super) fn inputs(&self, fragment: usize) -> Vec<PartsInput> {
+        let input = |produced: &Produced| PartsInput {
+            access: EXCHANGE_ACCESS,
+            prefix: self.prefix.clone(),
+            lanes: self.fragments[fragment].iter().map(|run| produced.slices(run).encoded()).collect(),
+        };
+        self.produced.iter().map(input).collect()
+    }
+
+    /// Returns the work of a fragment with its rows.
+    pub(super) fn work(&self, fragment: usize) -> PartsWork {
+        let mut work = PartsWork::default();
+        for run in &self.fragments[fragment] {
+            self.produced.iter().for_each(|produced| produced.add_work(run, &mut work));
+        }
+        work
+    }
+
+    /// Returns the encoded bytes of a fragment's rows.
+    fn bytes_of(&self, fragment: usize) -> u64 {
+        let partitions = self.fragments[fragment].iter().flat_map(Clone::clone);
+        partitions.map(|partition| self.produced.iter().map(|produced| produced.weights[partition]).sum::<u64>()).sum()
+    }
+
+    /// Makes rows anew that are lost, if that gives the same rows. Others that are gone, too, are made anew with them.
+    ///
+    /// # Errors
+    /// The failure of a fragment.
+    pub(super) async fn restore(&self, lost: &LostInput, query: &QueryContext) -> Result<bool> {
+        let Some(of) = self.produced.iter().find(|produced| produced.stage == lost.stage) else { return Ok(false) };
+        if !of.restore(lost, query).await? {
+            return Ok(false);
+        }
+        let others = self.produced.iter().filter(|produced| produced.stage != lost.stage);
+        try_join_all(others.map(|produced| produced.restore_gone(query))).await?;
+        Ok(true)
+    }
+
+    /// Returns the bytes of all rows.
+    pub(super) fn bytes(&self) -> u64 {
+        (0..self.fragments.len()).map(|fragment| self.bytes_of(fragment)).sum()
+    }
+
+    /// Returns the times that fragments are expected to take.
+    pub(super) fn expected(&self, stage: &Stage) -> Vec<Duration> {
+        let time = |fragment: usize| {
+            stage.shuffle.model.fragment_time(self.bytes_of(fragment), self.fragments[fragment].len())
+        };
+        (0..self.fragments.len()).map(time).collect()
+    }
+}
+
+/// Bounds of a stage's fragments.
+#[derive(Debug, Clone, Copy)]
+struct Width {
+    /// Fragments by the plan.
+    planned: usize,
+    /// Most fragments.
+    most: usize,
+    lanes: usize,
+    /// Bytes that a fragment has at least, unless there are fewer.
+    bytes_min: u64,
+    /// Bytes above which there are more fragments than planned.
+    bytes_max: u64,
+}
+
+impl Width {
+    fn fragments(&self, bytes: u64) -> usize {
+        let of = |each: u64| usize::try_from(bytes.div_ceil(each.max(1))).unwrap_or(usize::MAX);
+        of(self.bytes_min).min(self.planned).max(of(self.bytes_max)).clamp(1, self.most.max(1))
+    }
+}
+
+/// Cuts partitions of these bytes into runs, one a lane. No run is without bytes.
+fn fragments(weights: &[u64], width: Width) -> Vec<Vec<Range<usize>>> {
+    let total: u64 = weights.iter().sum();
+    if total == 0 {
+        return Vec::new();
+    }
+    let lanes = width.lanes;
+    let runs = width.fragments(total) * lanes.max(1);
+    let (mut ends, mut sum) = (vec![0; runs], 0_u128);
+    for (partition, weight) in weights.iter().enumerate() {
+        sum += u128::from(*weight);
+        // A run ends with the partition by whose end it has its share.
+        let full = (sum * runs as u128 / u128::from(total)) as usize;
+        ends[..full.min(runs)].iter_mut().filter(|end| **end == 0).for_each(|end| *end = partition + 1);
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let cut = starts.zip(&ends).map(|(start, end)| start..*end);
+    let cut: Vec<Range<usize>> = cut.filter(|run| weights[run.clone()].iter().any(|weight| *weight > 0)).collect();
+    cut.chunks(lanes.max(1)).map(<[Range<usize>]>::to_vec).collect()
+}
+
+/// Runs the stages that leave rows for another, each to its end. None where there are no such stages.
+pub(super) async fn received(
+    joining: &Joining,
+    producers: &[Arc<dyn ExecutionPlan>],
+) -> Result<Option<Arc<ReceivedParts>>> {
+    if producers.is_empty() {
+        return Ok(None);
+    }
+    let produce = |producer: &Arc<dyn ExecutionPlan>| {
+        let stage = producer
+            .downcast_ref::<RemoteFragmentExec>()
+            .ok_or_else(|| DataFusionError::Internal(format!("{} leaves no rows in the exchange", producer.name())))?;
+        Ok::<_, DataFusionError>(produced(stage.joining_in(&joining.query, &joining.context), stage.producers.clone()))
+    };
+    let producing = producers.iter().map(produce).collect::<Result<Vec<_>>>()?;
+    let produced = try_join_all(producing).await?;
+    let prefix = joining.query.exchange.prefix.clone();
+    let memory_bytes = joining.query.limits.memory_bytes_max;
+    Ok(Some(Arc::new(ReceivedParts::of(&joining.stage, produced, prefix, memory_bytes))))
+}
+
+/// Runs one such stage, after those below it.
+fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFuture<'static, Result<Produced>> {
+    async move {
+        let received = received(&joining, &producers).await?;
+        let Joining { stage, numbers, query, context, .. } = &joining;
+        let partitions = stage.shuffle.partitions.ok_or_else(|| {
+            DataFusionError::Internal(format!("stage {} leaves no rows in the exchange", stage.index))
+        })?;
+        let mut runs = StageRun::start(stage, query, 1, numbers, context, Vec::new(), received)?;
+        let answers =
+            runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
+        let answers: Vec<FragmentAnswer> = answers.answers().try_collect().await?;
+        let produced = Produced::of(stage, partitions, answers, context.memory_pool()).await?;
+        produced.note(query.attempts.events());
+        Ok(produced)
+    }
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_cut_into_runs_of_like_size() {
+        #[track_caller]
+        fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[(usize, usize)]]) {
+            let width = Width { planned: most, most, lanes, bytes_min, bytes_max: u64::MAX };
+            let runs = fragments(weights, width);
+            let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
+            assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {most} {lanes} {bytes_min}");
+        }
+        check(&[1, 1, 1, 1], 2, 1, 1, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 2, 2, 1, &[&[(0, 1), (1, 2)], &[(2, 3), (3, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 2, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 100, &[&[(0, 4)]]);
+        check(&[9, 1, 1, 1], 2, 1, 1, &[&[(0, 1)], &[(1, 4)]]);
+        check(&[1, 1, 1, 9], 2, 1, 1, &[&[(0, 4)]]);
+        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(0, 3)]]);
+        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (1, 4)]]);
+        check(&[0, 0, 0], 4, 1, 1, &[]);
+    }
+
+    #[test]
+    fn a_stage_has_as_many_fragments_as_its_bytes_need() {
+        // Planned are 4 of at most 100. A fragment should have 10 to 1,000 bytes.
+        let width = Width { planned: 4, most: 100, lanes: 1, bytes_min: 10, bytes_max: 1_000 };
+        for (bytes, expect) in
+            [(1, 1), (10, 1), (25, 3), (40, 4), (4_000, 4), (4_001, 5), (50_000, 50), (100_001, 100), (u64::MAX, 100)]
+        {
+            assert_eq!(width.fragments(bytes), expect, "{bytes}");
+        }
+        // With a number of partitions all planned ones are used.
+        assert_eq!(Width { bytes_min: 1, ..width }.fragments(25), 4);
+    }
+
+    #[test]
+    fn every_partition_with_rows_is_in_one_run() {
+        for seed in 0_u64..200 {
+            let weights: Vec<u64> = (0..1 + seed % 17).map(|at| (seed * 31 + at * at * 7) % 5 * (at % 3)).collect();
+            for (most, lanes) in [(1, 1), (3, 1), (4, 2), (100, 3)] {
+                let width = Width { planned: most, most, lanes, bytes_min: 1, bytes_max: u64::MAX };
+                let runs: Vec<Range<usize>> = fragments(&weights, width).concat();
+                let covered = |at: &usize| runs.iter().filter(|run| run.contains(at)).count();
+                for (at, weight) in weights.iter().enumerate() {
+                    assert!(covered(&at) == 1 || (covered(&at) == 0 && *weight == 0), "{weights:?} {runs:?}");
+                }
+                assert!(runs.len() <= most * lanes);
+            }
+        }
+    }
+}

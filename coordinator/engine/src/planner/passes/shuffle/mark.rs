@@ -1,0 +1,153 @@
+//! Mark of an exchange between functions.
+
+use std::fmt::Formatter;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result, Statistics};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr, PlanProperties,
+};
+
+use super::keys_text;
+use crate::planner::loads::memory::expected_bytes;
+use crate::planner::passes::broadcast::BroadcastExec;
+
+/// Lists the exchanges that a stage reads, in the order that numbers them.
+pub fn shuffles(fragment: &Arc<dyn ExecutionPlan>) -> Vec<Arc<ShuffleExec>> {
+    let mut found = Vec::new();
+    let visited = fragment.apply(|node| {
+        if let Some(mark) = node.downcast_ref::<ShuffleExec>() {
+            found.push(Arc::new(mark.clone()));
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        Ok(if node.is::<BroadcastExec>() { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
+    });
+    debug_assert!(visited.is_ok(), "the visit never fails");
+    found
+}
+
+/// Maker of the plan that stands in the place of an exchange, by its number.
+pub type InPlaceOfShuffle<'a> = dyn FnMut(u32, &ShuffleExec) -> Result<Arc<dyn ExecutionPlan>> + 'a;
+
+/// Replaces each exchange that a stage reads, by its number.
+///
+/// # Errors
+/// Those of `replace`, and DataFusion's.
+pub fn with_shuffles(
+    fragment: &Arc<dyn ExecutionPlan>,
+    replace: &mut InPlaceOfShuffle<'_>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut number = 0;
+    let replaced = Arc::clone(fragment).transform_down(|node| {
+        if node.is::<BroadcastExec>() {
+            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
+        }
+        let Some(mark) = node.downcast_ref::<ShuffleExec>() else { return Ok(Transformed::no(node)) };
+        let replaced = replace(number, mark)?;
+        number += 1;
+        Ok(Transformed::new(replaced, true, TreeNodeRecursion::Jump))
+    });
+    replaced.data()
+}
+
+/// An exchange by hash between functions. It gives its input's rows, so that a marked plan still runs on one node.
+#[derive(Debug, Clone)]
+pub struct ShuffleExec {
+    /// The exchange, over the plan of its producers; or the leaf that runs them.
+    input: Arc<dyn ExecutionPlan>,
+    /// Keys by which rows are parted.
+    keys: String,
+    /// Bytes in memory that its rows are expected to have. None where no statistics tell.
+    bytes: Option<u64>,
+    /// Reason to have it, for EXPLAIN.
+    reason: Arc<str>,
+}
+
+impl ShuffleExec {
+    /// Makes the mark over an exchange by hash.
+    pub fn new(exchange: Arc<dyn ExecutionPlan>) -> Self {
+        let keys = match exchange.output_partitioning() {
+            Partitioning::Hash(keys, _) => keys_text(keys),
+            other => other.to_string(),
+        };
+        let bytes = exchange.children().first().and_then(|input| expected_bytes(input));
+        Self { input: exchange, keys, bytes, reason: "".into() }
+    }
+
+    pub fn input(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.input
+    }
+
+    /// Returns the keys by which rows are parted, for EXPLAIN.
+    pub fn keys(&self) -> &str {
+        &self.keys
+    }
+
+    /// Returns the bytes in memory that its rows are expected to have. None where no statistics tell.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// Returns the reason to have it, for EXPLAIN.
+    pub fn reason(&self) -> &Arc<str> {
+        &self.reason
+    }
+
+    /// Makes the mark with a reason.
+    pub(super) fn because(&self, reason: &Arc<str>) -> Self {
+        Self { reason: Arc::clone(reason), ..self.clone() }
+    }
+
+    /// Makes the mark over another plan of the same rows.
+    #[must_use]
+    pub fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
+        Self { input, ..self.clone() }
+    }
+}
+
+impl DisplayAs for ShuffleExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShuffleExec: keys=[{}]", self.keys)
+    }
+}
+
+impl ExecutionPlan for ShuffleExec {
+    fn name(&self) -> &'static str {
+        "ShuffleExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))?;
+        Ok(Arc::new(self.over(input)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.input.execute(partition, context)
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+
+    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        inputs.first().cloned().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))
+    }
+}

@@ -1,0 +1,154 @@
+//! Functions that spoil rows on their way to other functions: once in a query, after these rows were adopted.
+//!
+//! The reader itself does it, before it runs: the coordinator starts readers when all producers are adopted. The file `fired` in the folder that marks the functions
+//! lists each object that was spoiled, by its stage, fragment and attempt.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use fragment_fn::{Environment, connect, handler};
+use gust_protocol::exchange::result_path;
+use gust_protocol::parts::{LaneSlices, Slice};
+use gust_protocol::{FragmentId, InvokeRequest, Output, wire};
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+/// Fault of rows in the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartsFault {
+    /// The object is deleted.
+    Gone,
+    /// All objects that the reader needs are deleted.
+    AllGone,
+    /// The object ends within the bytes that the reader needs.
+    Torn,
+    /// The object is as long as before, and has other bytes.
+    Flipped,
+    /// The object has the bytes of another producer of the same stage.
+    Swapped,
+}
+
+impl PartsFault {
+    pub const ALL: [Self; 5] = [Self::Gone, Self::AllGone, Self::Torn, Self::Flipped, Self::Swapped];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::AllGone => "all-gone",
+            Self::Torn => "torn",
+            Self::Flipped => "flipped",
+            Self::Swapped => "swapped",
+        }
+    }
+}
+
+/// Spoiling of the rows of one stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Spoiling {
+    pub fault: PartsFault,
+    /// Stage whose rows are spoiled.
+    pub stage: u32,
+}
+
+impl Spoiling {
+    /// Returns the mode of `faulty_bootstrap` that spoils rows so.
+    pub fn mode(self) -> String {
+        format!("parts-{}-{}", self.stage, self.fault.name())
+    }
+}
+
+impl FromStr for Spoiling {
+    type Err = String;
+
+    fn from_str(mode: &str) -> Result<Self, String> {
+        let parse = || {
+            let (stage, name) = mode.strip_prefix("parts-")?.split_once('-')?;
+            let fault = PartsFault::ALL.into_iter().find(|fault| fault.name() == name)?;
+            Some(Self { fault, stage: stage.parse().ok()? })
+        };
+        parse().ok_or_else(|| format!("`{mode}` spoils nothing"))
+    }
+}
+
+/// Answers a request as the function does. All rows for functions are objects; those of one stage are spoiled before their first reader runs.
+pub async fn answer(
+    environment: &Arc<Environment>,
+    spoiling: Spoiling,
+    mark: &Path,
+    payload: Bytes,
+    deadline: SystemTime,
+) -> Bytes {
+    let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
+    if matches!(request.stage.output, Output::Parts { .. }) {
+        request.fragment.limits.inline_bytes_max = 0;
+    }
+    let slices = slices(&request, spoiling.stage);
+    if !slices.is_empty() && is_first(mark) {
+        spoil(&request, spoiling.fault, &slices, mark).await;
+    }
+    let payload = wire::encode_request(&request).expect("it was decoded");
+    handler::handle(environment, payload, deadline).await
+}
+
+/// Lists what a request reads of a stage's objects, one slice an object.
+fn slices(request: &InvokeRequest, stage: u32) -> Vec<Slice> {
+    let lanes = request.fragment.parts.iter().flat_map(|input| &input.lanes);
+    let slices = lanes.flat_map(|lane| LaneSlices::decoded(lane).expect("the coordinator's own").slices);
+    let mut slices: Vec<Slice> = slices.filter(|slice| slice.stage == stage && slice.inline.is_none()).collect();
+    slices.sort_by_key(|slice| slice.index);
+    slices.dedup_by_key(|slice| slice.index);
+    slices
+}
+
+/// Returns true for one caller, also among processes.
+fn is_first(mark: &Path) -> bool {
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(mark.join("first")).is_ok()
+}
+
+async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mark: &Path) {
+    let (access, prefix) = request.stage.output.place();
+    let access = request.access.0.get(usize::from(access)).expect("a valid request");
+    let store = connect(access, None).expect("a valid store").store;
+    let key = |slice: &Slice| {
+        let Slice { stage, index, .. } = *slice;
+        result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, slice.attempt)
+    };
+    let first = &slices[0];
+    let spoiled: Vec<&Slice> = if fault == PartsFault::AllGone { slices.iter().collect() } else { vec![first] };
+    for slice in &spoiled {
+        match fault {
+            PartsFault::Gone | PartsFault::AllGone => store.delete(&key(slice)).await.expect("it is there"),
+            PartsFault::Torn => {
+                let bytes = object(&store, &key(slice)).await;
+                // Others may have read their parts by now.
+                put(&store, &key(slice), bytes.slice(..(slice.start + slice.bytes / 2) as usize)).await;
+            }
+            PartsFault::Flipped => {
+                let flipped: Vec<u8> = object(&store, &key(slice)).await.iter().map(|byte| byte ^ 1).collect();
+                put(&store, &key(slice), flipped.into()).await;
+            }
+            PartsFault::Swapped => {
+                let other = slices.iter().find(|other| other.index != slice.index).expect("two producers");
+                let bytes = object(&store, &key(other)).await;
+                put(&store, &key(slice), bytes).await;
+            }
+        }
+        let fired = OpenOptions::new().create(true).append(true).mode(0o600).open(mark.join("fired"));
+        let line = format!("{} {} {}\n", slice.stage, slice.index, slice.attempt);
+        fired.and_then(|mut file| file.write_all(line.as_bytes())).expect("the test's folder is writable");
+    }
+}
+
+async fn object(store: &Arc<dyn ObjectStore>, key: &Key) -> Bytes {
+    store.get(key).await.expect("it is there").bytes().await.expect("readable")
+}
+
+async fn put(store: &Arc<dyn ObjectStore>, key: &Key, bytes: Bytes) {
+    store.put(key, bytes.into()).await.expect("writable");
+}

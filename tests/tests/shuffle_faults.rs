@@ -1,0 +1,183 @@
+//! Rows from functions to functions when something goes wrong: lost objects, little memory, little money. Functions are real processes where rows are lost.
+
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use gust_engine::config::{Config, Target};
+use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::report::Report;
+use gust_engine::session::Session;
+use gust_tests::chaos::script;
+use gust_tests::cloud;
+use gust_tests::compare::{Rule, compare};
+use gust_tests::lost_parts::{PartsFault, Spoiling};
+use gust_tests::query::{assert_remote, plain, run};
+use gust_tests::s3::S3Server;
+use object_store::path::Path as Key;
+use tempfile::TempDir;
+
+use crate::shuffles::{Lake, config};
+
+/// Session whose functions spoil rows once.
+struct Spoiled {
+    session: Session,
+    server: S3Server,
+    folder: TempDir,
+}
+
+impl Spoiled {
+    async fn new(lake: &Lake, spoiling: Spoiling, allow_fallback: bool) -> Self {
+        let (server, folder) = (S3Server::start().expect("a server"), TempDir::new().expect("a folder"));
+        let mark = folder.path().join("mark");
+        std::fs::create_dir(&mark).expect("made");
+        let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
+        let program = script(folder.path(), faulty, &spoiling.mode(), &mark).expect("written");
+        let exchange = Some(server.url("exchange"));
+        let config = Config { exchange, allow_fallback, ..config(Target::Processes, 6, Some(16), 1) };
+        let session = lake.session(cloud::config(&server, config, &program)).await;
+        Self { session, server, folder }
+    }
+
+    /// Lists the objects that were spoiled.
+    fn fired(&self) -> Vec<String> {
+        let path: PathBuf = self.folder.path().join("mark").join("fired");
+        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    async fn run(&self, lake: &Lake, sql: &str) -> Result<Report, QueryError> {
+        let (rows, report) = run(&self.session, sql).await?;
+        let expected = plain(&lake.setup, sql).await;
+        let rule = Rule::same_engine().in_any_order();
+        compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{sql}: {difference}"));
+        Ok(report)
+    }
+
+    /// Closes the session. Nothing of its queries is left in the exchange.
+    async fn close(self) {
+        self.session.close().await;
+        let store = self.server.store().expect("a client");
+        let left: Vec<_> = store.list(Some(&Key::from("exchange"))).try_collect().await.expect("a listing");
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Spoils rows of a stage that scans, and checks that they are made anew.
+async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
+    let (lake, what) = (Lake::new().await, format!("{fault:?}: {sql}"));
+    let spoiled = Spoiled::new(&lake, Spoiling { fault, stage }, false).await;
+    let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let fired = spoiled.fired();
+    assert!(if fault == PartsFault::AllGone { fired.len() > 4 } else { fired.len() == 1 }, "{what}: {fired:?}");
+    assert_eq!(report.shuffles_restored, fired.len(), "{what}: {report:?}");
+    assert!(report.attempts_failed.get("InputLost").is_some_and(|times| *times > 0), "{what}: {report:?}");
+    assert_eq!(report.fragments_adopted, report.fragments, "{what}: {report:?}");
+    // Those that lost rows, and those whose rows were lost.
+    assert!(report.attempts_wasted > fired.len(), "{what}: {report:?}");
+    assert_eq!((&report.fell_back, report.shuffle_objects > 0), (&None, true), "{what}: {report:?}");
+    spoiled.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_are_made_anew() {
+    for fault in PartsFault::ALL {
+        check_restored(fault, 0, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_of_either_side_of_a_join_are_made_anew() {
+    let join = "SELECT a.v, b.n FROM a FULL JOIN b ON a.k = b.k";
+    check_restored(PartsFault::Torn, 0, join).await;
+    check_restored(PartsFault::AllGone, 1, join).await;
+}
+
+/// Spoils rows that another attempt might part in another way. The query fails by name, or runs here where that is allowed.
+async fn check_refused(stage: u32, sql: &str) {
+    let lake = Lake::new().await;
+    for fault in [PartsFault::Gone, PartsFault::Swapped] {
+        let spoiled = Spoiled::new(&lake, Spoiling { fault, stage }, false).await;
+        let error = spoiled.run(&lake, sql).await.expect_err(sql);
+        let told = format!("rows of fragment 0 of stage {stage}, attempt 0, are lost");
+        assert_eq!((error.kind(), spoiled.fired().len()), (ErrorKind::Functions, 1), "{sql}: {error}");
+        assert!(error.to_string().contains(&told), "{sql}: {error}");
+        spoiled.close().await;
+    }
+    // Nothing runs here once a row has gone out.
+    let sql = format!("SELECT count(*) FROM ({sql})");
+    let spoiled = Spoiled::new(&lake, Spoiling { fault: PartsFault::Gone, stage }, true).await;
+    let report = spoiled.run(&lake, &sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    assert!(report.fell_back.as_ref().is_some_and(|why| why.contains("are lost")), "{report:?}");
+    assert_eq!((report.fragments_adopted > 0, spoiled.fired().len()), (true, 1), "{report:?}");
+    spoiled.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_volatile_stage_are_not_made_anew() {
+    check_refused(0, "SELECT k, count(*) FROM a WHERE random() >= 0 GROUP BY k").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_stage_over_others_are_not_made_anew() {
+    check_refused(2, "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n").await;
+}
+
+/// Rows of texts that do not compress, of more bytes than a small function's memory.
+const WIDE: &str = "SELECT value AS k, value % 2 AS half, md5(CAST(value AS VARCHAR)) || md5(CAST(-value AS VARCHAR)) AS s \
+                    FROM generate_series({from}, {to})";
+
+async fn wide() -> Lake {
+    let mut lake = Lake::new().await;
+    lake.add("wide", WIDE, 4, 16_000).await;
+    lake
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_do_not_fit_memory_wait_in_a_file() {
+    let lake = wide().await;
+    let sql = "SELECT count(*), sum(length(wide.s)), min(wide.s), max(few.v) FROM wide JOIN few ON wide.k = few.v";
+    let expected = plain(&lake.setup, sql).await;
+    for memory in [64 << 20, 2 << 20] {
+        let config = Config { function_memory_bytes: memory, ..config(Target::InProcess, 2, Some(32), 1) };
+        let session = lake.session(config).await;
+        let (rows, report) = run(&session, sql).await.expect("rows");
+        session.close().await;
+        compare(&expected, &rows, Rule::same_engine()).expect("the same rows");
+        assert_remote(&report, sql);
+        assert_eq!((report.shuffles, report.spilled_bytes > 0), (2, memory < 4 << 20), "{report:?}");
+        assert!(report.memory_peak_bytes <= memory, "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_is_exhausted_names_the_operator() {
+    let lake = wide().await;
+    let sql = "SELECT count(*) FROM wide AS x JOIN wide AS y ON x.k = y.k AND x.s >= y.s";
+    let config = Config { function_memory_bytes: 3 << 20, ..config(Target::InProcess, 2, Some(16), 1) };
+    let session = lake.session(config).await;
+    let error = run(&session, sql).await.expect_err("it does not fit");
+    session.close().await;
+    assert_eq!(error.kind(), ErrorKind::Resources, "{error}");
+    let message = error.to_string();
+    for part in ["HashJoinInput", "function_memory_bytes"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cap_is_kept_over_stages() {
+    let lake = Lake::new().await;
+    let session = lake.session(config(Target::Processes, 4, None, 1)).await;
+    let sql = "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n";
+    let (_, free) = run(&session, sql).await.expect("rows");
+    // Each stage over others was planned with four fragments, and one was enough.
+    assert_eq!((free.stages, free.shuffles), (4, 3), "{free:?}");
+    assert!(free.fragments <= 10, "{free:?}");
+    run(&session, "SET gust.max_cost = 1").await.expect("set");
+    let (rows, report) = run(&session, sql).await.expect("it costs less than a dollar");
+    compare(&plain(&lake.setup, sql).await, &rows, Rule::same_engine().in_any_order()).expect("the same rows");
+    assert_remote(&report, sql);
+    run(&session, "SET gust.max_cost = '0.00002'").await.expect("set");
+    let error = run(&session, sql).await.expect_err("it costs more");
+    assert_eq!(error.kind(), ErrorKind::CapReached, "{error}");
+    session.close().await;
+}
