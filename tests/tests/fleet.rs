@@ -24,6 +24,12 @@ fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> 
     on_both_cores(seeds, |seed| trial(seed, adoption))
 }
 
+/// Counts the seeds whose queries had wrong rows.
+fn with_wrong_rows(trials: &[(u64, Trial)]) -> usize {
+    let wrong = |trial: &Trial| trial.broken.iter().any(|what| what.contains("wrong rows"));
+    trials.iter().filter(|(_, trial)| wrong(trial)).count()
+}
+
 #[test]
 fn every_query_is_right_or_fails_as_it_may() {
     let trials = trials(0..300, Adoption::On);
@@ -43,10 +49,27 @@ fn every_query_is_right_or_fails_as_it_may() {
 
 #[test]
 fn the_suite_notices_missing_adoption() {
-    let trials = trials(0..60, Adoption::Off);
-    let wrong = |trial: &Trial| trial.broken.iter().any(|what| what.contains("wrong rows"));
-    let noticed = trials.iter().filter(|(_, trial)| wrong(trial)).count();
+    let noticed = with_wrong_rows(&trials(0..60, Adoption::Off));
     assert!(noticed >= 5, "only {noticed} of 60 seeds had wrong rows");
+}
+
+#[test]
+fn lost_rows_of_functions_are_made_anew() {
+    let trials = trials(0..300, Adoption::On);
+    let restored: usize = trials.iter().map(|(_, trial)| trial.restored).sum();
+    assert!(restored >= 50, "rows were made anew {restored} times");
+}
+
+#[test]
+fn the_suite_notices_functions_that_read_the_newest_attempt() {
+    let noticed = with_wrong_rows(&trials(0..100, Adoption::NewestParts));
+    assert!(noticed >= 5, "only {noticed} of 100 seeds had wrong rows");
+}
+
+#[test]
+fn the_suite_notices_rows_that_are_parted_in_two_ways() {
+    let noticed = with_wrong_rows(&trials(0..300, Adoption::RestoresAll));
+    assert!(noticed >= 3, "only {noticed} of 300 seeds had wrong rows");
 }
 
 #[test]

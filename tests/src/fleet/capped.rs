@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 
 use super::trial::{self, Trial};
 use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
-use super::{FaultPlan, QueryUsage};
+use super::{FaultPlan, Graph, QueryUsage};
 
 /// AWS's list prices in us-east-1, x86_64 (November 2026), in dollars.
 const GIGABYTE_SECOND: f64 = 0.000_016_666_7;
@@ -130,6 +130,7 @@ pub fn with_and_without(times: f64) -> CapSlowdown {
             functions: Some(100),
             ..trial::query(&mut SmallRng::seed_from_u64(7)).packing
         },
+        graph: Graph::default(),
         cap,
     };
     let run = |world: &World, cap| {

@@ -36,10 +36,16 @@ pub enum Fault {
     DuplicateDelivery,
     /// The attempt is given up, runs on, and writes something else when nobody expects it any more.
     LateZombieWrite,
+    /// Rows of another function are deleted before they are read.
+    LostInput,
+    /// Half of such rows is gone.
+    TornInput,
+    /// Such rows are those of another function.
+    SwappedInput,
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Crash,
         Self::Kill,
         Self::Hang,
@@ -54,7 +60,15 @@ impl Fault {
         Self::SwappedResult,
         Self::DuplicateDelivery,
         Self::LateZombieWrite,
+        Self::LostInput,
+        Self::TornInput,
+        Self::SwappedInput,
     ];
+
+    /// Returns true for a fault of rows that a function reads of others.
+    pub(super) fn is_of_input(self) -> bool {
+        matches!(self, Self::LostInput | Self::TornInput | Self::SwappedInput)
+    }
 }
 
 /// Chances of the faults, and the times at which the platform starts nothing.

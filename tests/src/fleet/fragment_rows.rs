@@ -41,14 +41,11 @@ impl FragmentRows {
         let ids = (0..fragments).map(|index| FragmentId { query: query.to_owned(), stage: 0, index });
         sorted(ids.flat_map(|id| self.batches(&id)))
     }
+}
 
-    /// Returns rows that no fragment has, in a stream that is as valid as any.
-    pub(super) fn wrong_batches(&self, id: &FragmentId) -> Vec<RecordBatch> {
-        let mut wrong_batches = self.batches(id);
-        wrong_batches.extend(self.batches(id));
-        wrong_batches.push(batch(id, &[-1]));
-        wrong_batches
-    }
+/// Returns rows that a fragment with other rows does not have, in a stream that is as valid as any.
+pub(super) fn wrong_batches(id: &FragmentId, right: &[RecordBatch]) -> Vec<RecordBatch> {
+    [right, right, &[batch(id, &[-1])]].concat()
 }
 
 fn batch(id: &FragmentId, values: &[i64]) -> RecordBatch {

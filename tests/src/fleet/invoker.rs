@@ -14,7 +14,7 @@ use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_pa
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
     Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Input, InvokeRequest,
-    Requests, Usage, wire,
+    ObjectRef, Output, PartsPlace, Requests, Usage, wire,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;
@@ -23,7 +23,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Fault, FaultPlan};
-use super::fragment_rows::{FragmentRows, number, schema};
+use super::fragment_rows::{FragmentRows, number, schema, wrong_batches};
+use super::parts::{PartsReading, object_slices, parted, read};
 use super::pipe::Burst;
 use super::platform::Platform;
 
@@ -48,6 +49,7 @@ struct Inner {
     platform: Platform,
     faults: FaultPlan,
     fragment_rows: FragmentRows,
+    reading: PartsReading,
     exchange: Arc<dyn ObjectStore>,
     clock: Clock,
     started: Instant,
@@ -124,6 +126,7 @@ impl SimInvoker {
         platform: Platform,
         faults: FaultPlan,
         fragment_rows: FragmentRows,
+        reading: PartsReading,
         exchange: Arc<dyn ObjectStore>,
         clock: Clock,
     ) -> Self {
@@ -132,7 +135,9 @@ impl SimInvoker {
         let state =
             State { running: 0, idle: Vec::new(), tokens, tokens_at: started, served: PlatformUsage::default() };
         let state = Mutex::new(state);
-        Self { inner: Arc::new(Inner { seed, platform, faults, fragment_rows, exchange, clock, started, state }) }
+        Self {
+            inner: Arc::new(Inner { seed, platform, faults, fragment_rows, reading, exchange, clock, started, state }),
+        }
     }
 
     /// Makes environments that have spent the part of the burst that comes once.
@@ -226,26 +231,44 @@ impl Inner {
         let began = Instant::now();
         let begun = Begun { start, at: began, at_most, is_cold: running.is_cold };
         let fault = self.faults.draw(&mut random);
-        if let Some(fault) = fault {
+        let is_of_input = fault.is_some_and(Fault::is_of_input);
+        let spoils = is_of_input && self.spoil(&request, fault, &mut random).await;
+        if let Some(fault) = fault.filter(|_| spoils || !is_of_input) {
             *self.lock().served.fired.entry(fault).or_default() += 1;
         }
+        let rows = self.rows(&request).await;
         let (work, usage) = self.work(&request, &mut running.burst, fault, &mut random);
         // A function gives up by itself at its deadline, unless it hangs.
         let regular = (began + work).min(deadline);
         let early = began + regular.saturating_duration_since(began).mul_f64(random.random());
         let ends = Ends { regular, early, deadline, is_late: began + work > deadline };
         let mut reply = Some(reply);
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => {
+                sleep_until(early).await;
+                let response = FragmentResponse {
+                    version: PROTOCOL_VERSION,
+                    id: id.clone(),
+                    attempt: number_,
+                    outcome: Err(error),
+                    usage,
+                };
+                self.ended(running.burst, false, &id.query, usage.requests, began.elapsed());
+                return self.answer(&mut reply, Ok(through_the_wire(response)), begun);
+            }
+        };
         let ended = match fault {
             Some(Fault::Crash) => {
                 sleep_until(early).await;
                 if random.random() {
-                    self.write(&request, self.fragment_rows.batches(&id)).await;
+                    self.write(&request, &rows).await;
                 }
                 Err(InvokeError::new(InvokeErrorKind::Crashed, "the function ended"))
             }
             Some(Fault::Kill) => {
                 sleep_until(early).await;
-                self.write_half(&request).await;
+                self.write_half(&request, &rows).await;
                 Err(InvokeError::new(InvokeErrorKind::Crashed, "the function was killed"))
             }
             Some(Fault::Hang) => {
@@ -257,15 +280,15 @@ impl Inner {
                 let lost = InvokeError::new(InvokeErrorKind::Unavailable, "the connection was lost");
                 self.answer(&mut reply, Err(lost), begun);
                 sleep(Duration::from_millis(random.random_range(0..LATE_MAX_MS))).await;
-                self.write(&request, self.fragment_rows.wrong_batches(&id)).await;
+                self.write(&request, &wrong_batches(&id, &rows)).await;
                 Err(InvokeError::new(InvokeErrorKind::Unavailable, "nobody listens"))
             }
             Some(Fault::LostAnswer) => {
                 sleep_until(regular).await;
-                self.write(&request, self.fragment_rows.batches(&id)).await;
+                self.write(&request, &rows).await;
                 Err(InvokeError::new(InvokeErrorKind::Unavailable, "the answer was lost"))
             }
-            _ => Ok(self.answer_of(&request, fault, ends, &mut random).await),
+            _ => Ok(self.answer_of(&request, rows, fault, ends, &mut random).await),
         };
         let outcome = ended.map(|outcome| {
             let (id, attempt) = (id.clone(), number_);
@@ -284,6 +307,7 @@ impl Inner {
     async fn answer_of(
         self: &Arc<Self>,
         request: &InvokeRequest,
+        rows: Vec<RecordBatch>,
         fault: Option<Fault>,
         ends: Ends,
         random: &mut SmallRng,
@@ -313,30 +337,30 @@ impl Inner {
             }
             Some(Fault::TruncatedResult) => {
                 sleep_until(ends.regular).await;
-                let result = self.write(request, self.fragment_rows.batches(id)).await;
-                Ok(self.damage(request, result, |bytes| bytes.slice(..bytes.len() / 2)).await)
+                let result = self.write(request, &rows).await;
+                Ok(self.damage(request, &rows, result, |bytes| bytes.slice(..bytes.len() / 2)).await)
             }
             Some(Fault::SwappedResult) => {
                 sleep_until(ends.regular).await;
-                let result = self.write(request, self.fragment_rows.batches(id)).await;
+                let result = self.write(request, &rows).await;
                 let other = FragmentId { index: id.index + 1, ..id.clone() };
-                let other = self.encoded(&self.fragment_rows.batches(&other)).await;
-                Ok(self.damage(request, result, |_| other).await)
+                let other = self.encoded(request, &self.fragment_rows.batches(&other)).await;
+                Ok(self.damage(request, &rows, result, |_| other).await)
             }
             Some(Fault::DuplicateDelivery) => {
                 sleep_until(ends.regular).await;
-                let result = self.write(request, self.fragment_rows.batches(id)).await;
+                let result = self.write(request, &rows).await;
                 let late = if random.random() { 0 } else { random.random_range(0..LATE_MAX_MS) };
                 let (twin, request) = (Arc::clone(self), request.clone());
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(late)).await;
-                    twin.write(&request, twin.fragment_rows.wrong_batches(&request.fragment.id)).await;
+                    twin.write(&request, &wrong_batches(&request.fragment.id, &rows)).await;
                 });
                 Ok(result)
             }
             _ => {
                 sleep_until(ends.regular).await;
-                Ok(self.write(request, self.fragment_rows.batches(id)).await)
+                Ok(self.write(request, &rows).await)
             }
         }
     }
@@ -357,6 +381,10 @@ impl Inner {
             bytes += length;
             gets += self.platform.footer_reads + length.div_ceil(*read_bytes);
         }
+        for slice in object_slices(request) {
+            bytes += slice.bytes;
+            gets += slice.bytes.div_ceil(*read_bytes);
+        }
         let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
         let mut reads = Reads { platform: &self.platform, hedges_left: 1 + gets / 200, hedged: 0 };
         // Footers are read before columns. Only the first wave of reads waits for its bytes; later ones wait meanwhile.
@@ -375,20 +403,81 @@ impl Inner {
         (first_byte + reading.max(computing) + writing.mul_f64(puts as f64), usage)
     }
 
-    async fn write(&self, request: &InvokeRequest, batches: Vec<RecordBatch>) -> FragmentResult {
+    /// Returns the rows of a fragment: those that are known of a scan, or those that others have sent.
+    async fn rows(&self, request: &InvokeRequest) -> Result<Vec<RecordBatch>, FragmentError> {
+        match request.fragment.parts.is_empty() {
+            true => Ok(self.fragment_rows.batches(&request.fragment.id)),
+            false => read(request, &self.exchange, self.reading).await,
+        }
+    }
+
+    /// Spoils one object that an attempt is about to read. Returns false where it reads none.
+    async fn spoil(&self, request: &InvokeRequest, fault: Option<Fault>, random: &mut SmallRng) -> bool {
+        let slices = object_slices(request);
+        if slices.is_empty() {
+            return false;
+        }
+        let (_, prefix) = request.stage.output.place();
+        let path = |slice: usize| {
+            let (stage, index, attempt) = (slices[slice].stage, slices[slice].index, slices[slice].attempt);
+            result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, attempt)
+        };
+        let (spoiled, other) = (path(random.random_range(0..slices.len())), path(random.random_range(0..slices.len())));
+        let bytes = |path: object_store::path::Path| async move {
+            Some(self.exchange.get(&path).await.ok()?.bytes().await.expect("in memory"))
+        };
+        let (Some(own), Some(others)) = (bytes(spoiled.clone()).await, bytes(other).await) else { return false };
+        let put = match fault {
+            Some(Fault::TornInput) => own.slice(..own.len() / 2),
+            Some(Fault::SwappedInput) if own != others => others,
+            Some(Fault::SwappedInput) => return false,
+            _ => {
+                self.exchange.delete(&spoiled).await.expect("in memory");
+                return true;
+            }
+        };
+        self.exchange.put(&spoiled, put.into()).await.expect("in memory");
+        true
+    }
+
+    async fn write(&self, request: &InvokeRequest, batches: &[RecordBatch]) -> FragmentResult {
         let (access, prefix) = request.stage.output.place();
         let path = result_path(prefix, &request.fragment.id, request.attempt);
-        let target = ResultTarget { access, store: Arc::clone(&self.exchange), path };
         let inline_bytes_max = request.fragment.limits.inline_bytes_max;
+        if let Output::Parts { partitions, .. } = request.stage.output {
+            let (bytes, regions) = parted(batches, partitions, self.salt(request));
+            let part = regions.whole();
+            let place = match part.bytes <= inline_bytes_max {
+                true => PartsPlace::Inline(Base64(bytes)),
+                false => {
+                    self.exchange.put(&path, bytes.into()).await.expect("in memory");
+                    let (path, size_bytes) = (path.to_string(), part.bytes);
+                    PartsPlace::Object(ObjectRef { access, path, size_bytes, etag: None, footer_bytes: None })
+                }
+            };
+            return FragmentResult::Parts { place, part, regions: regions.encode() };
+        }
+        let target = ResultTarget { access, store: Arc::clone(&self.exchange), path };
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, inline_bytes_max, target).expect("a plain schema");
-        for batch in &batches {
+        for batch in batches {
             writer.write(batch).await.expect("in memory");
         }
         writer.finish().await.expect("in memory")
     }
 
-    /// Encodes batches as the bytes of one stream.
-    async fn encoded(&self, batches: &[RecordBatch]) -> Bytes {
+    /// Returns the number by which rows are parted. Stages over others have one for each attempt: rows come to them in any order, and they are not determined.
+    fn salt(&self, request: &InvokeRequest) -> u64 {
+        match request.fragment.parts.is_empty() {
+            true => self.seed,
+            false => number(self.seed, (&request.fragment.id, request.attempt, "parted")),
+        }
+    }
+
+    /// Encodes batches as the bytes of a result.
+    async fn encoded(&self, request: &InvokeRequest, batches: &[RecordBatch]) -> Bytes {
+        if let Output::Parts { partitions, .. } = request.stage.output {
+            return parted(batches, partitions, self.salt(request)).0;
+        }
         let path = object_store::path::Path::from("unused");
         let target = ResultTarget { access: 0, store: Arc::clone(&self.exchange), path };
         let mut writer = ResultWriter::new(&schema(), COMPRESSION, u64::MAX, target).expect("a plain schema");
@@ -402,10 +491,10 @@ impl Inner {
     }
 
     /// Writes the half of an object that a function leaves when it is killed.
-    async fn write_half(&self, request: &InvokeRequest) {
+    async fn write_half(&self, request: &InvokeRequest, batches: &[RecordBatch]) {
         let (_, prefix) = request.stage.output.place();
         let path = result_path(prefix, &request.fragment.id, request.attempt);
-        let whole = self.encoded(&self.fragment_rows.batches(&request.fragment.id)).await;
+        let whole = self.encoded(request, batches).await;
         self.exchange.put(&path, whole.slice(..whole.len() / 2).into()).await.expect("in memory");
     }
 
@@ -413,18 +502,22 @@ impl Inner {
     async fn damage(
         &self,
         request: &InvokeRequest,
+        batches: &[RecordBatch],
         result: FragmentResult,
         change: impl FnOnce(Bytes) -> Bytes,
     ) -> FragmentResult {
         match result {
             FragmentResult::Inline { part, bytes } => FragmentResult::Inline { part, bytes: Base64(change(bytes.0)) },
-            FragmentResult::Object { object, part } => {
-                let whole = self.encoded(&self.fragment_rows.batches(&request.fragment.id)).await;
+            FragmentResult::Parts { place: PartsPlace::Inline(bytes), part, regions } => {
+                FragmentResult::Parts { place: PartsPlace::Inline(Base64(change(bytes.0))), part, regions }
+            }
+            FragmentResult::Object { ref object, .. }
+            | FragmentResult::Parts { place: PartsPlace::Object(ref object), .. } => {
+                let whole = self.encoded(request, batches).await;
                 let path = object_store::path::Path::from(object.path.as_str());
                 self.exchange.put(&path, change(whole).into()).await.expect("in memory");
-                FragmentResult::Object { object, part }
+                result
             }
-            FragmentResult::Parts { .. } => unreachable!("the simulated stages scan"),
         }
     }
 

@@ -9,13 +9,14 @@
 //!
 //! Everything from the stage to the adopted rows is the project's own code. Only AWS's part is simulated. Parameters
 //! come from a [`Platform`]. An attempt's fault is drawn from the seed and the attempt's name, so it does not depend
-//! on the order in which tasks run. Not simulated: DataFusion's operators in the function (a fragment's rows are known
+//! on the order in which tasks run. A query may have stages over stages: then functions send rows to functions. Not simulated: DataFusion's operators in the function (a fragment's rows are known
 //! beforehand), and S3's request rates.
 
 mod capped;
 mod fault;
 mod fragment_rows;
 mod invoker;
+mod parts;
 mod pipe;
 mod platform;
 mod trial;
@@ -26,7 +27,8 @@ pub use capped::{CapSlowdown, CappedTrial, Enforcement, capped_trial, dollars, w
 pub use fault::{Fault, FaultPlan};
 pub use fragment_rows::{FragmentRows, schema};
 pub use invoker::{PlatformUsage, QueryUsage, SimInvoker};
+pub use parts::PartsReading;
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
 pub use trial::{Adoption, Trial, trial, trial_in_full};
-pub use world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
+pub use world::{Graph, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};

@@ -22,7 +22,7 @@ use rand::{Rng, SeedableRng};
 
 use super::unchecked::UncheckedInvoker;
 use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
-use super::{Fault, FaultPlan, Pipe, Platform, Quantiles};
+use super::{Fault, FaultPlan, Graph, PartsReading, Pipe, Platform, Quantiles};
 
 /// Choice of the result that the coordinator takes for a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum Adoption {
     On,
     /// The coordinator takes the last result, unchecked. A test uses it to show that the trial would notice.
     Off,
+    /// Functions read the newest rows of other functions, unchecked. A test uses it, too.
+    NewestParts,
+    /// Lost rows are made anew that another attempt parts in another way. A test uses it, too.
+    RestoresAll,
 }
 
 /// Result of one seed.
@@ -44,6 +48,8 @@ pub struct Trial {
     pub attempts: usize,
     pub retries: usize,
     pub second_attempts: usize,
+    /// Fragments whose rows were lost and made anew.
+    pub restored: usize,
     pub fired: BTreeMap<Fault, u64>,
     /// Objects that zombies wrote after their query had been cleaned up, and that the collection found.
     pub late_objects: usize,
@@ -71,11 +77,22 @@ pub(super) fn message(panic: &(dyn Any + Send)) -> String {
 
 fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     let mut random = SmallRng::seed_from_u64(seed);
-    let world = world(seed, &mut random);
-    let queries: Vec<SimulatedQuery> = (0..random.random_range(1..4)).map(|_| query(&mut random)).collect();
+    let reading = if adoption == Adoption::NewestParts { PartsReading::Newest } else { PartsReading::AsNamed };
+    let world = World { reading, ..world(seed, &mut random) };
+    let queries: Vec<SimulatedQuery> = (0..random.random_range(1..4))
+        .map(|_| {
+            let query = query(&mut random);
+            // The unchecked coordinator knows results only.
+            let exchanges =
+                if adoption == Adoption::Off { 0 } else { random.random_range(0..4_usize).saturating_sub(1) };
+            let partitions = random.random_range(1..20);
+            let graph = Graph { exchanges, partitions, restores_all: adoption == Adoption::RestoresAll };
+            SimulatedQuery { graph, ..query }
+        })
+        .collect();
     let ended = run_virtually(world.run(std::slice::from_ref(&queries), |invoker, store| match adoption {
-        Adoption::On => Arc::new(invoker),
         Adoption::Off => Arc::new(UncheckedInvoker { inner: invoker, store }),
+        Adoption::On | Adoption::NewestParts | Adoption::RestoresAll => Arc::new(invoker),
     }));
     let mut trial = Trial { fired: ended.served.fired.clone(), late_objects: ended.late_objects, ..Trial::default() };
     for (query, outcome) in queries.iter().zip(&ended.queries) {
@@ -129,6 +146,7 @@ pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
         inline_bytes_max: if random.random() { 0 } else { 1 << 20 },
         rows_max: 60,
         warm: random.random_range(0..20),
+        reading: PartsReading::AsNamed,
     }
 }
 
@@ -149,6 +167,7 @@ pub(super) fn query(random: &mut SmallRng) -> SimulatedQuery {
             lanes_max: 1,
             digest: DigestBounds::default(),
         },
+        graph: Graph::default(),
         cap: None,
     }
 }
@@ -169,7 +188,7 @@ pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcom
     if *took > query.timeout + Duration::from_secs(1) {
         trial.broken.push(format!("query {id}: took {took:?} of {:?}", query.timeout));
     }
-    check_books(id, *fragments, rows.is_ok(), events, trial);
+    check_books(id, rows.is_ok(), events, trial);
 }
 
 /// Returns the name of an error's kind, if faults may end a query with it.
@@ -182,38 +201,51 @@ pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
     }
 }
 
+/// Failed attempts at a fragment, at most: four count, and beside each of them one speculative attempt may fail. It begins anew when rows that it reads are lost, four
+/// times.
+const FAILURES_MAX: u32 = 8 * (1 + 4);
+
 /// Checks that the event log adds up.
-fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[StampedEvent], trial: &mut Trial) {
+fn check_books(query: &str, succeeded: bool, events: &[StampedEvent], trial: &mut Trial) {
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    let mut failures: BTreeMap<u32, u32> = BTreeMap::new();
+    let mut failures: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+    let mut fragments_started = 0;
     let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
     for StampedEvent { event, .. } in events {
         match event {
+            QueryEvent::StageStarted { fragments, .. } => fragments_started += *fragments as usize,
             QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
                 trial.attempts += 1;
                 trial.retries += usize::from(*cause == AttemptCause::Retry);
                 trial.second_attempts += usize::from(*cause == AttemptCause::Speculative);
-                if !open.insert((id.index, *attempt)) {
-                    broken(format!("attempt {attempt} of fragment {} was started twice", id.index));
+                if !open.insert((id.stage, id.index, *attempt)) {
+                    broken(format!("attempt {attempt} of fragment {id} was started twice"));
                 }
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, .. } => {
-                if !open.contains(&(id.index, *attempt)) || !closed.insert((id.index, *attempt)) {
-                    broken(format!("attempt {attempt} of fragment {} was closed without being open", id.index));
+                let key = (id.stage, id.index, *attempt);
+                if !open.contains(&key) || !closed.insert(key) {
+                    broken(format!("attempt {attempt} of fragment {id} was closed without being open"));
                 }
                 let failed = match outcome {
                     AttemptOutcome::Done { .. } | AttemptOutcome::Cancelled => false,
                     AttemptOutcome::InvokeFailed { kind, .. } => *kind != InvokeErrorKind::Throttled,
                     AttemptOutcome::FragmentFailed { .. } => true,
                 };
-                *failures.entry(id.index).or_default() += u32::from(failed);
+                *failures.entry((id.stage, id.index)).or_default() += u32::from(failed);
             }
             QueryEvent::FragmentAdopted { id, attempt, .. } => {
-                if !closed.contains(&(id.index, *attempt)) {
-                    broken(format!("attempt {attempt} of fragment {} was adopted before it ended", id.index));
+                if !closed.contains(&(id.stage, id.index, *attempt)) {
+                    broken(format!("attempt {attempt} of fragment {id} was adopted before it ended"));
                 }
-                if !adopted.insert(id.index) {
-                    broken(format!("fragment {} was adopted twice", id.index));
+                if !adopted.insert((id.stage, id.index)) {
+                    broken(format!("fragment {id} was adopted twice"));
+                }
+            }
+            QueryEvent::RowsRestored { id, lost, attempt, .. } => {
+                trial.restored += 1;
+                if lost == attempt || !closed.contains(&(id.stage, id.index, *attempt)) {
+                    broken(format!("rows of fragment {id} were made anew by attempt {attempt} before it ended"));
                 }
             }
             _ => {}
@@ -222,12 +254,11 @@ fn check_books(query: &str, fragments: u32, succeeded: bool, events: &[StampedEv
     if open != closed {
         broken(format!("{} attempts were never closed", open.len() - closed.len()));
     }
-    if succeeded && adopted.len() != fragments as usize {
-        broken(format!("{} of {fragments} fragments were adopted", adopted.len()));
+    if succeeded && adopted.len() != fragments_started {
+        broken(format!("{} of {fragments_started} fragments were adopted", adopted.len()));
     }
-    // Four failures count, and beside each of them one speculative attempt may fail.
-    if let Some((fragment, failed)) = failures.iter().find(|(_, failed)| **failed > 8) {
-        broken(format!("fragment {fragment} failed {failed} times"));
+    if let Some((fragment, failed)) = failures.iter().find(|(_, failed)| **failed > FAILURES_MAX) {
+        broken(format!("fragment {fragment:?} failed {failed} times"));
     }
 }
 

@@ -9,13 +9,16 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, collect};
 use datafusion::prelude::SessionConfig;
 use fragment_fn::metering::{Counters, CountingStore};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use gust_engine::cap::Cap;
-use gust_engine::config::S3Config;
+use gust_engine::config::{S3Config, ShufflePlace};
 use gust_engine::cost::{Architecture, PriceBook, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::events::{EventLog, StampedEvent};
@@ -25,7 +28,8 @@ use gust_engine::fleet::{Breaker, Invoker};
 use gust_engine::model::TimeModel;
 use gust_engine::money::Money;
 use gust_engine::planner::passes::pack::Packing;
-use gust_engine::planner::passes::stages::plan_stages;
+use gust_engine::planner::passes::shuffle::{Shuffles, StageRules};
+use gust_engine::planner::passes::stages::CutPlan;
 use gust_engine::planner::{DistributedPlan, FunctionAccess};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
 use gust_engine::storage::{StoreCredentials, Stores};
@@ -36,7 +40,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fragment_rows::{number, schema, sorted};
 use super::invoker::PlatformUsage;
-use super::{FaultPlan, FragmentRows, Platform, SimInvoker};
+use super::{FaultPlan, FragmentRows, PartsReading, Platform, SimInvoker};
 
 /// Epoch of every world's clock.
 const BEGINS: SystemTime = UNIX_EPOCH;
@@ -60,9 +64,20 @@ pub struct World {
     pub rows_max: u64,
     /// Environments that are warm from the start.
     pub warm: usize,
+    pub reading: PartsReading,
 }
 
-/// Query of one stage over some files.
+/// Exchanges between functions in a query.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Graph {
+    /// Number of exchanges, each below a stage of its own. A query without any has one stage.
+    pub exchanges: usize,
+    pub partitions: usize,
+    /// True where rows are made anew that another attempt parts in another way. A test uses it to show that the trial would notice.
+    pub restores_all: bool,
+}
+
+/// Query over some files.
 #[derive(Debug, Clone)]
 pub struct SimulatedQuery {
     pub begins: Duration,
@@ -70,6 +85,7 @@ pub struct SimulatedQuery {
     pub timeout: Duration,
     pub file_bytes: Vec<u64>,
     pub packing: Packing,
+    pub graph: Graph,
     /// Money that the query may cost.
     pub cap: Option<Money>,
 }
@@ -78,6 +94,7 @@ pub struct SimulatedQuery {
 #[derive(Debug)]
 pub struct QueryOutcome {
     pub id: String,
+    /// Fragments that scan.
     pub fragments: u32,
     /// Rows, sorted.
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
@@ -122,7 +139,8 @@ impl World {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let clock = Clock::starting_at(BEGINS + BEGINS_AFTER);
         let (platform, faults) = (self.platform.clone(), self.faults.clone());
-        let invoker = SimInvoker::new(self.seed, platform, faults, self.fragment_rows(), Arc::clone(&store), clock);
+        let invoker =
+            SimInvoker::new(self.seed, platform, faults, self.fragment_rows(), self.reading, Arc::clone(&store), clock);
         invoker.warm_up(self.warm);
         let decorated = decorate(invoker.clone(), Arc::clone(&store));
         let scheduler = Scheduler::new(decorated, Arc::<Breaker>::default(), self.settings);
@@ -168,11 +186,12 @@ impl World {
         let deadline = started + query.timeout;
         let id = self.query_id(index, clock);
         let planned = plan(query, self.model).expect("a plan of one scan");
-        let fragments = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
+        let fragments = planned.stages.first().map_or(0, |stage| stage.fragments.len() as u32);
+        let all = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let own = Arc::<Counters>::default();
         let store = Arc::new(CountingStore::new(exchange.store, Arc::clone(&own)));
         let exchange = Exchange { store, ..exchange };
-        let money = query.cap.map(|cap| self.budget(cap, fragments, Arc::clone(&own)));
+        let money = query.cap.map(|cap| self.budget(cap, all, Arc::clone(&own)));
         let context = Arc::new(QueryContext {
             id: id.clone(),
             attempts: scheduler.query(events.clone(), clock, deadline, money),
@@ -237,10 +256,24 @@ fn plan(query: &SimulatedQuery, model: TimeModel) -> EngineResult<DistributedPla
     let url = ObjectStoreUrl::parse("s3://lake/")?;
     let scan: Arc<dyn ExecutionPlan> =
         DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build());
+    let mut plan = scan;
+    for _ in 0..query.graph.exchanges {
+        let keys: Vec<Arc<dyn PhysicalExpr>> = vec![Arc::new(Column::new("value", 1))];
+        plan = Arc::new(RepartitionExec::try_new(plan, Partitioning::Hash(keys, 2))?);
+    }
+    if query.graph.exchanges > 0 {
+        plan = Arc::new(CoalescePartitionsExec::new(plan));
+    }
     let reach =
         |url: &str| Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }));
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
     let packing = Packing { model, ..query.packing };
-    plan_stages(&scan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)
+    let shuffles = Shuffles { place: ShufflePlace::Hash, partitions: Some(query.graph.partitions), ..Shuffles::NONE };
+    let cut = CutPlan::of(&plan, StageRules { shuffles, ..StageRules::SCANS }, &reach)?.on_functions()?;
+    let mut stages = cut.packer(footers.as_ref()).stages(0, &packing);
+    if query.graph.restores_all {
+        stages.iter_mut().for_each(|stage| stage.shuffle.is_determinate = true);
+    }
+    cut.with_leaves(stages.into_iter().map(Arc::new).collect(), &RemoteFragmentExec::leaf)
 }

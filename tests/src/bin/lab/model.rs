@@ -9,7 +9,9 @@ use gust_engine::model::{EnvironmentRamp, Latency, Pipe, TimeModel};
 use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
-use gust_tests::fleet::{FaultPlan, Platform, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
+use gust_tests::fleet::{
+    FaultPlan, Graph, PartsReading, Platform, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually,
+};
 use gust_tests::stats::median;
 use serde_json::json;
 
@@ -153,7 +155,14 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> SimulatedQuery {
         lanes_max: 1,
         digest: DigestBounds::default(),
     };
-    SimulatedQuery { begins: Duration::ZERO, timeout: Duration::from_secs(900), file_bytes, packing, cap: None }
+    SimulatedQuery {
+        begins: Duration::ZERO,
+        timeout: Duration::from_secs(900),
+        file_bytes,
+        packing,
+        graph: Graph::default(),
+        cap: None,
+    }
 }
 
 /// Platform and settings on which phases of queries run.
@@ -182,6 +191,7 @@ impl ModelSetup {
             inline_bytes_max: self.inline_bytes_max,
             rows_max: 3,
             warm: self.warm,
+            reading: PartsReading::AsNamed,
         };
         let ended = run_virtually(world.run(phases, |invoker, _| Arc::new(invoker)));
         let right = |query: &QueryOutcome| {
@@ -262,6 +272,7 @@ fn ours(
         timeout: Duration::from_secs(900),
         file_bytes: file_bytes.clone(),
         packing,
+        graph: Graph::default(),
         cap: None,
     };
     let phases = vec![scans.iter().map(scan).collect()];

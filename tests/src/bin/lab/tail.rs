@@ -7,7 +7,7 @@ use gust_engine::model::TimeModel;
 use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
-use gust_tests::fleet::{Fault, FaultPlan, Platform, SimulatedQuery, World, run_virtually};
+use gust_tests::fleet::{Fault, FaultPlan, Graph, PartsReading, Platform, SimulatedQuery, World, run_virtually};
 use serde_json::json;
 
 use super::workload::Tail;
@@ -160,6 +160,7 @@ fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
         rows_max: 3,
         // Second attempts find a warm environment, too.
         warm: fragments + fragments.div_ceil(10),
+        reading: PartsReading::AsNamed,
     };
     let packing = Packing {
         fragment_bytes_target: tail.fragment_bytes,
@@ -175,6 +176,7 @@ fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
         timeout: Duration::from_secs(600),
         file_bytes: vec![tail.fragment_bytes; fragments],
         packing,
+        graph: Graph::default(),
         cap: None,
     };
     let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
