@@ -1,5 +1,6 @@
 //! Running stage: its fragments' tasks, and the answers on their way to the operators above.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,7 +130,12 @@ impl StageRun {
             };
             let fragments = Arc::clone(&stage_fragments);
             let running = async move {
-                let answer = fragments.run(index).await;
+                let answer = AssertUnwindSafe(fragments.run(index)).catch_unwind().await;
+                // Without an answer the rows of the fragment would be missing, unseen.
+                let answer = answer.unwrap_or_else(|_| {
+                    let stage = fragments.stage.index;
+                    Err(DataFusionError::Internal(format!("the task of fragment {index} of stage {stage} panicked")))
+                });
                 // The receiver is gone if a LIMIT was reached.
                 let _ = sender.send(answer).await;
             };
@@ -271,7 +277,9 @@ impl StageFragments {
             access,
             stage: StagePlan::clone(&plan),
         };
-        let reads = stage.fragments[index].units().count() + delete_files + shared.objects + parts_work.reads;
+        // A stage over exchanges has no units, and may have more fragments than planned.
+        let units = stage.fragments.get(index).map_or(0, |packed| packed.units().count());
+        let reads = units + delete_files + shared.objects + parts_work.reads;
         let weight_bytes = stage.data_weight_bytes(index)
             + delete_bytes
             + shared.object_bytes

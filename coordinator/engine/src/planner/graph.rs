@@ -140,7 +140,8 @@ impl Stage {
 
     /// Sums up the compressed bytes of the projected columns of one fragment.
     pub fn data_weight_bytes(&self, fragment: usize) -> u64 {
-        self.fragments[fragment].units().map(|unit| self.units[unit].weight_bytes).sum()
+        let units = self.fragments.get(fragment).into_iter().flat_map(PackedFragment::units);
+        units.map(|unit| self.units[unit].weight_bytes).sum()
     }
 
     /// Sums up the same bytes, and those that the fragment is expected to read of delete files.
