@@ -201,7 +201,7 @@ fn packing(stage: &Stage) -> String {
         return format!(
             "about {} fragments, {} at most, over the rows of stages {producers}, {} partitions; {lanes} lanes at most{}",
             stage.fragments.len(),
-            stage.shuffle.fragments_max,
+            (stage.shuffle.input_partitions / lanes.max(1)).clamp(1, stage.shuffle.fragments_max.max(1)),
             stage.shuffle.input_partitions,
             if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
         );

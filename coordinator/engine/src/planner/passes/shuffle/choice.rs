@@ -61,7 +61,7 @@ fn size(bytes: u64) -> String {
 }
 
 fn join_choice(left: &Arc<dyn ExecutionPlan>, right: &Arc<dyn ExecutionPlan>, bytes_min: u64) -> Choice {
-    let (Some(left), Some(right)) = (expected_bytes(left), expected_bytes(right)) else {
+    let (Some(left), Some(right)) = (known_bytes(left), known_bytes(right)) else {
         return Err("the size of a side of the join is not known".to_owned());
     };
     let sides = format!("the join has about {} and {}", size(left), size(right));
@@ -121,7 +121,7 @@ fn distinct_values(keys: &[Arc<dyn PhysicalExpr>], input: &Statistics) -> Option
 
 fn window_choice(keys: &[Arc<dyn PhysicalExpr>], input: &Arc<dyn ExecutionPlan>, bytes_min: u64) -> Choice {
     let values = statistics(input).and_then(|input| distinct_values(keys, &input));
-    let (Some(bytes), Some(values)) = (expected_bytes(input), values) else {
+    let (Some(bytes), Some(values)) = (known_bytes(input), values) else {
         return Err("the rows of a window, or the values of its keys, are not counted".to_owned());
     };
     let rows = format!("a window has about {} of rows and {values} values of its keys", size(bytes));
@@ -129,6 +129,23 @@ fn window_choice(keys: &[Arc<dyn PhysicalExpr>], input: &Arc<dyn ExecutionPlan>,
         true => Ok(format!("{rows}, at least {} and {WINDOW_KEYS_MIN}", size(bytes_min))),
         false => Err(format!("{rows}, less than {} or {WINDOW_KEYS_MIN}", size(bytes_min))),
     }
+}
+
+/// Returns the bytes in memory that a plan is expected to put out. None where no statistics tell, or where groups of unknown number are below it: they are taken for as
+/// many as there are rows.
+fn known_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    expected_bytes(plan).filter(|_| !has_unknown_groups(plan))
+}
+
+fn has_unknown_groups(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let is_unknown = |aggregate: &AggregateExec| {
+        let sees_rows = matches!(
+            aggregate.mode(),
+            AggregateMode::Partial | AggregateMode::Single | AggregateMode::SinglePartitioned
+        );
+        sees_rows && !aggregate.group_expr().is_empty() && known_groups(aggregate).is_none()
+    };
+    plan.downcast_ref::<AggregateExec>().is_some_and(is_unknown) || plan.children().into_iter().any(has_unknown_groups)
 }
 
 fn statistics(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<Statistics>> {
@@ -220,6 +237,13 @@ mod tests {
             // Functions join and group, and the coordinator puts the groups together.
             (&grouped, 3_200, 2, Some("the number of groups is not known")),
             ("SELECT b, count(*) FROM t GROUP BY b", 1, 0, Some("the number of groups is not known")),
+            // Groups of unknown number are no large side.
+            (
+                "SELECT x.n, y.n FROM (SELECT a, count(*) AS n FROM t GROUP BY a) AS x JOIN (SELECT a, count(*) AS n FROM t GROUP BY a) AS y ON x.a = y.a",
+                1,
+                0,
+                Some("the number of groups is not known"),
+            ),
             ("SELECT count(*) FROM t", 1, 0, None),
         ] {
             let rule = Shuffles { place: ShufflePlace::Auto, partitions: None, bytes_min };

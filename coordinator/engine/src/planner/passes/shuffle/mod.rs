@@ -42,7 +42,7 @@ pub struct Shuffles {
     pub place: ShufflePlace,
     /// Partitions of every exchange. None where they are chosen.
     pub partitions: Option<usize>,
-    /// Least bytes in memory of the rows that [`super::shuffle_choice`] has functions send to one another.
+    /// Least bytes in memory of the rows that `auto` has functions send to one another.
     pub bytes_min: u64,
 }
 
