@@ -225,14 +225,14 @@ impl Statements {
         }
     }
 
-    /// Goes on with a statement of a server that is gone, from this entry of its journal on, or lets it fail.
+    /// Goes on with a statement of a server that is gone, from this entry of its journal on, in its turn, or lets it fail.
     pub(crate) fn resume(
         &self,
         door: &Arc<Door>,
         submitted: Submitted,
         work: Arc<WorkLog>,
         next: u32,
-        failed: Option<QueryError>,
+        turn: Result<Waiting, QueryError>,
     ) {
         let entry = self.show_unowned(work.id(), submitted.principal(), &submitted);
         let keeper = door
@@ -241,12 +241,10 @@ impl Statements {
             .map(|keeping| keeping.keep(submitted.clone(), Arc::clone(&work), next, entry.cancel.clone()));
         let Some(keeper) = keeper else { return };
         let spooling = self.spooling(&entry, Some(Journaled { work, keeper, stopping: door.stopping.clone() }));
-        let waiting = door.admission.queue(entry.principal.user.as_deref().unwrap_or_default());
-        let waiting = waiting.map_err(|full| QueryError::new(ErrorKind::Resources, full.to_string()));
         let asked = submitted.asked().map_err(|error| QueryError::sql(error.to_string()));
-        let (asked, waiting) = match (failed, asked, waiting) {
-            (None, Ok(asked), Ok(waiting)) => (asked, waiting),
-            (Some(error), ..) | (None, Err(error), _) | (None, _, Err(error)) => {
+        let (asked, waiting) = match (asked, turn) {
+            (Ok(asked), Ok(waiting)) => (asked, waiting),
+            (Err(error), _) | (_, Err(error)) => {
                 spawn(door, end(Arc::clone(door), spooling, Err(error.into())));
                 return;
             }

@@ -251,7 +251,7 @@ impl StageFragments {
         let parts_bytes = parts_work.inline_bytes + parts_work.slice_bytes;
         let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_bytes;
         let fragment = Fragment { id: id.clone(), inputs, parts: Vec::new(), limits };
-        let digest = query.work.as_ref().map(|_| {
+        let digest = query.work.as_ref().and_then(|_| {
             let parts = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
             RequestDigest::of(&plan, &Fragment { parts, ..fragment.clone() })
         });

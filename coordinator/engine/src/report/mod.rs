@@ -281,7 +281,8 @@ impl Report {
             }
             QueryEvent::TakenOver { takeovers } => {
                 self.takeovers = *takeovers;
-                times.of_earlier = times.ended.keys().filter(|attempt| !times.used.contains(attempt)).cloned().collect();
+                times.of_earlier =
+                    times.ended.keys().filter(|attempt| !times.used.contains(attempt)).cloned().collect();
             }
             QueryEvent::FellBack { reason, hint } => {
                 (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());

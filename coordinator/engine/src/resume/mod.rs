@@ -103,7 +103,8 @@ pub struct RequestDigest(String);
 
 impl RequestDigest {
     /// Makes the digest of a fragment's request. Limits, credentials, footers and their lengths change no row and are left out.
-    pub fn of(stage: &StagePlan, fragment: &Fragment) -> Self {
+    /// None for one that cannot be encoded.
+    pub fn of(stage: &StagePlan, fragment: &Fragment) -> Option<Self> {
         let mut inputs = fragment.inputs.clone();
         for (_, Input::Scan(scan)) in &mut inputs {
             for unit in scan.lanes.iter_mut().flatten() {
@@ -111,9 +112,8 @@ impl RequestDigest {
             }
         }
         let request = (PROTOCOL_VERSION, fingerprint(), stage, &fragment.id, &inputs, &fragment.parts);
-        // All of it has been encoded for requests before.
-        let encoded = serde_json::to_vec(&request).unwrap_or_default();
-        Self(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(encoded)))
+        let encoded = serde_json::to_vec(&request).ok()?;
+        Some(Self(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(encoded))))
     }
 }
 
@@ -260,6 +260,11 @@ impl WorkLog {
     /// Returns true if another coordinator began the query.
     pub fn is_inherited(&self) -> bool {
         self.takeovers > 0
+    }
+
+    /// Returns the number of coordinators that had the query before.
+    pub fn takeovers(&self) -> u32 {
+        self.takeovers
     }
 
     /// Returns the snapshots that the query reads.

@@ -76,7 +76,7 @@ fn notes(log: &WorkLog) -> Vec<WorkDone> {
     let outcome = AttemptOutcome::Done { usage, cold: Some(false) };
     let billing = Billing::Metered { duration: second, init: Duration::ZERO };
     events.push(QueryEvent::AttemptEnded { id: id(0), attempt: first, outcome, billing, wall: second });
-    let request = RequestDigest::of(&stage(), &fragment(0));
+    let request = RequestDigest::of(&stage(), &fragment(0)).expect("JSON");
     log.note(request, &AttemptResult { result: result(5), attempt: first });
     notes.extend(log.take(1 << 20));
     assert_eq!(log.take(1 << 20), None, "there is nothing new");
@@ -104,7 +104,7 @@ fn work_of_two_coordinators_is_inherited_with_its_bill() {
     let seen = third.inherited_money(&tariff).nano_dollars();
     assert!(seen.abs_diff(expect) < 10_000, "{seen} for {expect}");
     assert!(cost.at_most.nano_dollars() >= seen && !cost.is_complete, "what began after the last note is not known");
-    let request = RequestDigest::of(&stage(), &fragment(0));
+    let request = RequestDigest::of(&stage(), &fragment(0)).expect("JSON");
     let inherited = third.inherit(&request).expect("a result");
     assert_eq!((inherited.attempt, inherited.result), (NUMBERS, result(5)), "the newest one");
     assert!(third.inherit(&request).is_none(), "it is used once");
@@ -116,7 +116,7 @@ fn results_are_noted_within_their_bound() {
     log.open_events(&Stores::new(crate::config::Config::default().s3));
     let large = result(RESULTS_BYTES_MAX / 4);
     for index in 0..6 {
-        let request = RequestDigest::of(&stage(), &fragment(index));
+        let request = RequestDigest::of(&stage(), &fragment(index)).expect("JSON");
         log.note(request, &AttemptResult { result: large.clone(), attempt: 0 });
     }
     let mut counts = Vec::new();

@@ -40,6 +40,10 @@ const VERSION: u32 = 1;
 /// Bytes of results that one entry has, about.
 const ENTRY_BYTES_MAX: usize = 8 << 20;
 
+/// Tries to write the end of a journal after the first one, and the pause before each.
+const END_TRIES_MAX: usize = 3;
+const END_PAUSE: Duration = Duration::from_secs(1);
+
 /// Bytes of a whole journal. A statement with more is not taken over.
 const JOURNAL_BYTES_MAX: usize = 256 << 20;
 
@@ -60,6 +64,8 @@ struct Record {
     owner: String,
     /// Time in which the next entry comes, or the owner is taken for gone.
     lease: Duration,
+    /// Servers that had the statement before the owner.
+    takeovers: u32,
     what: What,
 }
 
@@ -161,12 +167,12 @@ impl Keeping {
         3 * self.after
     }
 
-    fn encoded(&self, what: What) -> Bytes {
-        self.encoded_for(what, self.lease())
+    fn encoded(&self, what: What, takeovers: u32) -> Bytes {
+        self.encoded_for(what, takeovers, self.lease())
     }
 
-    fn encoded_for(&self, what: What, lease: Duration) -> Bytes {
-        let record = Record { version: VERSION, owner: self.owner.clone(), lease, what };
+    fn encoded_for(&self, what: What, takeovers: u32, lease: Duration) -> Bytes {
+        let record = Record { version: VERSION, owner: self.owner.clone(), lease, takeovers, what };
         // All of it are texts and numbers.
         serde_json::to_vec(&record).unwrap_or_default().into()
     }
@@ -181,7 +187,8 @@ impl Keeping {
         cancel: CancellationToken,
     ) -> Keeper {
         let stop = CancellationToken::new();
-        let writer = Writer { keeping: Arc::clone(self), work, next, bytes: 0, is_lost: false };
+        let writer =
+            Writer { keeping: Arc::clone(self), work, next, written: Instant::now(), bytes: 0, is_lost: false };
         let task = tokio::spawn(writer.run(submitted, stop.clone(), cancel));
         Keeper { stop, task: Some(task), writer: None }
     }
@@ -206,10 +213,10 @@ impl Keeper {
             while written == Some(Appended::Done)
                 && let Some(done) = writer.work.take(ENTRY_BYTES_MAX)
             {
-                let entry = writer.keeping.encoded(What::Work(Box::new(done)));
+                let entry = writer.keeping.encoded(What::Work(Box::new(done)), writer.work.takeovers());
                 written = writer.write(&entry).await;
             }
-            let left = writer.keeping.encoded_for(What::Beat, Duration::ZERO);
+            let left = writer.keeping.encoded_for(What::Beat, writer.work.takeovers(), Duration::ZERO);
             let _is_written = writer.write(&left).await;
             writer.work.disown();
             writer.is_lost = true;
@@ -223,9 +230,20 @@ impl Keeper {
         self.stop.cancel();
         let Ok(mut writer) = task.await else { return };
         if writer.is_kept() {
-            let ended = writer.keeping.encoded(What::Ended);
-            // A store that fails here has failed for the next owner as well.
-            let _is_written = writer.write(&ended).await;
+            let ended = writer.keeping.encoded(What::Ended, writer.work.takeovers());
+            let mut written = writer.write(&ended).await;
+            for _ in 0..END_TRIES_MAX {
+                if written.is_some() {
+                    break;
+                }
+                tokio::time::sleep(END_PAUSE).await;
+                written = writer.write(&ended).await;
+            }
+            if written.is_none() {
+                // Another server may have it by now: nothing of it is removed here.
+                writer.work.disown();
+                writer.is_lost = true;
+            }
         }
         self.writer = Some(writer);
     }
@@ -251,6 +269,8 @@ struct Writer {
     work: Arc<WorkLog>,
     /// Number of the next entry.
     next: u32,
+    /// Time of the last entry that was written.
+    written: Instant,
     bytes: usize,
     /// True if the journal is another server's, or is left to it.
     is_lost: bool,
@@ -265,7 +285,7 @@ impl Writer {
     async fn run(mut self, submitted: Submitted, stop: CancellationToken, cancel: CancellationToken) -> Self {
         let (begun, after) = (Instant::now(), self.keeping.after);
         // Most statements end before.
-        let mut pending = (self.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted))));
+        let mut pending = (self.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted)), 0));
         if pending.is_some() && stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
             return self;
         }
@@ -309,15 +329,20 @@ impl Writer {
             None if is_due => What::Beat,
             None => return None,
         };
-        Some(self.keeping.encoded(what))
+        Some(self.keeping.encoded(what, self.work.takeovers()))
     }
 
     /// Writes an entry. None after an error of the store, which is logged.
     async fn write(&mut self, entry: &Bytes) -> Option<Appended> {
+        let appended = match self.may_be_lost().await {
+            true => Ok(Appended::Taken),
+            false => self.keeping.journals.append(self.work.id(), self.next, entry).await,
+        };
         let id = self.work.id();
-        match self.keeping.journals.append(id, self.next, entry).await {
+        match appended {
             Ok(Appended::Done) => {
                 self.next += 1;
+                self.written = Instant::now();
                 Some(Appended::Done)
             }
             Ok(Appended::Taken) => {
@@ -331,6 +356,16 @@ impl Writer {
                 None
             }
         }
+    }
+
+    /// Tells if another server may have had the statement since the last entry, and may have removed its journal by now. A number that is
+    /// free says nothing then.
+    async fn may_be_lost(&self) -> bool {
+        if self.next == 0 || self.written.elapsed() < self.keeping.lease() {
+            return false;
+        }
+        let last = self.keeping.record(self.work.id(), self.next - 1).await;
+        last.is_none_or(|last| last.owner != self.keeping.owner)
     }
 
     async fn remove(&self) {

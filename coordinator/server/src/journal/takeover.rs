@@ -35,7 +35,7 @@ const READS_AT_ONCE: usize = 16;
 enum Watched {
     /// Its last entry, and when that was seen first.
     Alive { last: u32, since: Instant, lease: Duration },
-    /// It cannot be read, or has another version.
+    /// It makes no sense.
     Foreign,
 }
 
@@ -93,21 +93,28 @@ impl Door {
             }
             known => {
                 let is_new = known.is_none();
-                let found = self.found(keeping, &id, last, is_new).await;
-                let alive = |lease| Watched::Alive { last, since: Instant::now(), lease };
-                watched.insert(id, found.map_or(Watched::Foreign, alive));
+                // One that cannot be read, or is of others' users, is looked at again the next time.
+                if let Some(lease) = self.found(keeping, &id, last, is_new).await {
+                    watched.insert(id, Watched::Alive { last, since: Instant::now(), lease });
+                }
             }
         }
     }
 
     /// Reads the last entry of a journal, and shows its statement's user that it is there. Returns the lease; None if it is not to be taken over.
     async fn found(&self, keeping: &Keeping, id: &str, last: u32, is_new: bool) -> Option<Duration> {
-        let lease = keeping.record(id, last).await?.lease;
-        if is_new && let What::Begun(submitted) = keeping.record(id, 0).await?.what {
-            let principal = submitted.principal();
-            if self.lets_in(&submitted) {
-                self.statements.show_unowned(id, principal, &submitted);
-            }
+        let Record { lease, what, .. } = keeping.record(id, last).await?;
+        if matches!(what, What::Ended) {
+            // Its owner may have been killed while it removed the rest.
+            return Some(lease);
+        }
+        let submitted = keeping.begun(id).await?;
+        // It is another server's, with other users.
+        if !self.lets_in(&submitted) {
+            return None;
+        }
+        if is_new {
+            self.statements.show_unowned(id, submitted.principal(), &submitted);
         }
         Some(lease)
     }
@@ -121,7 +128,18 @@ impl Door {
 
     /// Takes a statement over, unless another server is faster, and goes on with it. Returns false if its journal makes no sense.
     async fn claim(self: &Arc<Self>, keeping: &Keeping, id: &str, last: u32) -> bool {
-        let taken = keeping.encoded(What::Taken);
+        let Some(Record { takeovers, what, .. }) = keeping.record(id, last).await else { return true };
+        if matches!(what, What::Ended) {
+            self.statements.keep_unowned(|kept| kept != id);
+            self.remove_leftovers(keeping, id).await;
+            return true;
+        }
+        let Some(submitted) = keeping.begun(id).await.filter(|submitted| self.lets_in(submitted)) else { return false };
+        // It waits for its turn at the next look if there is no room now.
+        let user = submitted.principal().user.unwrap_or_default();
+        let Ok(waiting) = self.admission.queue(&user) else { return true };
+        let takeovers = takeovers + 1;
+        let taken = keeping.encoded(What::Taken, takeovers);
         match keeping.journals.append(id, last + 1, &taken).await {
             Ok(Appended::Done) => {}
             Ok(Appended::Taken) => return true,
@@ -129,6 +147,16 @@ impl Door {
                 tracing::warn!(id, "its journal cannot be written: {error}");
                 return true;
             }
+        }
+        if takeovers > TAKEOVERS_MAX {
+            // What it has done may be what ends servers: it is not read.
+            let message = format!("{takeovers} servers have ended while the statement ran");
+            let hint =
+                "look into their logs; a smaller share of the memory for each query is `queries_max` under [server]";
+            let failed = QueryError::new(ErrorKind::Resources, message).with_hint(hint);
+            let work = WorkLog::new(id.to_owned(), Inherited::of(id, [Vec::new()]));
+            self.statements.resume(self, *submitted, work, last + 2, Err(failed));
+            return true;
         }
         let read = stream::iter(0..=last).map(|number| keeping.journals.read(id, number)).buffered(READS_AT_ONCE);
         let read: Vec<Bytes> = match read.try_collect().await {
@@ -140,26 +168,13 @@ impl Door {
             }
         };
         let records = read.iter().map(decoded).collect::<Option<Vec<_>>>();
-        let Some(Story { submitted, notes, has_ended }) = records.and_then(Story::of) else {
+        let Some(Story { submitted, notes }) = records.and_then(Story::of) else {
             tracing::warn!(id, "its journal makes no sense; `gust exchange gc` removes it later");
             return false;
         };
-        let takeovers = notes.len() as u32;
-        let next = last + 2;
-        if has_ended || !self.lets_in(&submitted) {
-            self.statements.keep_unowned(|kept| kept != id);
-            self.remove_leftovers(keeping, id).await;
-            return true;
-        }
         tracing::info!(id, takeovers, "a statement of a server that is gone is taken over");
-        let failed = (takeovers > TAKEOVERS_MAX).then(|| {
-            let message = format!("{takeovers} servers have ended while the statement ran");
-            let hint =
-                "look into their logs; a smaller share of the memory for each query is `queries_max` under [server]";
-            QueryError::new(ErrorKind::Resources, message).with_hint(hint)
-        });
         let work = WorkLog::new(id.to_owned(), Inherited::of(id, notes));
-        self.statements.resume(self, *submitted, work, next, failed);
+        self.statements.resume(self, *submitted, work, last + 2, Ok(waiting));
         true
     }
 
@@ -177,9 +192,17 @@ impl Door {
 }
 
 impl Keeping {
-    async fn record(&self, id: &str, number: u32) -> Option<Record> {
+    pub(super) async fn record(&self, id: &str, number: u32) -> Option<Record> {
         let read = self.journals.read(id, number).await;
         read.ok().and_then(|entry| decoded(&entry))
+    }
+
+    /// Reads the statement of a journal.
+    async fn begun(&self, id: &str) -> Option<Box<Submitted>> {
+        match self.record(id, 0).await?.what {
+            What::Begun(submitted) => Some(submitted),
+            What::Work(_) | What::Beat | What::Taken | What::Ended => None,
+        }
     }
 }
 
@@ -193,7 +216,6 @@ pub(super) struct Story {
     pub(super) submitted: Box<Submitted>,
     /// Notes of each server that had it.
     pub(super) notes: Vec<Vec<WorkDone>>,
-    pub(super) has_ended: bool,
 }
 
 impl Story {
@@ -201,13 +223,12 @@ impl Story {
     fn of(records: Vec<Record>) -> Option<Self> {
         let mut records = records.into_iter();
         let What::Begun(submitted) = records.next()?.what else { return None };
-        let mut story = Self { submitted, notes: vec![Vec::new()], has_ended: false };
+        let mut story = Self { submitted, notes: vec![Vec::new()] };
         for Record { what, .. } in records {
             match what {
                 What::Work(done) => story.notes.last_mut()?.push(*done),
                 What::Taken => story.notes.push(Vec::new()),
-                What::Ended => story.has_ended = true,
-                What::Begun(_) | What::Beat => {}
+                What::Begun(_) | What::Beat | What::Ended => {}
             }
         }
         Some(story)

@@ -228,14 +228,13 @@ mod tests {
         let sample = Sample::new().await;
         // 200 rows of two numbers.
         let join = "SELECT x.b, y.b FROM t AS x JOIN t AS y ON x.a = y.a";
-        let grouped = format!(
-            "SELECT m, sum(n) FROM (SELECT x.b AS m, y.b AS n FROM t AS x JOIN t AS y ON x.a = y.a) GROUP BY m"
-        );
+        let grouped =
+            "SELECT m, sum(n) FROM (SELECT x.b AS m, y.b AS n FROM t AS x JOIN t AS y ON x.a = y.a) GROUP BY m";
         for (sql, bytes_min, marks, kept) in [
             (join, 3_200, 2, None),
             (join, 3_201, 0, Some("")),
             // Functions join and group, and the coordinator puts the groups together.
-            (&grouped, 3_200, 2, Some("the number of groups is not known")),
+            (grouped, 3_200, 2, Some("the number of groups is not known")),
             ("SELECT b, count(*) FROM t GROUP BY b", 1, 0, Some("the number of groups is not known")),
             // Groups of unknown number are no large side.
             (
