@@ -149,7 +149,7 @@ impl Door {
             }
         }
         if takeovers > TAKEOVERS_MAX {
-            // What it has done may be what ends servers: it is not read.
+            // Its work may be what ends servers, and is not read.
             let message = format!("{takeovers} servers have ended while the statement ran");
             let hint =
                 "look into their logs; a smaller share of the memory for each query is `queries_max` under [server]";

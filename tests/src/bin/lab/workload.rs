@@ -265,7 +265,7 @@ pub struct LatencyBounds {
     pub small_files_tuned: Limits,
     pub functions: Limits,
     pub functions_gigabyte_seconds: Limits,
-    /// Of any query: the money for its requests, and the bytes that they bring.
+    /// Money for the requests of any query, and for the bytes that they bring.
     pub requests_each: Limits,
     pub unused: Limits,
     pub loopback: Limits,
