@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(counts(), (2, 2));
         assert_eq!(index(schema(&["b"]), &same), 0);
         assert_eq!(counts(), (2, 3));
-        // What is kept is bounded.
+        // Kept expressions are bounded.
         for _ in 0..2 * EXPRESSIONS_MAX {
             index(schema(&["b"]), &column(1));
         }

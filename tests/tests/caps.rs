@@ -227,7 +227,7 @@ async fn reads_of_a_setup_file_are_reported_and_recorded() {
     assert_eq!(rows.lines().collect::<Vec<_>>(), expect);
 }
 
-/// Where functions run on Lambda, bills are sent. Files of this machine are in none of them.
+/// Bills are sent where functions run on Lambda. Files of this machine are in none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_this_machine_cost_nothing_anywhere() {
     let place = Place::new("invoker = \"lambda\"\n[lambda]\nfunctions = [\"gust:live\"]\n");

@@ -154,7 +154,7 @@ fn killed(place: &Place, sql: &str, after: u64) -> (u64, Value, Value) {
     );
     assert_eq!((count("takeovers"), count("fragments_adopted")), (1, FRAGMENTS), "{report}");
     assert!(reused * 10 >= adopted_before * 8, "{reused} of {adopted_before} fragments were reused: {report}");
-    // What was in flight is made anew, and what had come and was not noted.
+    // Fragments in flight are made anew, and so are those that had come and were not noted.
     let anew = FILES + (adopted_before + FILES).saturating_sub(reused) + 2 * FILES;
     assert!(count("attempts") <= FRAGMENTS + anew, "{report}");
     let dollars = |told: &Value| told["cost"]["dollars"].as_str().expect("dollars").parse::<f64>().expect("a number");

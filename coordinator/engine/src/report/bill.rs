@@ -284,7 +284,7 @@ impl<'a> BillFold<'a> {
         // Reads of adopted results are among the coordinator's. The bill of a query that still runs may not have those yet.
         self.exchange_reads = self.exchange_reads.min(all.requests.get);
         self.exchange_bytes = self.exchange_bytes.min(all.bytes_read);
-        // Where no bill is sent, results lie in a folder of this machine, and are priced as if they lay in S3.
+        // Results without a bill lie in a folder of this machine, and are priced as if they lay in S3.
         let (files, file_bytes) = match self.tariff.as_if {
             // With an exchange in S3 all that is billed are results.
             true if get > 0 && get == self.exchange_reads => (0, 0),

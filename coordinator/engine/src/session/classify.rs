@@ -34,7 +34,7 @@ impl QueryError {
             FragmentErrorKind::Execution if is_sql(&error) => ErrorKind::Sql,
             _ => ErrorKind::Data,
         };
-        // What is not planned is found out as late as in the physical plan.
+        // A statement that cannot be planned may fail as late as in the physical plan.
         if let Some(refusal) =
             Some(&classified.message).filter(|_| kind == ErrorKind::Sql).and_then(|m| sql::without_tree(m))
         {
