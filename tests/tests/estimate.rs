@@ -410,8 +410,13 @@ async fn a_dry_run_prints_candidates_and_runs_nothing() {
     let output = dry("json", "processes", &sql);
     let as_if = format!("estimate   nothing was run (as if on Lambda, us-east-1 on {}", book.date);
     // What is cheaper and faster is no runner-up: it is named with the way to it.
-    let better = "--prefer latency picks what is expected to be cheaper and faster: ";
+    let better = "--on without --prefer picks all functions that it may use; --prefer latency picks one that is expected to be \
+                  cheaper and faster: 1 function of 2048 MB: $";
     check(&output, 0, &[&as_if, "picked 2 functions of 2048 MB: $", "not included: data transfer, logs", better]);
+    let preferred = ["query", "--dry-run", "--on", "processes", "--functions", "2", "--prefer", "latency", &sql];
+    let preferred = folder.gust(&preferred).output().expect("it starts");
+    check(&preferred, 0, &["picked 1 function of 2048 MB: $"]);
+    assert!(!String::from_utf8_lossy(&preferred.stderr).contains("cheaper and faster"), "{preferred:?}");
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one array");
     let rows = rows.as_array().expect("an array");
     assert_eq!(rows.iter().map(|row| &row["picked"]).collect::<Vec<_>>(), ["", "picked"], "{rows:?}");

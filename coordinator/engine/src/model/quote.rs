@@ -33,7 +33,7 @@ pub struct Quote {
     pub guessed_files: u64,
     /// Cap of the statement, and what becomes of it; None without a cap.
     pub cap: Option<CapQuote>,
-    /// Words about a candidate that is expected to be cheaper and faster than the one that was asked for.
+    /// Words about a candidate that is expected to be cheaper and faster than the picked one, with the reason why it is not picked.
     pub better: Option<String>,
 }
 

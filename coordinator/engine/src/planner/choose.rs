@@ -72,6 +72,70 @@ pub fn compare(a: &Forecast, b: &Forecast, prefer: Prefer) -> Ordering {
     a.total_cmp(&b).then(a_next.total_cmp(&b_next))
 }
 
+/// Returns true if a candidate is expected to be cheaper and faster than another.
+pub fn beats(one: &Forecast, other: &Forecast) -> bool {
+    one.expected.dollars < other.expected.dollars && one.expected.seconds < other.expected.seconds
+}
+
+/// Way in which a candidate was picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PickedBy {
+    /// The target alone, which uses all its functions.
+    Request,
+    /// The query's work, before functions were compared.
+    Work,
+    /// A preference or a deadline.
+    Comparison,
+}
+
+/// A candidate that is expected to be cheaper and faster than the picked one, and the preference that picks it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dominance {
+    by: PickedBy,
+    better: Forecast,
+    /// None if no preference picks a candidate that is cheaper and faster.
+    prefer: Option<Prefer>,
+}
+
+impl Dominance {
+    /// Looks for one among the candidates that the target allows. None if the picked one is the cheapest or the fastest.
+    pub fn of(picked: &Forecast, by: PickedBy, allowed: &[Forecast]) -> Option<Self> {
+        let fastest = allowed.iter().filter(|other| beats(other, picked)).min_by(|a, b| compare(a, b, Prefer::Latency));
+        let better = fastest?.clone();
+        let prefers = match by {
+            PickedBy::Request => [Prefer::Latency, Prefer::Balanced, Prefer::Cost].as_slice(),
+            // `latency` takes the same short way.
+            PickedBy::Work => &[Prefer::Balanced, Prefer::Cost],
+            PickedBy::Comparison => &[],
+        };
+        let preferred = prefers.iter().find_map(|prefer| {
+            let preferred = choose(allowed, Some(*prefer), None)?.picked;
+            beats(&preferred, picked).then_some((*prefer, preferred))
+        });
+        Some(match preferred {
+            Some((prefer, better)) => Self { by, better, prefer: Some(prefer) },
+            None => Self { by, better, prefer: None },
+        })
+    }
+}
+
+impl std::fmt::Display for Dominance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { by, better, prefer } = self;
+        f.write_str(match by {
+            PickedBy::Request => "--on without --prefer picks all functions that it may use; ",
+            PickedBy::Work => "it stays local before functions are compared; ",
+            PickedBy::Comparison => "",
+        })?;
+        match (by, prefer) {
+            (_, Some(prefer)) => write!(f, "--prefer {} picks one", prefer.name())?,
+            (PickedBy::Comparison, None) => f.write_str("one that is not sure to keep the deadline")?,
+            (_, None) => f.write_str("no --prefer picks one")?,
+        }
+        write!(f, " that is expected to be cheaper and faster: {better}")
+    }
+}
+
 /// Lists the numbers of fragments that are worth comparing: powers of two up to `most`, and `most` itself.
 pub fn fan_outs(most: usize) -> Vec<usize> {
     let powers = std::iter::successors(Some(1_usize), |fan_out| fan_out.checked_mul(2));
@@ -185,6 +249,38 @@ mod tests {
         let with = |functions_seconds| [candidate(0, 10, 2.0, 3.0), candidate(4, 400, functions_seconds, 3.0)];
         check(&with(1.9), Some(Prefer::Latency), None, 4, Some(0), Reason::FunctionsFaster);
         check(&with(2.0), Some(Prefer::Latency), None, 0, Some(4), Reason::LocalFaster);
+    }
+
+    /// The words name a preference only if it picks a candidate that is cheaper and faster.
+    #[test]
+    fn a_better_candidate_is_told_with_the_way_to_it() {
+        use PickedBy::{Comparison, Request, Work};
+        let told = |all: &[Forecast], picked: usize, by| {
+            Dominance::of(&all[picked], by, all).map(|dominance| {
+                let told = dominance.to_string();
+                let Dominance { better, prefer, .. } = dominance;
+                assert!(beats(&better, &all[picked]) && told.ends_with(&better.to_string()), "{told}");
+                if let Some(prefer) = prefer {
+                    assert_eq!(choose(all, Some(prefer), None).expect("a choice").picked, better);
+                    assert!(told.contains(&format!("--prefer {} picks", prefer.name())), "{told}");
+                }
+                (better.functions, prefer)
+            })
+        };
+        let all = [candidate(1, 400, 30.0, 50.0), candidate(2, 500, 4.0, 8.0), candidate(4, 600, 5.0, 9.0)];
+        assert_eq!(told(&all, 2, Request), Some((2, Some(Prefer::Latency))));
+        assert_eq!((told(&all, 0, Request), told(&all, 1, Request)), (None, None));
+        // The fastest is dearer than the picked one.
+        let dear = [all.as_slice(), &[candidate(8, 9000, 1.0, 2.0)]].concat();
+        assert_eq!(told(&dear, 2, Request), Some((2, Some(Prefer::Balanced))));
+        assert_eq!(told(&dear, 2, Work), Some((2, Some(Prefer::Balanced))));
+        // The cheapest is slower, and its product is the least.
+        let cheap = [dear.as_slice(), &[candidate(16, 1, 100.0, 200.0)]].concat();
+        assert_eq!(told(&cheap, 2, Request), Some((2, None)));
+        let words = |by| Dominance::of(&cheap[2], by, &cheap).expect("one").to_string();
+        let ending = " that is expected to be cheaper and faster: 2 functions";
+        assert!(words(Request).contains(&format!("all functions that it may use; no --prefer picks one{ending}")));
+        assert!(words(Comparison).starts_with(&format!("one that is not sure to keep the deadline{ending}")));
     }
 
     #[test]

@@ -8,16 +8,11 @@ use datafusion::logical_expr::LogicalPlan;
 
 use super::Planner;
 use super::candidates::unpriced;
-use super::choose::compare;
+use super::choose::{Dominance, PickedBy, beats, compare};
 use super::graph::Stage;
 use crate::config::Prefer;
 use crate::model::{Decision, Forecast, Place, Quote, Reason};
 use crate::tables::pruning::PruningNotes;
-
-/// Returns true if a candidate is expected to be cheaper and faster than another.
-fn beats(one: &Forecast, other: &Forecast) -> bool {
-    one.expected.dollars < other.expected.dollars && one.expected.seconds < other.expected.seconds
-}
 
 impl Planner {
     /// Forecasts a query where it would run, with the other candidates that matter.
@@ -40,16 +35,16 @@ impl Planner {
             others.min_by(|a, b| compare(a, b, Prefer::Latency)).cloned()
         };
         let local = candidates.all[0].forecast.clone();
-        let (decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
+        let (by, decision, picked, runner_up) = match (stays, self.choose(&candidates)) {
             (Some(decision), _) => {
                 let runner_up = next(&local);
                 // Here functions are known with their results, too.
                 let estimate = decision.estimate.and_then(|_| candidates.times(&local));
-                (Decision { estimate, ..decision }, local, runner_up)
+                (PickedBy::Work, Decision { estimate, ..decision }, local, runner_up)
             }
             (None, Some(choice)) => {
                 let (picked, runner_up) = (choice.picked.clone(), choice.runner_up.clone());
-                (self.decision(&candidates, choice), picked, runner_up)
+                (PickedBy::Comparison, self.decision(&candidates, choice), picked, runner_up)
             }
             (None, None) => {
                 let planned = self.plan(state, logical).await?;
@@ -61,7 +56,7 @@ impl Planner {
                     _ => local,
                 };
                 let runner_up = next(&picked);
-                (planned.decision, picked, runner_up)
+                (PickedBy::Request, planned.decision, picked, runner_up)
             }
         };
         let of_functions = || {
@@ -82,10 +77,8 @@ impl Planner {
         let guessed_files = candidates.local.reads.load.reads.guessed_files;
         let stays = candidates.stays.as_ref().filter(|reason| **reason != decision.reason);
         let hint = stays.and_then(Reason::hint).map(str::to_owned);
-        let better = self.allowed(&candidates).filter(|other| beats(other, &picked));
-        let better = better
-            .min_by(|a, b| compare(a, b, Prefer::Latency))
-            .map(|better| format!("--prefer latency picks what is expected to be cheaper and faster: {better}"));
+        let allowed: Vec<Forecast> = self.allowed(&candidates).cloned().collect();
+        let better = Dominance::of(&picked, by, &allowed).map(|dominance| dominance.to_string());
         Ok((decision, Quote { missing: candidates.missing, hint, guessed_files, better, ..quote }))
     }
 }
