@@ -15,7 +15,8 @@ pub async fn measure(workload: &OddValues, range: Range<u64>, cache: &Path) -> a
     let started = Instant::now();
     let seeds = range.end - range.start;
     let (bootstrap, at_once) = (sibling("bootstrap_under_test")?, workload.at_once);
-    let judged = odd_values::judge(range, at_once, &bootstrap, cache).await?;
+    let queries = range.map(|seed| (seed, odd_values::query(seed))).collect();
+    let judged = odd_values::judge(queries, at_once, &bootstrap, cache).await?;
     let seconds = started.elapsed().as_secs_f64();
     let failed = judged.failures.len();
     let dialect: usize = judged.dialect.values().sum();

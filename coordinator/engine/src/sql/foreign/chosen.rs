@@ -142,22 +142,24 @@ fn is_harmless(argument: &Expr) -> bool {
     is_text || number(argument).is_some_and(|number| number >= 1.0)
 }
 
-/// `try(CAST(x AS t))` is TRY_CAST, and so on inside: a function that reads texts has a form that is NULL where it fails. All of
-/// this is strict, so that a NULL inside is one of the whole. Other errors cannot be caught: a division by zero is no error for
-/// DOUBLE, whose types are not known here.
+/// `try(CAST(x AS t))` is TRY_CAST, and so on inside: a function that fails for some values has a form that is NULL there. All of
+/// this is strict, so that a NULL inside is one of the whole. Other errors cannot be caught.
 pub(super) fn tried(call: &Call<'_>) -> Result<Choice, Refusal> {
     call.without_clauses()?;
     let mut tried = bare(&call.arguments[0]).clone();
     match try_inside(&mut tried) {
-        ControlFlow::Continue(()) => Ok(Choice::tree(tried)),
+        // A divisor looks at what is divided.
+        ControlFlow::Continue(()) => {
+            Ok(Choice::Tree { tree: Box::new(tried), copied: call.arguments.to_vec(), times: 1 })
+        }
         ControlFlow::Break(what) => Err(call.refused(
             &format!("of {what}"),
-            "TRY_CAST(x AS type) is NULL where the cast fails, a / nullif(b, 0) where b is 0",
+            "TRY_CAST(x AS type) is NULL where the cast fails; compute x in an inner query",
         )),
     }
 }
 
-/// Writes casts and calls in their forms that are NULL where they fail, from the outside in. Breaks at what may fail otherwise.
+/// Writes casts, quotients and calls in their forms that are NULL where they fail, from the outside in. Breaks at what may fail otherwise.
 fn try_inside(expr: &mut Expr) -> ControlFlow<String> {
     match expr {
         Expr::Nested(inner) => return try_inside(inner),
@@ -167,9 +169,19 @@ fn try_inside(expr: &mut Expr) -> ControlFlow<String> {
             }
             return try_inside(of);
         }
+        Expr::BinaryOp { left, op: BinaryOperator::Divide | BinaryOperator::Modulo, right } => {
+            try_inside(left)?;
+            try_inside(right)?;
+            let sides = [right.as_ref().clone(), left.as_ref().clone()];
+            **right = filled(template("gust_try_divisor($1, $2)"), &sides, None, Span::empty());
+            return ControlFlow::Continue(());
+        }
         Expr::Function(function) => {
-            if let Some(first) = tried_form(function) {
-                return try_inside(first);
+            let name = function.name.to_string().to_lowercase();
+            if !never_fails(&name, function)
+                && let Some(arguments) = tried_form(function)
+            {
+                return arguments.into_iter().try_for_each(try_inside);
             }
         }
         _ => {}
@@ -177,22 +189,20 @@ fn try_inside(expr: &mut Expr) -> ControlFlow<String> {
     walk(&*expr, &mut MayFail)
 }
 
-/// Writes a call as the form that is NULL where it fails, and returns its first argument; the others are the same in all rows. None
-/// if it has no such form.
-fn tried_form(function: &mut Function) -> Option<&mut Expr> {
+/// Writes a call as the form that is NULL where it fails, and returns its arguments. None if it has no such form.
+fn tried_form(function: &mut Function) -> Option<Vec<&mut Expr>> {
     let name = function.name.to_string().to_lowercase();
+    let FunctionArguments::List(list) = &mut function.args else { return None };
     if !gust_protocol::functions::is_tried(&name) {
         return None;
     }
-    let FunctionArguments::List(list) = &mut function.args else { return None };
-    let is_same =
-        |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(of)) if is_harmless(of));
-    if !list.args.iter().skip(1).all(is_same) {
-        return None;
-    }
-    let FunctionArg::Unnamed(FunctionArgExpr::Expr(first)) = list.args.first_mut()? else { return None };
+    let arguments = list.args.iter_mut().map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => Some(argument),
+        _ => None,
+    });
+    let arguments = arguments.collect::<Option<Vec<_>>>()?;
     function.name = ObjectName::from(Ident::new(format!("gust_try_{name}")));
-    Some(first)
+    Some(arguments)
 }
 
 /// Refuses a lambda that compares.

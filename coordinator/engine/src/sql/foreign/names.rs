@@ -56,7 +56,7 @@ pub(super) static NAMES: &[Row] = &[
         &["try"],
         1..=1,
         Chosen {
-            text: "NULL where a CAST fails, or a function that reads JSON, a date or a URL, or `element_at`; nothing else is tried",
+            text: "NULL where a CAST fails, a division by zero, or a function that reads JSON, a date or a URL, or `element_at`; nothing else is tried",
             choose: chosen::tried,
         },
     ),

@@ -46,9 +46,21 @@ pub(super) fn scalar() -> impl Iterator<Item = Arc<ScalarUDF>> {
     of_rows.chain(typed::all()).map(Arc::new)
 }
 
-/// Names of functions that read a text and fail where it is none of theirs.
-const TRIED: [&str; 6] =
-    ["date_parse", "from_iso8601_date", "from_iso8601_timestamp", "json_parse", "parse_datetime", "url_decode"];
+/// Names of functions that fail for some values of a row.
+const TRIED: [&str; 12] = [
+    "date_add",
+    "date_diff",
+    "date_parse",
+    "element_at",
+    "from_iso8601_date",
+    "from_iso8601_timestamp",
+    "json_extract",
+    "json_extract_scalar",
+    "json_parse",
+    "parse_datetime",
+    "regexp_extract",
+    "url_decode",
+];
 
 /// Tells if a function has a form that is NULL where it fails: `gust_try_` and its name.
 pub(super) fn is_tried(name: &str) -> bool {
@@ -58,7 +70,7 @@ pub(super) fn is_tried(name: &str) -> bool {
 /// Lists these forms.
 pub(super) fn tried() -> impl Iterator<Item = Arc<ScalarUDF>> {
     let rows = [json::TABLE, dates::TABLE, texts::TABLE].into_iter().flatten().filter(|row| is_tried(row.name));
-    rows.map(|row| Arc::new(ScalarUDF::from(rows::RowFunction::tried(row))))
+    rows.map(|row| ScalarUDF::from(rows::RowFunction::tried(row))).chain(typed::tried()).map(Arc::new)
 }
 
 /// Lists the aggregate functions.

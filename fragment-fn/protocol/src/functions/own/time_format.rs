@@ -313,7 +313,7 @@ impl Form {
             let cut: String = text.chars().take(60).collect();
             Advised::new(
                 format!("the text '{cut}' does not fit the format '{}'", self.text),
-                "regexp_like(x, pattern) in WHERE or CASE keeps the texts that fit",
+                "try(...) around the call is NULL where the text does not fit",
             )
             .into()
         })

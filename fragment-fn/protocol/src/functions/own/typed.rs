@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
-use arrow::compute::cast;
+use arrow::compute::kernels::cmp::eq;
+use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
 use datafusion::common::utils::take_function_args;
 use datafusion::common::{DataFusionError, Result, ScalarValue, exec_datafusion_err, plan_err};
@@ -23,13 +24,19 @@ use crate::Advised;
 pub(super) fn all() -> impl Iterator<Item = ScalarUDF> {
     let signature = || Signature::user_defined(Volatility::Immutable);
     [
-        ScalarUDF::from(ElementAt { signature: signature() }),
+        ScalarUDF::from(ElementAt { signature: signature(), is_tried: false }),
         ScalarUDF::from(Sequence::new()),
         ScalarUDF::from(Slice::new()),
         ScalarUDF::from(ArraysOverlap::new()),
         ScalarUDF::from(TypeOf { signature: signature() }),
     ]
     .into_iter()
+}
+
+/// Lists the forms that are NULL where they fail.
+pub(super) fn tried() -> impl Iterator<Item = ScalarUDF> {
+    let signature = Signature::user_defined(Volatility::Immutable);
+    [ScalarUDF::from(ElementAt { signature, is_tried: true }), ScalarUDF::from(Divisor::default())].into_iter()
 }
 
 pub(super) fn stock(name: &str) -> Result<&'static Arc<ScalarUDF>> {
@@ -70,13 +77,15 @@ pub(super) fn coerced(function: &ScalarUDF, types: &[DataType]) -> Result<Vec<Da
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ElementAt {
     signature: Signature,
+    /// True if the element 0 is NULL, and no error.
+    is_tried: bool,
 }
 
 const ELEMENT_AT: &str = "element_at";
 
 impl ScalarUDFImpl for ElementAt {
     fn name(&self) -> &str {
-        ELEMENT_AT
+        if self.is_tried { "gust_try_element_at" } else { ELEMENT_AT }
     }
 
     fn signature(&self) -> &Signature {
@@ -131,6 +140,9 @@ impl ScalarUDFImpl for ElementAt {
         };
         let element = match info.get_data_type(of)? {
             DataType::List(_) | DataType::LargeList(_) => match place {
+                Expr::Literal(ScalarValue::Int64(Some(0)), _) if self.is_tried => {
+                    return Ok(ExprSimplifyResult::Original(args));
+                }
                 Expr::Literal(ScalarValue::Int64(Some(0)), _) => return Err(no_element_0()),
                 Expr::Literal(..) => call("array_element", args)?,
                 // Any row may ask for element 0.
@@ -152,10 +164,12 @@ impl ScalarUDFImpl for ElementAt {
             }
             _ => {
                 let places = cast(&args.args[1].to_array(args.number_rows)?, &DataType::Int64)?;
-                if places.as_primitive::<Int64Type>().iter().flatten().any(|place| place == 0) {
+                let has_0 = places.as_primitive::<Int64Type>().iter().flatten().any(|place| place == 0);
+                if has_0 && !self.is_tried {
                     return Err(no_element_0());
                 }
-                call(element, args.args.clone(), &args)
+                let places = if has_0 { without_zeros(&places)? } else { places };
+                call(element, vec![args.args[0].clone(), ColumnarValue::Array(places)], &args)
             }
         }
     }
@@ -163,6 +177,55 @@ impl ScalarUDFImpl for ElementAt {
 
 fn no_element_0() -> DataFusionError {
     Advised::new("an array has no element 0", "a[1] is the first element, a[-1] the last").into()
+}
+
+fn without_zeros(numbers: &ArrayRef) -> Result<ArrayRef> {
+    let zero = ScalarValue::new_zero(numbers.data_type())?.to_scalar()?;
+    Ok(nullif(numbers, &eq(numbers, &zero)?)?)
+}
+
+/// `gust_try_divisor(b, a)`: b, and NULL where `a / b` fails, which it does for a zero of whole numbers and decimals. A double is divided by zero.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Divisor {
+    signature: Signature,
+}
+
+const DIVISOR: &str = "gust_try_divisor";
+
+impl Default for Divisor {
+    fn default() -> Self {
+        Self { signature: Signature::user_defined(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for Divisor {
+    fn name(&self) -> &str {
+        DIVISOR
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        let [_, _] = take_function_args(DIVISOR, arg_types)?;
+        Ok(arg_types.to_vec())
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        let [divisor, _] = take_function_args(DIVISOR, arg_types)?;
+        Ok(divisor.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let [divisor, divided] = take_function_args(DIVISOR, args.args)?;
+        let is_exact = |of: &DataType| of.is_integer() || of.is_decimal();
+        if !is_exact(&divisor.data_type()) || divided.data_type().is_floating() {
+            return Ok(divisor);
+        }
+        Ok(ColumnarValue::Array(without_zeros(&divisor.to_array(rows)?)?))
+    }
 }
 
 /// `contains(text, part)`, and `contains(array, value)`: NULL where the value may be a NULL of the array.

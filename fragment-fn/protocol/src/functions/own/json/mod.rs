@@ -17,6 +17,7 @@ use self::path::{Path, Step};
 use self::reader::{Reader, compact, scalar, unescaped};
 use super::rows::Kind::{Key, Scalar, Text};
 use super::rows::{Cells, Last, Returns, Row};
+use crate::Advised;
 
 const fn row(
     name: &'static str,
@@ -113,7 +114,9 @@ fn parse(cells: &Cells) -> Result<ArrayRef> {
         Some(value) => Ok(Some(compact(value).into_owned())),
         None => {
             let text: String = json.at(row).chars().take(40).collect();
-            exec_err!("{}: the text is not JSON: {text}", cells.name())
+            let message = format!("{}: the text is not JSON: {text}", cells.name());
+            let hint = "try(json_parse(x)) is NULL where the text is not JSON; json_valid(x) tells";
+            Err(Advised::new(message, hint).into())
         }
     })
 }
