@@ -1,5 +1,6 @@
 //! Errors of the command line: each has its message and its exit code, and leaves nothing behind.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -246,6 +247,24 @@ fn a_closed_stderr_keeps_the_exit_code() {
         let output = place.gust(arguments).stderr(writer).output().expect("it starts");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
     }
+}
+
+/// With `| head -1` nobody reads on: the statement ends, its report is written, and that is no failure.
+#[test]
+fn a_reader_that_goes_ends_the_statement() {
+    let place = Place::new("on = 'local'");
+    for format in ["csv", "table", "json", "arrow"] {
+        let sql = "SELECT value AS v FROM generate_series(1, 100000000000)";
+        let mut command = place.gust(&["query", "--format", format, sql]);
+        let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut begun = [0; 16];
+        running.stdout.take().expect("a pipe").read_exact(&mut begun).expect("rows");
+        check(&running.wait_with_output().expect("it ends"), 0, &["here "]);
+    }
+    let cancelled = "SELECT count(*) AS n FROM gust.queries WHERE outcome = 'cancelled'";
+    let rows = place.gust(&["query", "--format", "csv", cancelled]).output().expect("it starts");
+    check(&rows, 0, &[]);
+    assert_eq!(String::from_utf8_lossy(&rows.stdout), "n\n4\n");
 }
 
 #[test]

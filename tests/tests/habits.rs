@@ -24,6 +24,10 @@ const FILES: [&str; 6] = ["athena", "trino", "trino_dialect", "duckdb", "spark",
 /// Characters of the longest message.
 const MESSAGE_MAX: usize = 400;
 
+/// Letters of a message and of a rewrite that an entry names at least.
+const MESSAGE_MIN: usize = 12;
+const REWRITE_MIN: usize = 4;
+
 /// Words of a syntax tree, or of an engine's inside, that no message has.
 const DUMPS: [&str; 8] = [
     "Span(",
@@ -76,6 +80,17 @@ fn read<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("habits").join(name).with_extension("toml");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Reads all entries. A refusal has words, and words of what to write.
+fn entries() -> Vec<Entry> {
+    let entries: Vec<Entry> = FILES.iter().flat_map(|file| read::<Habits>(file).entry).collect();
+    for Entry { sql, rows, refused, .. } in &entries {
+        let has_words =
+            refused.as_ref().is_some_and(|[words, rewrite]| words.len() >= MESSAGE_MIN && rewrite.len() >= REWRITE_MIN);
+        assert!(rows.is_some() != refused.is_some() && (rows.is_some() || has_words), "{sql}: {refused:?}");
+    }
+    entries
 }
 
 /// Has DuckDB make the tables and answer the entries. Returns None where Python is missing, and says so on stderr.
@@ -177,7 +192,7 @@ fn refusal(entry: &Entry, error: &QueryError) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn habits_run_or_are_refused_with_what_to_write() {
     let data: Data = read("data");
-    let entries: Vec<Entry> = FILES.iter().flat_map(|file| read::<Habits>(file).entry).collect();
+    let entries = entries();
     let Some(folder) = judged(&data, &entries) else { return };
     let mut wrong = String::new();
     for target in [Target::Local, Target::InProcess] {

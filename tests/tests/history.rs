@@ -186,6 +186,29 @@ fn the_history_is_there_in_every_catalog() {
     check(&output, 1, &["there is no table `gust.querys`", "did you mean `queries`?"]);
 }
 
+/// A view stands for the tables that it reads, and rows in memory for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_of_a_statement_are_those_that_are_read() {
+    let place = place().await;
+    let sql = "CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION 't/'; CREATE VIEW v AS SELECT k FROM e UNION ALL SELECT k FROM 't/'; \
+               CREATE VIEW w AS SELECT k FROM v; CREATE TABLE m AS SELECT k FROM w; \
+               SELECT count(*) FROM w JOIN m USING (k); SELECT count(*) FROM m, generate_series(1, 2)";
+    check(&place.gust(&["query", sql]).output().expect("it starts"), 0, &[]);
+    let rows = ask(&place, "SELECT statement, tables FROM gust.queries ORDER BY started");
+    let of = |begin: &str| {
+        let row = rows.iter().find(|row| row["statement"].as_str().is_some_and(|text| text.starts_with(begin)));
+        row.map(|row| row["tables"].clone()).unwrap_or_else(|| panic!("{begin}: {rows:?}"))
+    };
+    assert_eq!(of("CREATE EXTERNAL TABLE e"), json!(["e"]));
+    assert_eq!(of("CREATE TABLE m"), json!(["e", "t/"]));
+    assert_eq!(of("SELECT count(*) FROM w"), json!(["e", "t/"]));
+    assert_eq!(of("SELECT count(*) FROM m"), json!([]));
+    let output = place.gust(&["cost", "--by", "table"]).output().expect("it starts");
+    check(&output, 0, &[]);
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(told.contains("t/") && !told.contains(" w ") && !told.contains(" m "), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_recorded_and_a_hash_hides_the_text() {
     let place = place().await;
@@ -201,7 +224,7 @@ async fn failures_are_recorded_and_a_hash_hides_the_text() {
     let of = |index: usize, column: &str| rows[index][column].as_str().unwrap_or_default();
     assert_eq!(rows.len(), 4, "{rows:?}");
     assert_eq!((of(0, "outcome"), of(0, "statement")), ("failed", "SELECT k FROM missing"));
-    assert_eq!((of(0, "message"), &rows[0]["tables"]), ("there is no table `missing`", &json!(["missing"])));
+    assert_eq!((of(0, "message"), &rows[0]["tables"]), ("there is no table `missing`", &json!([])));
     assert!(of(1, "outcome") == "failed" && of(1, "message").contains("ivide by zero"), "{rows:?}");
     assert_eq!((of(2, "outcome"), of(2, "message")), ("timed_out", "the statement did not finish within 300ms"));
     let text = of(3, "statement");

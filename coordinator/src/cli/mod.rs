@@ -225,8 +225,10 @@ async fn doctor(args: DoctorArgs) -> Result<(), CommandError> {
         };
         ailing += usize::from(outcome.is_err());
         let text = text.replace('\n', "\n                     ");
-        let line = writeln!(stdout(), "{verdict} {subject:<15} {text}");
-        line.map_err(CommandError::usage)?;
+        match writeln!(stdout(), "{verdict} {subject:<15} {text}") {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(CommandError::usage(error)),
+            _ => {}
+        }
     }
     match ailing {
         0 => Ok(()),

@@ -8,6 +8,8 @@ use datafusion::logical_expr::expr::{BinaryExpr, Cast, TryCast, WindowFunctionDe
 use datafusion::logical_expr::{Expr, JoinConstraint, LogicalPlan, Operator};
 use gust_protocol::functions::{self, MergedKey, has_floats};
 
+use super::json_casts::makes_json;
+
 /// Kinds of parts in a plan and its subqueries. A field may be true without such a part. It is never false with one.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Contents {
@@ -15,6 +17,8 @@ pub(super) struct Contents {
     pub(super) other_functions: bool,
     /// Calls of scalar functions.
     pub(super) calls: bool,
+    /// Calls that make JSON.
+    pub(super) json: bool,
     /// Joins by USING, and marks of their keys.
     pub(super) merged_keys: bool,
     pub(super) unions: bool,
@@ -79,6 +83,7 @@ impl Contents {
                 self.other_functions |= functions::scalar_named(call.name()).is_some_and(|own| *own != call.func);
                 self.merged_keys |= call.name() == MergedKey::NAME;
                 self.calls = true;
+                self.json |= makes_json(call);
                 // Its result, or a part of a nested argument, may have numbers that no column and no constant has.
                 (self.floats, self.decimals, self.times, self.any_times) = (true, true, true, true);
             }

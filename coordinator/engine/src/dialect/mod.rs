@@ -6,7 +6,8 @@
 //!
 //! 1. `own_functions`: functions are those of [`gust_protocol::functions`], also where the planner brought its own.
 //!    `lateral_unnest`: `CROSS JOIN UNNEST(t.list)` has the elements of each row's list. `lists_as_texts`: a list
-//!    that a function would read as a text is refused. `times_as_numbers`: so is a time that is compared with a number.
+//!    that a function would read as a text is refused. `times_as_numbers`: so is a time beside a number. `json_casts`: a cast of a
+//!    column with JSON reads the text inside the quotes.
 //! 2. `merged_keys`: the key of `JOIN … USING` is the merged one (marked by `using` before planning).
 //! 3. `unions`: Iceberg's nested columns go into a UNION with others. `copies`: INTERSECT ALL and EXCEPT ALL count
 //!    equal rows. `dates`: a date and hours are a point in time. `doubles`: DOUBLE and DECIMAL meet as DOUBLE.
@@ -48,6 +49,7 @@ mod in_lists;
 mod in_projection;
 mod in_subquery;
 mod integers;
+mod json_casts;
 mod lateral_unnest;
 mod lists_as_texts;
 mod merged_keys;
@@ -72,6 +74,7 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
             NeededRule::new(|plan| plan.other_functions, own_functions::OwnFunctions),
             NeededRule::new(|plan| plan.unnests, lateral_unnest::LateralUnnest),
             NeededRule::new(|plan| plan.calls, lists_as_texts::ListsAsTexts),
+            NeededRule::new(|plan| plan.json, json_casts::JsonCasts),
             NeededRule::new(|plan| plan.any_times, times_as_numbers::TimesAsNumbers),
             NeededRule::new(|plan| plan.merged_keys, merged_keys::MergedKeys),
             NeededRule::new(|plan| plan.unions, unions::UnmarkedUnions),

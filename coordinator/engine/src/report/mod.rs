@@ -405,7 +405,7 @@ impl Display for Report {
             write!(f, " in {}, {}", counted(stages, "stage"), counted(attempts, "attempt"))?;
             write!(f, ", {} adopted, {} cold", self.fragments_adopted, self.cold_starts)?;
             for (kind, count) in &self.attempts_failed {
-                write!(f, ", {count} {kind}")?;
+                write!(f, ", {count} {}", text::in_words(kind))?;
             }
             writeln!(f)?;
             if self.attempts_wasted > 0 {

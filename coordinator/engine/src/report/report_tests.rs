@@ -23,6 +23,13 @@ fn report() -> Report {
 }
 
 #[test]
+fn ends_of_attempts_are_told_in_words() {
+    for (kind, words) in [("Cancelled", "cancelled"), ("DiskFull", "disk full"), ("InputLost", "input lost")] {
+        assert_eq!(text::in_words(kind), words);
+    }
+}
+
+#[test]
 fn hints_are_fields_beside_their_messages() {
     let report = serde_json::to_value(report()).expect("JSON");
     let check = |message: &str, hint: &str, expect: [&str; 2]| {

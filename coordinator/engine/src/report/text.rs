@@ -21,6 +21,18 @@ const fn group(name: &'static str, has: fn(Item) -> bool) -> CostGroup {
     CostGroup { name, has }
 }
 
+/// Writes `DiskFull` as `disk full`.
+pub(super) fn in_words(kind: &str) -> String {
+    let mut words = String::new();
+    for sign in kind.chars() {
+        if sign.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(sign.to_lowercase());
+    }
+    words
+}
+
 impl CostReport {
     /// Sums the lines of some items that are reported or metered. Bounded lines are not in it.
     fn spent(&self, has: impl Fn(Item) -> bool) -> Money {

@@ -246,6 +246,9 @@ fn hint(kind: FragmentErrorKind, message: &str) -> Option<&'static str> {
         FragmentErrorKind::SchemaMismatch => {
             "declare the column in CREATE EXTERNAL TABLE with a type that all files fit in, or rewrite the odd file"
         }
+        FragmentErrorKind::Execution if says(&["Cannot cast string"]) => {
+            "TRY_CAST(x AS type) is NULL where the text is no value of the type"
+        }
         FragmentErrorKind::OutOfMemory => "raise memory_bytes_max, or run fewer queries at once",
         FragmentErrorKind::DiskFull => "free space in the temporary folder, or set temp_folder",
         FragmentErrorKind::AccessDenied => {

@@ -33,6 +33,7 @@ mod running;
 mod setup;
 mod statement;
 mod system;
+mod table_names;
 mod versions;
 mod workers;
 

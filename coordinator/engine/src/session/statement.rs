@@ -1,11 +1,11 @@
 //! Parses SQL text to statements, and makes the logical plan of a statement. Hints of errors name a near table.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
-use datafusion::common::{DataFusionError, ResolvedTableReference, ScalarValue, SchemaError, TableReference};
+use datafusion::common::{DataFusionError, ScalarValue, SchemaError, TableReference};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SQLOptions;
 use datafusion::sql::parser::{
@@ -27,6 +27,7 @@ use crate::sql::limits::{PARSER_DEPTH_MAX, VIEW_DEPTH_MAX};
 use crate::sql::{self, Known, Names, UniquelyNamed};
 use crate::tables::broken::{BrokenTable, broken_table_error};
 use crate::tables::folder::{FolderTable, check_format, is_path};
+use crate::tables::iceberg::IcebergTable;
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
@@ -39,7 +40,7 @@ pub const OWN_SCHEMA: &str = "public";
 const NAMES_MAX: usize = 10_000;
 
 /// Returns the query of CREATE TABLE AS; None for any other statement.
-fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
+pub(super) fn query_of_a_table(statement: &EngineStatement) -> Option<EngineStatement> {
     let EngineStatement::Statement(statement) = statement else { return None };
     let SqlStatement::CreateTable(create) = statement.as_ref() else { return None };
     let query = create.query.clone()?;
@@ -198,35 +199,6 @@ impl Session {
         Ok(statements)
     }
 
-    /// Returns the tables and paths that a statement names, sorted. A table of a catalog has its name in full. A table
-    /// of the session's own has no catalog, and a schema only if it is not `public`. Paths stay as they are written, also in `read_parquet('path')`.
-    pub fn tables_of(&self, statement: &Statement) -> Vec<String> {
-        let state = self.context.state();
-        let defaults = &state.config_options().catalog;
-        let name = |reference: TableReference| {
-            // A version is one of its table.
-            let reference = match reference.table().contains(char::is_control) {
-                true => with_table(&reference, sql::versions::table_of(reference.table())),
-                false => reference,
-            };
-            if is_path(reference.table()) {
-                return reference.table().to_owned();
-            }
-            let resolved = reference.resolve(&defaults.default_catalog, &defaults.default_schema);
-            let ResolvedTableReference { catalog, schema, table } = &resolved;
-            match (&**catalog, &**schema) {
-                (OWN_CATALOG, OWN_SCHEMA) => table.to_string(),
-                (OWN_CATALOG, schema) => format!("{schema}.{table}"),
-                (catalog, schema) => format!("{catalog}.{schema}.{table}"),
-            }
-        };
-        // The table that CREATE TABLE AS makes is none that is read, and a reader's call is its path.
-        let mut read = query_of_a_table(&statement.sql).unwrap_or_else(|| statement.sql.as_ref().clone());
-        sql::write_readers(&mut read);
-        let references = on_big_stack(|| state.resolve_table_references(&read)).unwrap_or_default();
-        references.into_iter().map(name).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
     /// Writes `"$path"` as the file of a row, where a table is of files.
     async fn write_paths(&self, statement: &mut EngineStatement) -> Result<(), QueryError> {
         let mut stores = HashMap::new();
@@ -249,6 +221,7 @@ impl Session {
     ) -> Result<(LogicalPlan, Names), QueryError> {
         let state = self.context.state();
         let known = Known::of(&state).with_catalogs(self.catalog_names()).with_dialect(self.dialect());
+        let calls = sql::WrittenCalls::of(&statement);
         let written = sql::prepare(&mut statement, &known)?;
         self.pin_versions(&mut statement)?;
         self.write_paths(&mut statement).await?;
@@ -296,12 +269,15 @@ impl Session {
                 None => (plan, names),
             },
             Err(error) => {
-                let told = sort_out(error);
+                let told = in_names_of(&calls, sort_out(error));
                 if told.kind() != ErrorKind::Sql {
                     return Err(told);
                 }
                 let references = references.unwrap_or_default();
-                return Err(Box::pin(self.unknown_table(&references)).await.unwrap_or(told));
+                if let Some(unknown) = Box::pin(self.unknown_table(&references)).await {
+                    return Err(unknown);
+                }
+                return Err(Box::pin(self.iceberg_without_path(&references, told)).await);
             }
         };
         if let LogicalPlan::Ddl(DdlStatement::DropTable(drop)) = &plan {
@@ -364,6 +340,26 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Tells what to write in place of `"$path"` of an Iceberg table. Another error stays.
+    async fn iceberg_without_path(&self, references: &[TableReference], told: QueryError) -> QueryError {
+        if !told.message().starts_with("No field named ") || !told.message().contains("$path") {
+            return told;
+        }
+        for reference in references {
+            let Ok(Some(table)) = self.find_table(reference).await else { continue };
+            let Some(table) = table.downcast_ref::<IcebergTable>() else { continue };
+            let files = with_table(reference, &format!("{}$files", reference.table())).to_quoted_string();
+            let data = format!("{}/data/", table.location().trim_end_matches('/'));
+            return QueryError::sql(format!("\"$path\" of the Iceberg table `{reference}` is not supported"))
+                .with_hint(format!(
+                    "SELECT file_path, record_count FROM {files} has its files; FROM '{data}' has \"$path\", and deleted rows, too"
+                ))
+                .with_sqlstate(told.sqlstate())
+                .with_source_of(&told);
+        }
+        told
     }
 
     /// Refuses to drop a table of an Iceberg catalog. DataFusion would report that the table does not exist.
@@ -434,7 +430,7 @@ impl Session {
 }
 
 /// Returns a reference with another table's name.
-fn with_table(reference: &TableReference, table: &str) -> TableReference {
+pub(super) fn with_table(reference: &TableReference, table: &str) -> TableReference {
     match (reference.catalog(), reference.schema()) {
         (Some(catalog), Some(schema)) => TableReference::full(catalog, schema, table),
         (_, Some(schema)) => TableReference::partial(schema, table),
@@ -514,6 +510,17 @@ fn sql_error(error: &DataFusionError) -> QueryError {
             told.with_sqlstate(NO_COLUMN)
         }
         _ => told,
+    }
+}
+
+/// Tells an error about a call in the names that were written.
+fn in_names_of(calls: &sql::WrittenCalls, told: QueryError) -> QueryError {
+    match calls.retold(told.message(), told.hint()) {
+        Some(retold) => QueryError::new(told.kind(), retold.message)
+            .with_default_hint(retold.hint)
+            .with_sqlstate(told.sqlstate())
+            .with_source_of(&told),
+        None => told,
     }
 }
 

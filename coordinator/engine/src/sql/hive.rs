@@ -5,6 +5,7 @@
 //!  STORED AS INPUTFORMAT '…Parquet…' OUTPUTFORMAT '…'                  STORED AS PARQUET
 //!  `name`                                                              name
 //!  COMMENT 'text' behind the columns                                   nothing
+//!  CLUSTERED BY (a) [SORTED BY (b)] INTO 8 BUCKETS                     nothing
 //!  TBLPROPERTIES ('parquet.compression' = 'SNAPPY')                    nothing: rows do not depend on it
 //! ```
 //!
@@ -33,9 +34,12 @@ const HARMLESS: [&str; 10] = [
 const PROPERTIES: [(&str, &str); 7] = [
     (
         "projection.",
-        "partition folders are listed when a query is planned: leave it out, with PARTITIONED BY (day DATE) and the folder in LOCATION",
+        "folders are listed when a query is planned: leave it out; PARTITIONED BY (day DATE) is for folders day=..., and of others \"$path\" has the parts",
     ),
-    ("storage.location.template", "name the folder above the partitions in LOCATION"),
+    (
+        "storage.location.template",
+        "name the folder above the partitions in LOCATION; regexp_extract(\"$path\", '/(\\\\d+)/', 1) is a part of a file's path",
+    ),
     ("skip.header.line.count", "STORED AS CSV ... OPTIONS ('format.has_header' 'true') skips one line"),
     ("has_encrypted_data", "files that their writer encrypted are not read; leave it out for others"),
     ("table_type", "STORED AS ICEBERG LOCATION 's3://bucket/table/', or a catalog in gust.toml"),
@@ -82,6 +86,14 @@ pub(super) fn rewrite(statement: &mut [TokenWithSpan], places: &[usize]) -> Resu
         }
         at += 1;
         if depth > 0 {
+            if let Some(nested) = ["MAP", "STRUCT"].into_iter().find(|of| is(statement, begin, of))
+                && matches!(token(statement, at), Some(Token::Lt))
+            {
+                return Err(Refusal::new(
+                    format!("a column of type {nested}<...> cannot be declared"),
+                    "leave the columns out: STORED AS PARQUET LOCATION 'folder/' has those of the files, and key=value folders are columns, too",
+                ));
+            }
             continue;
         }
         // Words from `begin` to `at` become these, and nothing.
@@ -108,6 +120,14 @@ pub(super) fn rewrite(statement: &mut [TokenWithSpan], places: &[usize]) -> Resu
             parquet_only("INPUTFORMAT", &text(statement, begin + 3).unwrap_or_default())?;
             at = begin + if is(statement, begin + 4, "OUTPUTFORMAT") { 6 } else { 4 };
             written = Some(&["STORED", "AS", "PARQUET"]);
+        } else if is(statement, begin, "CLUSTERED") && is(statement, begin + 1, "BY") {
+            // Buckets share rows out among files, and are no columns.
+            at = behind_brackets(statement, places, begin + 2);
+            if is(statement, at, "SORTED") && is(statement, at + 1, "BY") {
+                at = behind_brackets(statement, places, at + 2);
+            }
+            at += if is(statement, at, "INTO") && is(statement, at + 2, "BUCKETS") { 3 } else { 0 };
+            written = Some(&[]);
         } else if is(statement, begin, "COMMENT") && text(statement, begin + 1).is_some() {
             at = begin + 2;
             written = Some(&[]);
@@ -230,6 +250,8 @@ mod tests {
             format!("{CLASSES} LOCATION 'd/' TBLPROPERTIES ('has_encrypted_data'='false')"),
             format!("STORED AS PARQUET LOCATION 'd/' {PROPERTIES}"),
             "STORED AS PARQUET LOCATION 'd/' TBLPROPERTIES (\"parquet.compress\"=\"SNAPPY\")".to_owned(),
+            format!("CLUSTERED BY (id) SORTED BY (`s` ASC) INTO 8 BUCKETS {SERDE} LOCATION 'd/'"),
+            format!("CLUSTERED BY (id) INTO 8 BUCKETS {CLASSES} LOCATION 'd/'"),
         ] {
             let created = created(&format!(
                 "CREATE EXTERNAL TABLE IF NOT EXISTS `o` (`id` bigint COMMENT 'key', s string) {clauses}"
@@ -276,9 +298,20 @@ mod tests {
                 "leave it out",
             ),
             ("STORED AS CSV LOCATION 'd/' TBLPROPERTIES ('skip.header.line.count'='1')", "`skip.header", "has_header"),
+            (
+                ", m map<string,int>) STORED AS PARQUET LOCATION 'd/'",
+                "type MAP<...> cannot be declared",
+                "leave the columns",
+            ),
+            (
+                ", r array<struct<a:int>>) STORED AS PARQUET LOCATION 'd/'",
+                "type STRUCT<...> cannot be declared",
+                "those of the files",
+            ),
         ] {
+            let clauses = if clauses.starts_with(',') { clauses.to_owned() } else { format!(") {clauses}") };
             let told = QueryError::from_engine(
-                tokens(&format!("CREATE EXTERNAL TABLE t (a int) {clauses}")).expect_err(clauses),
+                tokens(&format!("CREATE EXTERNAL TABLE t (a int{clauses}")).expect_err(&clauses),
             );
             assert!(told.message().contains(message), "{clauses}: {told:?}");
             assert!(told.hint().is_some_and(|given| given.contains(hint)), "{clauses}: {told:?}");

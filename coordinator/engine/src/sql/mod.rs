@@ -47,6 +47,7 @@ mod syntax;
 mod template;
 pub(crate) mod versions;
 mod walk;
+mod with_scopes;
 mod words;
 
 use std::ops::ControlFlow;
@@ -59,6 +60,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 
 pub(crate) use columns::{few_fields, hint_of_column};
+pub(crate) use foreign::WrittenCalls;
 pub(crate) use known::{Dialect, Known};
 pub(crate) use limits::{check_relations, folded_name};
 pub(crate) use map_unnest::as_lists;

@@ -10,19 +10,20 @@
 //! one of its columns. Beside other tables it is called by its table. Non-goals: tables that are not files of one store, and those
 //! whose name has several parts and no alias.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{
-    ExcludeSelectItem, Expr, Ident, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    TableAlias, TableFactor, Value, Visit, Visitor, VisitorMut,
+    ExcludeSelectItem, Expr, Ident, Join, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, Value, Visit, Visitor, VisitorMut,
 };
 
 use super::limits::folded_name;
 use super::template::query;
 use super::walk::{walk, walk_mut};
+use super::with_scopes::WithScopes;
 use super::{Refusal, inner, inner_mut};
 
 /// Name of the column.
@@ -35,13 +36,7 @@ pub(crate) fn tables(statement: &EngineStatement) -> Vec<ObjectName> {
     };
     let mut found = Found::default();
     let ControlFlow::Continue(()) = walk(statement, &mut found);
-    let Found { mut tables, queries } = found;
-    let is_query = |name: &ObjectName| match name.0.as_slice() {
-        [part] => part.as_ident().is_some_and(|part| queries.contains(&folded_name(part))),
-        _ => false,
-    };
-    tables.retain(|name| !is_query(name));
-    tables
+    found.tables
 }
 
 /// Ends at the column.
@@ -55,19 +50,23 @@ impl Visitor for Asks {
     }
 }
 
-/// Tables in FROM, and names of queries in WITH, which hide tables.
+/// Tables in FROM that no query in WITH hides.
 #[derive(Default)]
 struct Found {
     tables: Vec<ObjectName>,
-    queries: BTreeSet<String>,
+    with: WithScopes,
 }
 
 impl Visitor for Found {
     type Break = Infallible;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Infallible> {
-        let named = query.with.iter().flat_map(|with| &with.cte_tables);
-        self.queries.extend(named.map(|cte| folded_name(&cte.alias.name)));
+        self.with.enter(query);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Infallible> {
+        self.with.leave();
         ControlFlow::Continue(())
     }
 
@@ -75,6 +74,7 @@ impl Visitor for Found {
         for relation in relations(select) {
             if let TableFactor::Table { name, args: None, .. } = relation
                 && !self.tables.contains(name)
+                && !self.with.hides(name)
             {
                 self.tables.push(name.clone());
             }
@@ -83,11 +83,19 @@ impl Visitor for Found {
     }
 }
 
-fn relations(select: &Select) -> impl Iterator<Item = &TableFactor> {
-    select
-        .from
-        .iter()
-        .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)))
+/// Lists what stands in FROM, also inside the brackets of joins.
+fn relations(select: &Select) -> Vec<&TableFactor> {
+    fn add<'a>(of: &'a TableWithJoins, found: &mut Vec<&'a TableFactor>) {
+        for relation in std::iter::once(&of.relation).chain(of.joins.iter().map(|join| &join.relation)) {
+            match relation {
+                TableFactor::NestedJoin { table_with_joins, alias: None } => add(table_with_joins, found),
+                other => found.push(other),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    select.from.iter().for_each(|from| add(from, &mut found));
+    found
 }
 
 /// Gives the column to the tables of each SELECT that names it, or whose table a subquery names. `stores` has the beginnings of the
@@ -97,7 +105,7 @@ fn relations(select: &Select) -> impl Iterator<Item = &TableFactor> {
 /// A refusal of a name that does not tell its table.
 pub(crate) fn write(statement: &mut EngineStatement, stores: &HashMap<ObjectName, String>) -> Result<(), Refusal> {
     let Some(statement) = inner_mut(statement).filter(|_| !stores.is_empty()) else { return Ok(()) };
-    let mut writer = Writer { stores, given: 0, queries: Vec::new(), scopes: Vec::new() };
+    let mut writer = Writer { stores, given: 0, with: WithScopes::default(), queries: Vec::new(), scopes: Vec::new() };
     match walk_mut(statement, &mut writer) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
@@ -126,6 +134,7 @@ struct Writer<'a> {
     stores: &'a HashMap<ObjectName, String>,
     /// Number of tables that have got the column so far.
     given: usize,
+    with: WithScopes,
     queries: Vec<Around>,
     /// For each SELECT around, and for the SELECT of each ORDER BY around.
     scopes: Vec<Scope>,
@@ -144,11 +153,13 @@ impl VisitorMut for Writer<'_> {
     type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Refusal> {
+        self.with.enter(query);
         self.queries.push(Around { is_ordered_by: names(&query.order_by), is_written: false });
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Refusal> {
+        self.with.leave();
         if self.queries.pop().is_some_and(|query| query.is_written) {
             self.scopes.pop();
         }
@@ -163,7 +174,10 @@ impl VisitorMut for Writer<'_> {
             || names(&select.having)
             || names(&select.qualify)
             || names(&select.named_window)
-            || select.from.iter().flat_map(|from| &from.joins).any(|join| names(&join.join_operator));
+            || relations(select)
+                .iter()
+                .any(|relation| matches!(relation, TableFactor::UNNEST { .. }) && names(*relation))
+            || joins(select).iter().any(|join| names(&join.join_operator));
         if let Some(query) = self.queries.last_mut() {
             is_wanted |= query.is_ordered_by;
             // An earlier SELECT of a UNION is over.
@@ -187,7 +201,8 @@ impl VisitorMut for Writer<'_> {
             let called = alias.as_ref().map(|alias| &alias.name).or(parts.last().copied()).cloned();
             // A name of several parts would be another one for those who call the table by it.
             let is_plain = alias.is_some() || parts.len() == 1;
-            let (Some(called), Some(store)) = (called, self.stores.get(name).filter(|_| is_plain && is_wanted)) else {
+            let store = self.stores.get(name).filter(|_| is_plain && is_wanted && !self.with.hides(name));
+            let (Some(called), Some(store)) = (called, store) else {
                 others += 1;
                 scope.tables.extend(called_by(relation));
                 continue;
@@ -256,10 +271,34 @@ fn names(part: &impl Visit) -> bool {
     walk(part, &mut Asks).is_break()
 }
 
-fn relations_mut(select: &mut Select) -> impl Iterator<Item = &mut TableFactor> {
-    select.from.iter_mut().flat_map(|from| {
-        std::iter::once(&mut from.relation).chain(from.joins.iter_mut().map(|join| &mut join.relation))
-    })
+fn relations_mut(select: &mut Select) -> Vec<&mut TableFactor> {
+    fn add<'a>(of: &'a mut TableWithJoins, found: &mut Vec<&'a mut TableFactor>) {
+        let joined = of.joins.iter_mut().map(|join| &mut join.relation);
+        for relation in std::iter::once(&mut of.relation).chain(joined) {
+            match relation {
+                TableFactor::NestedJoin { table_with_joins, alias: None } => add(table_with_joins, found),
+                other => found.push(other),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    select.from.iter_mut().for_each(|from| add(from, &mut found));
+    found
+}
+
+/// Lists the joins in FROM, also those in brackets.
+fn joins(select: &Select) -> Vec<&Join> {
+    fn add<'a>(of: &'a TableWithJoins, found: &mut Vec<&'a Join>) {
+        for relation in std::iter::once(&of.relation).chain(of.joins.iter().map(|join| &join.relation)) {
+            if let TableFactor::NestedJoin { table_with_joins, .. } = relation {
+                add(table_with_joins, found);
+            }
+        }
+        found.extend(&of.joins);
+    }
+    let mut found = Vec::new();
+    select.from.iter().for_each(|from| add(from, &mut found));
+    found
 }
 
 /// Returns a table without the column, by its name or its alias.
@@ -377,6 +416,19 @@ mod tests {
                     of("t AS x", "x", 0)
                 ),
             ),
+            (
+                "SELECT t.\"$path\" AS p FROM (t JOIN u ON t.id = u.id)",
+                format!("SELECT __gust_path_0 AS p FROM ({t} JOIN {u} ON t.id = u.id)"),
+            ),
+            (
+                "SELECT id, p FROM t CROSS JOIN UNNEST(split(\"$path\", '/')) AS w (p)",
+                format!("SELECT id, p FROM {t} CROSS JOIN UNNEST(split(__gust_path_0, '/')) AS w (p)"),
+            ),
+            // A query of its table's name reads the table.
+            (
+                "WITH t AS (SELECT id, \"$path\" AS f FROM t) SELECT f FROM t",
+                format!("WITH t AS (SELECT id, __gust_path_0 AS f FROM {t}) SELECT f FROM t"),
+            ),
             ("SELECT id FROM t ORDER BY \"$path\"", format!("SELECT id FROM {t} ORDER BY __gust_path_0")),
             (
                 "SELECT DISTINCT \"$path\" FROM t ORDER BY \"$path\"",
@@ -414,7 +466,11 @@ mod tests {
         ] {
             assert_eq!(written(sql).as_deref(), Ok(expect.as_str()), "{sql}");
         }
-        for sql in ["SELECT \"$path\" FROM t, u", "SELECT 1 FROM t, plain ORDER BY \"$path\""] {
+        for sql in [
+            "SELECT \"$path\" FROM t, u",
+            "SELECT 1 FROM t, plain ORDER BY \"$path\"",
+            "WITH u AS (SELECT 1 AS a), t AS (SELECT \"$path\" FROM u, t) SELECT 1 FROM t",
+        ] {
             let refusal = written(sql).expect_err(sql);
             assert_eq!(refusal.message, "\"$path\" does not tell its table", "{sql}");
         }

@@ -68,6 +68,11 @@ impl IcebergTable {
         Self { full_name: Some(full_name), ..self }
     }
 
+    /// Returns the folder that its metadata names.
+    pub fn location(&self) -> &str {
+        self.table.location()
+    }
+
     /// Returns the snapshot that is read; None for a table without one.
     pub fn snapshot_id(&self) -> Option<i64> {
         self.table.snapshot_id()

@@ -11,8 +11,6 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use crate::sql::Refusal;
@@ -24,11 +22,14 @@ pub struct FileNamesInScans;
 impl PhysicalOptimizerRule for FileNamesInScans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.apply(|node| {
-            let is_above = match (node.downcast_ref::<ProjectionExec>(), node.downcast_ref::<FilterExec>()) {
-                (Some(projection), _) => projection.expr().iter().any(|projected| names_file(&projected.expr)),
-                (_, Some(filter)) => names_file(filter.predicate()),
-                _ => false,
-            };
+            // A leaf is a scan.
+            let mut is_above = false;
+            if !node.children().is_empty() {
+                node.apply_expressions(&mut |expr| {
+                    is_above |= names_file(expr);
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
             match is_above {
                 true => Err(Refusal::new(
                     "the file of a row is not known above other operators than a scan",
@@ -55,4 +56,42 @@ fn names_file(expr: &Arc<dyn PhysicalExpr>) -> bool {
         part.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.fun().name() == "input_file_name")
     };
     expr.exists(|part| Ok(is_name(part))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::SessionStateBuilder;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// Plans a statement over a file of one column, `id`.
+    async fn planned(sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("t.parquet").display().to_string();
+        let state = SessionStateBuilder::new().with_default_features();
+        let state = state.with_physical_optimizer_rule(Arc::new(FileNamesInScans)).build();
+        let context = SessionContext::new_with_state(state);
+        let written = context.sql(&format!("COPY (SELECT 1 AS id) TO '{file}' STORED AS PARQUET")).await?;
+        written.collect().await?;
+        context.register_parquet("t", &file, datafusion::prelude::ParquetReadOptions::default()).await?;
+        context.sql(sql).await?.create_physical_plan().await
+    }
+
+    #[tokio::test]
+    async fn a_name_above_a_scan_is_refused_wherever_it_stands() {
+        for above in [
+            "SELECT input_file_name() FROM (SELECT DISTINCT id FROM t)",
+            "SELECT id FROM (SELECT DISTINCT id FROM t) ORDER BY input_file_name()",
+            "SELECT count(*) FROM (SELECT DISTINCT id FROM t) GROUP BY input_file_name()",
+            "SELECT max(input_file_name()) FROM (SELECT DISTINCT id FROM t)",
+            "SELECT sum(id) OVER (PARTITION BY input_file_name()) FROM (SELECT DISTINCT id FROM t)",
+        ] {
+            let error = planned(above).await.expect_err(above).to_string();
+            assert!(error.contains("above other operators"), "{above}: {error}");
+        }
+        for below in ["SELECT input_file_name(), id FROM t", "SELECT id FROM t"] {
+            planned(below).await.unwrap_or_else(|error| panic!("{below}: {error}"));
+        }
+    }
 }

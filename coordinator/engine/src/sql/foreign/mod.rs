@@ -14,6 +14,7 @@ mod chosen;
 mod listing;
 mod names;
 mod trino;
+mod written;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -27,6 +28,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use self::chosen::{Call, Choice};
 pub(super) use self::listing::{Listed, listed};
 use self::names::{Meaning, Row};
+pub(crate) use self::written::WrittenCalls;
 use super::Refusal;
 use super::copies::{Copied, CopiedBytes};
 use super::known::{Dialect, Known};
@@ -361,6 +363,11 @@ mod tests {
             ("try(json_parse(a))", "gust_try_json_parse(a)"),
             ("try(CAST(date_parse(a, '%Y') AS DATE))", "TRY_CAST(gust_try_date_parse(a, '%Y') AS DATE)"),
             ("try(element_at(a, 2))", "element_at(a, 2)"),
+            ("try(element_at(a, b))", "gust_try_element_at(a, b)"),
+            ("try(json_extract_scalar(a, b))", "gust_try_json_extract_scalar(a, b)"),
+            ("try(CAST(json_extract_scalar(a, '$.b') AS INT))", "TRY_CAST(json_extract_scalar(a, '$.b') AS INT)"),
+            ("try(a / b)", "a / gust_try_divisor(b, a)"),
+            ("try(CAST(a % b AS INT))", "TRY_CAST(a % gust_try_divisor(b, a) AS INT)"),
             ("try(upper(a))", "upper(a)"),
             ("regexp_replace(a, 'x', '\\$1', 'g')", "regexp_replace(a, 'x', '$1', 'g')"),
             ("regexp_replace(a, 'x', '\\1 $')", "regexp_replace(a, 'x', '\\1 $')"),
@@ -409,8 +416,7 @@ mod tests {
             ("max_by(DISTINCT a, b)", "DISTINCT of max_by is not supported", "inner query"),
             ("max_by(a, b) OVER ()", "max_by as a window function is not supported", "join with the aggregate"),
             ("count_if(*)", "count_if with * or names of arguments", "by their places"),
-            ("try(1 / 0)", "try of / is not supported", "nullif(b, 0)"),
-            ("try(element_at(a, b))", "try of element_at is not supported", "TRY_CAST"),
+            ("try(a * b)", "try of * is not supported", "TRY_CAST"),
             ("try(sqrt(a))", "try of sqrt is not supported", "TRY_CAST"),
             ("decode(a, 1, 2, 3)", "decode with 4 arguments is not supported at Line: 1, Column: 8", "CASE x WHEN"),
             ("approx_percentile(a, 0.5, 0.01)", "approx_percentile with an accuracy is not supported", "(x, 0.5)"),
@@ -423,7 +429,7 @@ mod tests {
             ("date_format(a, 'yyyy-MM-dd')", "date_format with the format 'yyyy-MM-dd' is not supported", "%Y-%m-%d"),
             ("format_datetime(a, '%Y')", "format_datetime with the format '%Y' is not supported", "yyyy-MM-dd"),
             ("datediff('week', a, b)", "datediff by this unit is not supported", "'minute'"),
-            ("try(CAST(a / b AS INT))", "try of / is not supported", "nullif(b, 0)"),
+            ("try(element_at(a, b + 1))", "try of + is not supported", "TRY_CAST"),
             ("try(CAST(split_part(a, '-', b) AS INT))", "try of split_part is not supported", "TRY_CAST"),
             ("try(CAST(split_part(a, '-', 0) AS INT))", "try of split_part is not supported", "TRY_CAST"),
             ("try(CAST(regexp_replace(a, b, 'x') AS INT))", "try of regexp_replace is not supported", "TRY_CAST"),
