@@ -1,7 +1,7 @@
-//! The largest gap between ranges of one request: the one figure for readers, the planner, the estimates and the cap.
+//! The largest gap between ranges of one request: the bound of what planning chooses for readers.
 
-/// Largest gap between ranges of one request, in bytes.
+/// Most bytes of a gap between ranges of one request.
 ///
-/// By time a gap pays up to the bytes that a pipe brings in one more round trip: 2 MiB at 75 MiB/s and 27 ms. By money a GET
-/// costs as much as 12 ms of a function of 2 GB, in which such a pipe brings 0.9 MiB.
-pub const BRIDGE_BYTES: u64 = 1 << 20;
+/// Planning finds the gap that pays by time and prices, for the coordinator and for each size of functions. It is no larger than
+/// this: the bytes of a gap lie in memory that no pool counts, until all ranges beside it are decoded.
+pub const BRIDGE_BYTES_MAX: u64 = 1 << 20;

@@ -315,6 +315,7 @@ fn decode(
     let inputs: BTreeMap<u32, &Input> = request.fragment.inputs.iter().map(|(leaf, input)| (*leaf, input)).collect();
     let missing = |leaf: LeafId, what: &str| DataFusionError::Plan(format!("leaf {leaf} of the plan has no {what}"));
     let hedged: Arc<[Arc<dyn ObjectStore>]> = stores.iter().map(|store| Arc::clone(&store.hedged)).collect();
+    let bridge_bytes = request.fragment.limits.bridge_bytes;
     let rows = plan::Rows { scalars: &request.stage.scalars, shared: &encoded.shared, parts: &encoded.parts };
     let plan = plan::decode(&encoded.plan, context, rows, &mut |leaf, scan| {
         let Input::Scan(input) = inputs.get(&leaf).ok_or_else(|| missing(leaf, "input"))?;
@@ -323,7 +324,7 @@ fn decode(
             let table = Arc::clone(scan.file_schema());
             let planned = DeletePlan::new(input.table.clone(), input.deletes.clone(), input.delete_sets.clone());
             let reader = DeleteReader::new(Arc::clone(&hedged), planned, &units, table, context.memory_pool());
-            Arc::new(reader.with_exchange(request.stage.output.place().0))
+            Arc::new(reader.bridging(bridge_bytes).with_exchange(request.stage.output.place().0))
         });
         with_lanes(scan, &input.lanes, stores, deletes.as_ref())
     })?;
@@ -334,7 +335,7 @@ fn decode(
         // Reading ahead slows down by the store of the first file.
         let first = inputs.get(&leaf).and_then(|Input::Scan(input)| input.lanes.iter().flatten().next());
         let pace = first.and_then(|unit| stores.get(usize::from(unit.file.access))?.pace.clone());
-        Ok(Some(ScanReader::of_stores(hedged, footers, spec.matching.clone()).paced(pace)))
+        Ok(Some(ScanReader::of_stores(hedged, footers, spec.matching.clone()).bridging(bridge_bytes).paced(pace)))
     })
 }
 

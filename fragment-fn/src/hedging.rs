@@ -37,7 +37,7 @@ use object_store::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use crate::bridge::BRIDGE_BYTES;
+use crate::bridge::BRIDGE_BYTES_MAX;
 use crate::metering::Counters;
 use crate::pace::Pace;
 
@@ -229,9 +229,10 @@ impl ObjectStore for HedgedStore {
         Ok(GetResult { payload, meta, range, attributes })
     }
 
-    /// Reads ranges that lie close together with one request. Each request is watched by itself.
+    /// Reads ranges that lie close together with one request. Each request is watched by itself. Data files are read by
+    /// [`crate::PinnedFile`], which knows the gap that pays.
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        coalesce_ranges(ranges, |range| self.get_range(location, range), BRIDGE_BYTES).await
+        coalesce_ranges(ranges, |range| self.get_range(location, range), BRIDGE_BYTES_MAX).await
     }
 
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {

@@ -47,7 +47,7 @@ mod statistics;
 mod struct_nulls;
 mod thrift;
 
-pub use bridge::BRIDGE_BYTES;
+pub use bridge::BRIDGE_BYTES_MAX;
 pub use by_name::repeated_name;
 pub use classify::{causes, classify, find};
 pub use columns::FileConstants;

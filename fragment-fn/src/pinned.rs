@@ -13,7 +13,7 @@ use object_store::{
     Error, Extensions, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, Result, coalesce_ranges,
 };
 
-use crate::bridge::BRIDGE_BYTES;
+use crate::bridge::BRIDGE_BYTES_MAX;
 use crate::hedging::Waited;
 
 /// One data file as it was planned, and the bytes of its end that were read.
@@ -23,6 +23,8 @@ use crate::hedging::Waited;
 pub struct PinnedFile {
     store: Arc<dyn ObjectStore>,
     object: ObjectMeta,
+    /// Largest gap between ranges of one request.
+    bridge_bytes: u64,
     tail: Mutex<Option<FileTail>>,
 }
 
@@ -44,7 +46,13 @@ struct FileTail {
 impl PinnedFile {
     /// Makes the planned `object` in `store`. An Iceberg manifest knows a size and no etag; then only the size is compared.
     pub fn new(store: Arc<dyn ObjectStore>, object: ObjectMeta) -> Self {
-        Self { store, object, tail: Mutex::default() }
+        Self { store, object, bridge_bytes: BRIDGE_BYTES_MAX, tail: Mutex::default() }
+    }
+
+    /// Makes it read ranges with one request where the gap between them has at most so many bytes.
+    #[must_use]
+    pub(crate) fn bridging(self, bridge_bytes: u64) -> Self {
+        Self { bridge_bytes, ..self }
     }
 
     pub(crate) fn object(&self) -> &ObjectMeta {
@@ -87,7 +95,7 @@ impl PinnedFile {
             asked_bytes += range.end - range.start;
             self.fetch(range, extensions.clone())
         };
-        let fetched = coalesce_ranges(&missing, fetch, BRIDGE_BYTES).await?;
+        let fetched = coalesce_ranges(&missing, fetch, self.bridge_bytes).await?;
         let wanted_bytes: u64 = fetched.iter().map(|bytes| bytes.len() as u64).sum();
         let mut fetched = fetched.into_iter();
         let bytes = split.into_iter().map(|(missing, held)| match (missing.and_then(|_| fetched.next()), held) {

@@ -28,6 +28,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::adapted::Adapted;
 use crate::ahead::{AheadAccount, OpenedFile, ScanAhead};
+use crate::bridge::BRIDGE_BYTES_MAX;
 use crate::by_name::NameMatching;
 use crate::columns::FieldIdMatching;
 use crate::deletes::{DeletesApplied, FileDeletes};
@@ -53,6 +54,8 @@ pub struct ScanReader {
     stores: Arc<[Arc<dyn ObjectStore>]>,
     footers: Arc<FileMetadataCache>,
     matching: ColumnMatching,
+    /// Largest gap between ranges of one request.
+    bridge_bytes: u64,
     /// None where nobody counts the store's refusals.
     pace: Option<Arc<Pace>>,
     account: Arc<AheadAccount>,
@@ -74,7 +77,22 @@ impl ScanReader {
         footers: Arc<FileMetadataCache>,
         matching: ColumnMatching,
     ) -> Self {
-        Self { stores, footers, matching, account: Arc::default(), pace: None, ahead: None, open: Mutex::default() }
+        Self {
+            stores,
+            footers,
+            matching,
+            bridge_bytes: BRIDGE_BYTES_MAX,
+            account: Arc::default(),
+            pace: None,
+            ahead: None,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Makes the reader read ranges with one request where the gap between them has at most so many bytes.
+    #[must_use]
+    pub fn bridging(self, bridge_bytes: u64) -> Self {
+        Self { bridge_bytes, ..self }
     }
 
     /// Makes reading ahead slow down when the store's client is asked to.
@@ -90,6 +108,10 @@ impl ScanReader {
 
     pub(crate) fn stores(&self) -> &Arc<[Arc<dyn ObjectStore>]> {
         &self.stores
+    }
+
+    pub(crate) fn bridge_bytes(&self) -> u64 {
+        self.bridge_bytes
     }
 
     pub(crate) fn pace(&self) -> Option<&Arc<Pace>> {
@@ -135,7 +157,7 @@ impl ScanReader {
         let shared = shared.or_else(|| open.values().find(|file| file.serves(planned)).cloned());
         let new = || {
             let pinned = PinnedFile::new(InStore::of(planned).among(&self.stores), planned.object_meta.clone());
-            OpenFile::new(pinned, planned, Arc::clone(&self.footers))
+            OpenFile::new(pinned.bridging(self.bridge_bytes), planned, Arc::clone(&self.footers))
         };
         let file = shared.unwrap_or_else(|| Arc::new(new()));
         let left = open.insert(partition, Arc::clone(&file));
@@ -161,12 +183,7 @@ impl InStore {
 }
 
 /// Opens a file that belongs to no scan, such as one of deleted rows.
-pub(crate) fn open_alone(
-    store: Arc<dyn ObjectStore>,
-    planned: &PartitionedFile,
-    footers: Arc<FileMetadataCache>,
-) -> FileReader {
-    let pinned = PinnedFile::new(store, planned.object_meta.clone());
+pub(crate) fn open_alone(pinned: PinnedFile, planned: &PartitionedFile, footers: Arc<FileMetadataCache>) -> FileReader {
     FileReader::new(Arc::new(OpenFile::new(pinned, planned, footers)), planned, Arc::default(), None)
 }
 

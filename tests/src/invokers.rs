@@ -151,6 +151,7 @@ pub fn request(query: &str) -> InvokeRequest {
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 20,
                 temp_bytes_max: 1 << 20,
+                bridge_bytes: 1 << 20,
                 inline_bytes_max: 1 << 20,
                 ahead: AheadBounds::default(),
             },

@@ -102,6 +102,7 @@ async fn requested(
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,
+                bridge_bytes: 1 << 20,
                 inline_bytes_max: 64 << 20,
                 ahead: AheadBounds::default(),
             },

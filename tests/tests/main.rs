@@ -24,6 +24,7 @@ mod folders;
 mod formats;
 mod fragment;
 mod fuzz;
+mod gaps;
 mod habits;
 mod harness;
 mod hints;

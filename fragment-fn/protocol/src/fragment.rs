@@ -284,6 +284,8 @@ pub struct FragmentLimits {
     pub temp_bytes_max: u64,
     /// Largest result that travels in the response, in bytes before base64.
     pub inline_bytes_max: u64,
+    /// Largest gap between ranges of one request, in bytes.
+    pub bridge_bytes: u64,
     #[serde(default)]
     pub ahead: AheadBounds,
 }

@@ -176,6 +176,7 @@ mod tests {
                     memory_bytes_max: 1,
                     temp_bytes_max: 2,
                     inline_bytes_max: 3,
+                    bridge_bytes: 6,
                     ahead: AheadBounds { requests_max: 4, bytes_max: 5 },
                 },
             },

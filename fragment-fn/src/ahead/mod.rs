@@ -61,7 +61,6 @@ pub use usage::AheadAccount;
 
 pub(crate) use scan::{OpenedFile, ScanAhead, ScanStream};
 
-use crate::bridge::BRIDGE_BYTES;
 use crate::deletes::ScanDeletes;
 use crate::file_errors::naming_file;
 use crate::late::{self, LateColumns, opening_each};
@@ -168,7 +167,7 @@ impl ReadAhead {
         }
         let spec = ScanSpec::of(scan, reader.column_matching(), late::keys(scan, late), config)?;
         let bounds = PieceBounds {
-            bridge_bytes: BRIDGE_BYTES,
+            bridge_bytes: reader.bridge_bytes(),
             piece_bytes_max: PIECE_BYTES_MAX,
             unit_bytes_max: self.query.member.bounds().bytes_max,
         };

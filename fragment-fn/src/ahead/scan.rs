@@ -51,6 +51,7 @@ pub(crate) struct ScanAhead {
     pub(super) spec: ScanSpec,
     pub(super) stores: Arc<[Arc<dyn ObjectStore>]>,
     pub(super) footers: Arc<FileMetadataCache>,
+    bridge_bytes: u64,
     pub(super) query: Arc<QueryState>,
     /// Position in the order in which the plan consumes its scans.
     pub(super) rank: usize,
@@ -147,6 +148,7 @@ impl ScanAhead {
             spec,
             stores: Arc::clone(reader.stores()),
             footers: Arc::clone(reader.footers()),
+            bridge_bytes: reader.bridge_bytes(),
             query,
             rank,
             refusals: AtomicU64::new(reader.pace().map_or(0, |pace| pace.slow_downs())),
@@ -198,6 +200,7 @@ impl ScanAhead {
             return open;
         }
         let pinned = PinnedFile::new(InStore::of(planned).among(&self.stores), object.clone());
+        let pinned = pinned.bridging(self.bridge_bytes);
         let file = Arc::new(OpenFile::new(pinned, planned, Arc::clone(&self.footers)));
         if state.open.len() >= OPEN_MAX {
             state.open.retain(|_, open| open.strong_count() > 0);

@@ -30,6 +30,7 @@ use super::positions::{self, Deleted, Positions};
 use super::runs::{HeldBytes, VectorRuns};
 use super::shared::{Shared, Users};
 use super::{DIGEST_READS_MAX, DamagedDeletes, vector};
+use crate::bridge::BRIDGE_BYTES_MAX;
 use crate::classify::{classify, find};
 use crate::fault::FileFault;
 use crate::panics::catch_panic;
@@ -47,6 +48,8 @@ pub struct DeleteReader {
     plan: DeletePlan,
     /// Store of what the coordinator has written for this query.
     exchange: Option<AccessId>,
+    /// Largest gap between ranges of one request.
+    bridge_bytes: u64,
     /// Vectors that are read together.
     runs: VectorRuns,
     /// Data files with a vector or files of positions, by their paths.
@@ -124,6 +127,7 @@ impl DeleteReader {
         Self {
             stores,
             exchange: None,
+            bridge_bytes: BRIDGE_BYTES_MAX,
             runs: VectorRuns::default(),
             data,
             positions: plan.files().iter().map(|_| Mutex::default()).collect(),
@@ -137,10 +141,17 @@ impl DeleteReader {
         }
     }
 
+    /// Makes the reader read ranges with one request where the gap between them has at most so many bytes. Call it before
+    /// [`Self::with_exchange`].
+    #[must_use]
+    pub fn bridging(self, bridge_bytes: u64) -> Self {
+        Self { bridge_bytes, ..self }
+    }
+
     /// Tells the store whose files the coordinator has written for this query: what is wrong with them is no damage of the table.
     #[must_use]
     pub(crate) fn with_exchange(self, exchange: AccessId) -> Self {
-        let runs = VectorRuns::of(self.plan.files(), exchange);
+        let runs = VectorRuns::of(self.plan.files(), exchange, self.bridge_bytes);
         Self { exchange: Some(exchange), runs, ..self }
     }
 
@@ -351,7 +362,8 @@ impl DeleteReader {
     fn open(&self, file: &ObjectRef) -> Result<FileReader> {
         let mut planned = PartitionedFile::new_from_meta(object(file)?);
         planned.metadata_size_hint = file.footer_bytes.and_then(|bytes| usize::try_from(bytes).ok());
-        Ok(open_alone(Arc::clone(self.store(file)?), &planned, Arc::clone(&self.footers)))
+        let pinned = PinnedFile::new(Arc::clone(self.store(file)?), planned.object_meta.clone());
+        Ok(open_alone(pinned.bridging(self.bridge_bytes), &planned, Arc::clone(&self.footers)))
     }
 
     fn fault(&self, file: &ObjectRef, reason: impl ToString) -> DataFusionError {

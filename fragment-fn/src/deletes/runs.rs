@@ -9,7 +9,6 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use gust_protocol::{AccessId, DeleteContent, DeleteFile};
 
 use super::shared::Shared;
-use crate::bridge::BRIDGE_BYTES;
 
 /// Longest run, in bytes. It is held until the last of its vectors was decoded.
 const RUN_BYTES_MAX: u64 = 4 << 20;
@@ -53,8 +52,8 @@ impl AsRef<[u8]> for HeldBytes {
 }
 
 impl VectorRuns {
-    /// Finds the runs of vectors in the store `exchange`. Parts that their object does not have are left out.
-    pub(super) fn of(files: &[DeleteFile], exchange: AccessId) -> Self {
+    /// Finds the runs of vectors in the store `exchange`, over gaps of at most `bridge_bytes`. Parts that their object does not have are left out.
+    pub(super) fn of(files: &[DeleteFile], exchange: AccessId, bridge_bytes: u64) -> Self {
         let vector = |(number, file): (u32, &'_ DeleteFile)| match file.content {
             DeleteContent::Vector { offset, bytes, .. } if file.file.access == exchange => {
                 let end = offset.checked_add(bytes).filter(|end| *end <= file.file.size_bytes)?;
@@ -71,7 +70,7 @@ impl VectorRuns {
         vectors.sort_by(|a, b| (a.0, a.2.start).cmp(&(b.0, b.2.start)));
         let (mut found, mut last) = (Self::default(), None);
         for (path, number, range) in vectors {
-            let joined = found.runs.last_mut().filter(|run| last == Some(path) && run.takes(&range));
+            let joined = found.runs.last_mut().filter(|run| last == Some(path) && run.takes(&range, bridge_bytes));
             match joined {
                 Some(run) => run.range.end = run.range.end.max(range.end),
                 None => found.runs.push(VectorRun { range, read: Shared::default() }),
@@ -92,9 +91,9 @@ impl VectorRuns {
 }
 
 impl VectorRun {
-    fn takes(&self, next: &Range<u64>) -> bool {
+    fn takes(&self, next: &Range<u64>, bridge_bytes: u64) -> bool {
         let (gap, length) = (next.start.saturating_sub(self.range.end), next.end - self.range.start);
-        gap <= BRIDGE_BYTES && length <= RUN_BYTES_MAX
+        gap <= bridge_bytes && length <= RUN_BYTES_MAX
     }
 
     /// Returns the bytes of one of its vectors. `read` reads the whole run, for the first of them.
@@ -136,7 +135,7 @@ mod tests {
             // Too long for the run before.
             vector("e", 0, 41, 4 * MIB),
         ];
-        let runs = VectorRuns::of(&files, 0);
+        let runs = VectorRuns::of(&files, 0, MIB);
         let range = |number| runs.run(number).map(|run| run.range.clone());
         let first = Some(0..35 + MIB);
         assert_eq!([range(0), range(2), range(3)], [first.clone(), first.clone(), first]);

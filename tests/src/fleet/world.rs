@@ -201,6 +201,7 @@ impl World {
             limits: FragmentLimits {
                 memory_bytes_max: 1 << 30,
                 temp_bytes_max: 1 << 30,
+                bridge_bytes: 1 << 20,
                 inline_bytes_max: self.inline_bytes_max,
                 ahead: AheadBounds::default(),
             },

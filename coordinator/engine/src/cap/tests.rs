@@ -83,9 +83,12 @@ fn the_worst_case_includes_the_grace_and_all_requests() {
 fn a_fragments_requests_have_a_bound() {
     // Requests for four units of 64 MiB together: plan, footers, a read per MiB, a hedge. A result of 32 MiB goes in
     // parts of 8 MiB.
-    let work = AttemptWork::of_fragment(4, 64 << 20, 7);
+    let work = AttemptWork::of_fragment(4, 64 << 20, 7, 1 << 20);
     assert_eq!(work, AttemptWork { reads: 1 + 16 + 64 + 1, writes: 2 + 4, answer_bytes: 7 });
-    assert_eq!(AttemptWork::of_fragment(1, 1, 0), AttemptWork { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 });
+    assert_eq!(
+        AttemptWork::of_fragment(1, 1, 0, 1 << 20),
+        AttemptWork { reads: 1 + 4 + 1 + 1, writes: 1, answer_bytes: 0 }
+    );
 }
 
 #[test]

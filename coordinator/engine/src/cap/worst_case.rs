@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::hedging::{HEDGES_AT_START, READS_PER_HEDGE};
 use gust_protocol::exchange::writes_of;
 
@@ -14,6 +13,8 @@ use crate::money::Money;
 /// GETs of a scan unit besides its columns: footer, the part that the guess of the footer's size missed, page index,
 /// dictionaries.
 const READS_PER_UNIT: u64 = 4;
+/// Bytes below which column chunks are rarely, so that hardly any request of a row group brings less.
+const CHUNK_BYTES_MIN: u64 = 64 << 10;
 /// Divisor of a scan's bytes: a result is taken to be at most half as large as the columns that were read.
 const RESULT_BYTES_DIVISOR: u64 = 2;
 
@@ -29,12 +30,14 @@ pub struct AttemptWork {
 }
 
 impl AttemptWork {
-    /// Bounds the work of a fragment that reads `weight_bytes` of the projected columns in `units` scan units.
-    pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64) -> Self {
+    /// Bounds the work of a fragment that reads `weight_bytes` of the projected columns in `units` scan units. Gaps of at most
+    /// `bridge_bytes` are read along.
+    pub fn of_fragment(units: usize, weight_bytes: u64, answer_bytes: u64, bridge_bytes: u64) -> Self {
         // The stage's plan may lie in the exchange, too.
         let of_plan = 1;
-        // Reads closer than `BRIDGE_BYTES` are one GET, and column chunks are rarely smaller.
-        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(BRIDGE_BYTES);
+        // Reads closer than `bridge_bytes` are one GET, and column chunks are rarely smaller.
+        let bytes_each = bridge_bytes.max(CHUNK_BYTES_MIN);
+        let reads = of_plan + units as u64 * READS_PER_UNIT + weight_bytes.div_ceil(bytes_each);
         let hedges = HEDGES_AT_START + reads / READS_PER_HEDGE;
         Self { reads: reads + hedges, writes: writes_of(weight_bytes.div_ceil(RESULT_BYTES_DIVISOR)), answer_bytes }
     }

@@ -285,7 +285,7 @@ impl StageFragments {
             + shared.object_bytes
             + parts_work.bytes
             + parts_work.inline_bytes;
-        let mut work = AttemptWork::of_fragment(reads, weight_bytes, bytes);
+        let mut work = AttemptWork::of_fragment(reads, weight_bytes, bytes, limits.bridge_bytes);
         if stage.shuffle.partitions.is_some() || stage.is_over_parts() {
             // All rows may go on, decoded and encoded anew.
             work.writes = work.writes.max(writes_of(weight_bytes.saturating_mul(EXPANSION)));

@@ -1,5 +1,6 @@
 //! Common parts of the platforms on the coordinator's own machine.
 
+use fragment_fn::BRIDGE_BYTES_MAX;
 use gust_protocol::FragmentLimits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
 
@@ -26,6 +27,7 @@ pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize 
         memory_bytes_max: config.function_memory_bytes,
         temp_bytes_max: config.function_temp_bytes,
         inline_bytes_max: INLINE_BYTES_MAX,
+        bridge_bytes: BRIDGE_BYTES_MAX,
         ahead: ahead_bounds(config.read_ahead(), memory_mb, lanes, config.function_memory_bytes),
     };
     let cores = lanes as f64;

@@ -36,12 +36,14 @@ pub use platform::{Finding, Platform, PlatformParts, ProbeSubject, ProbedSizes, 
 pub use processes::{Processes, ProcessesConfig};
 
 use crate::attempt::Invocation;
-use crate::config::{Config, CostConfig, Target};
+use crate::config::{Config, CostConfig, Prefer, Target};
 use crate::cost::{Architecture, DEFAULT_REGION, PriceError, Tariff};
 use crate::error::QueryError;
 use crate::exchange::Exchange;
 use crate::model::measured::Measured;
-use crate::model::{FleetFacts, FunctionSize, PlatformTraits, TimeModel, WarmState, reads_ahead};
+use crate::model::{
+    FleetFacts, FunctionSize, PlatformTraits, ReadPrices, TimeModel, WarmState, bridge_bytes, reads_ahead,
+};
 use crate::storage::{StoreCredentials, Stores};
 
 /// Runs one attempt of one fragment.
@@ -179,6 +181,28 @@ impl Fleet {
         *self.first.lock().expect("no holder panics") =
             Some(FirstSize { memory_mb: first.memory_mb, architecture: first.architecture });
         Ok(FleetFacts { traits, sizes, is_healthy, warm: Arc::clone(&self.warm()) })
+    }
+
+    /// Returns the largest gap, in bytes, that the coordinator reads along between two ranges of a file.
+    pub fn bridge_bytes_here(&self, prefer: Option<Prefer>) -> u64 {
+        let model = self.coordinator_model();
+        let prices = self.any_tariff().map(|tariff| ReadPrices::of_coordinator(&tariff, model.cores));
+        bridge_bytes(model.read_seconds(), prices, prefer)
+    }
+
+    /// Sets the largest gaps that functions read along.
+    pub fn bridging(&self, mut facts: FleetFacts, prefer: Option<Prefer>) -> FleetFacts {
+        let tariff = self.any_tariff();
+        for size in &mut facts.sizes {
+            let prices = tariff.as_ref().map(|tariff| ReadPrices::of_function(&size.tariff(tariff)));
+            size.limits.bridge_bytes = bridge_bytes(size.model.function_read_seconds(), prices, prefer);
+        }
+        facts
+    }
+
+    /// Returns prices for comparing: another region's where this one has none.
+    fn any_tariff(&self) -> Option<Tariff> {
+        self.tariff().or_else(|_| self.tariff_elsewhere()).ok()
     }
 
     /// Returns the invoker of functions of a size.

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod attempts;
+mod bridge;
 pub mod decision;
 mod fleet;
 pub mod forecast;
@@ -17,6 +18,7 @@ mod time;
 mod warm_state;
 
 pub use attempts::Machines;
+pub use bridge::{ReadPrices, bridge_bytes};
 pub use decision::{Choice, Decision, PackedAs, Place, Reason, WallTimes};
 pub use fleet::{
     EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits, ahead_bounds, ahead_bounds_here, reads_ahead,

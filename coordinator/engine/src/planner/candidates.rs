@@ -264,7 +264,8 @@ impl Planner {
     }
 
     pub(super) fn local_reads(&self, plan: &Arc<dyn ExecutionPlan>, footers: &FileMetadataCache) -> Result<LocalReads> {
-        local_reads(plan, footers, self.settings.fragment_bytes_target / 4)
+        let bridge_bytes = self.fleet.bridge_bytes_here(self.settings.prefer);
+        local_reads(plan, footers, self.settings.fragment_bytes_target / 4, bridge_bytes)
     }
 }
 

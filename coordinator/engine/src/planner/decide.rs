@@ -142,7 +142,8 @@ impl Planner {
     /// The fleet's, as [`at_hand`] tells.
     async fn functions(&self) -> Result<Placement<FleetFacts>> {
         let asking = if self.settings.on == Target::Auto { Asking::WhileHealthy } else { Asking::Always };
-        at_hand(self.fleet.facts(asking).await, &self.settings)
+        let facts = self.fleet.facts(asking).await;
+        at_hand(facts.map(|facts| self.fleet.bridging(facts, self.settings.prefer)), &self.settings)
     }
 
     /// Decides to stay here before there is a plan for functions. None where functions may be faster.

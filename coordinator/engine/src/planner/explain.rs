@@ -11,7 +11,6 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
-use fragment_fn::BRIDGE_BYTES;
 use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, is_predictable, readings};
 use fragment_fn::late::{LateColumns, key_columns};
 use gust_catalog::{DeleteCounts, Pruning};
@@ -26,8 +25,16 @@ use crate::error::continued;
 use crate::model::{Forecast, Place, Quote};
 use crate::money::Money;
 
-/// Writes the whole text, without a newline at its end. `ahead_here` bounds the coordinator's reading ahead.
-pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds) -> String {
+/// Bounds of one machine's reads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadBounds {
+    pub ahead: AheadBounds,
+    /// Largest gap between ranges of one request, in bytes.
+    pub bridge_bytes: u64,
+}
+
+/// Writes the whole text, without a newline at its end. `here` bounds the coordinator's reads.
+pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> String {
     let decision = with_hint_line(&planned.decision, planned.decision.reason.hint());
     let mut text = format!("decision     {}\n", continued(decision, 13));
     for (table, pruning) in &planned.pruning {
@@ -37,7 +44,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
     let allowed = config.memory_bytes_max;
     let mut holders = vec![Holder { name: "the coordinator".to_owned(), need: coordinator.clone(), allowed }];
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
-    text += &reading(&planned.plan, ahead_here);
+    text += &reading(&planned.plan, here);
     text += &indented(&planned.plan);
     if config.late_columns() != LateColumns::NEVER {
         text += &late_columns(&planned.plan);
@@ -45,7 +52,8 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
     for kept in &planned.kept_shuffles {
         let _ = writeln!(text, "shuffle      none {kept}");
     }
-    let ahead = planned.functions.as_ref().map_or(AheadBounds::OFF, |functions| functions.packed.size.limits.ahead);
+    let limits = planned.functions.as_ref().map(|functions| functions.packed.size.limits);
+    let there = limits.map(|limits| ReadBounds { ahead: limits.ahead, bridge_bytes: limits.bridge_bytes });
     for stage in planned.stages() {
         let need = fragment_need(stage, &held_by(&stage.plan));
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
@@ -53,7 +61,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, ahead_here: AheadBounds)
         text += &digest(stage);
         text += &broadcasts(stage);
         text += &shuffles(stage, planned.stages());
-        text += &reading(&stage.plan, ahead);
+        text += &reading(&stage.plan, there.unwrap_or_default());
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
         holders.push(Holder { name, need, allowed: config.function_memory_bytes });
@@ -103,10 +111,10 @@ fn memory(need: &MemoryNeed, allowed: u64) -> String {
 }
 
 /// Writes how each scan of a plan is read, within the bounds of reading ahead.
-fn reading(plan: &Arc<dyn ExecutionPlan>, bounds: AheadBounds) -> String {
+fn reading(plan: &Arc<dyn ExecutionPlan>, bounds: ReadBounds) -> String {
     let (mut text, mut is_ahead) = (String::new(), false);
     for (scan, reading) in scans(plan).iter().zip(readings(plan)) {
-        let how = match why_on_demand(scan, reading, bounds) {
+        let how = match why_on_demand(scan, reading, bounds.ahead) {
             Some(why) => format!("on demand ({why})"),
             None => {
                 is_ahead = true;
@@ -116,9 +124,9 @@ fn reading(plan: &Arc<dyn ExecutionPlan>, bounds: AheadBounds) -> String {
         let _ = writeln!(text, "reading      {}: {how}", table_of(scan));
     }
     if is_ahead {
-        let AheadBounds { requests_max, bytes_max } = bounds;
+        let AheadBounds { requests_max, bytes_max } = bounds.ahead;
         let _ = write!(text, "             ahead: {requests_max} requests and {} at a time at most", size(bytes_max));
-        let _ = writeln!(text, "; gaps up to {} are read along", size(BRIDGE_BYTES));
+        let _ = writeln!(text, "; gaps up to {} are read along", size(bounds.bridge_bytes));
     }
     text
 }

@@ -263,7 +263,7 @@ impl Planner {
             functions_max: size.functions_max,
             functions: fan_out,
             lanes_max: size.lanes,
-            digest: self.settings.digest,
+            digest: DigestBounds { bridge_bytes: size.limits.bridge_bytes, ..self.settings.digest },
         }
     }
 

@@ -35,6 +35,7 @@ fn fragment(index: u32) -> Fragment {
     let limits = FragmentLimits {
         memory_bytes_max: 1,
         temp_bytes_max: 1,
+        bridge_bytes: 1,
         inline_bytes_max: 1,
         ahead: gust_protocol::AheadBounds::OFF,
     };

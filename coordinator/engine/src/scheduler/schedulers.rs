@@ -85,6 +85,7 @@ mod tests {
             limits: FragmentLimits {
                 memory_bytes_max: 1,
                 temp_bytes_max: 1,
+                bridge_bytes: 1,
                 inline_bytes_max: 1,
                 ahead: AheadBounds::default(),
             },

@@ -134,8 +134,13 @@ fn fragment_with(
     access: impl Fn() -> BoxFuture<'static, Result<AccessTable, DataFusionError>> + Send + Sync + 'static,
 ) -> FragmentAttempts {
     let id = FragmentId { query: "q".to_owned(), stage: 0, index };
-    let limits =
-        FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1, ahead: AheadBounds::default() };
+    let limits = FragmentLimits {
+        memory_bytes_max: 1,
+        temp_bytes_max: 1,
+        inline_bytes_max: 1,
+        bridge_bytes: 1,
+        ahead: AheadBounds::default(),
+    };
     let request = {
         let id = id.clone();
         move |AttemptStamp { attempt, deadline_unix_ms }, access| InvokeRequest {

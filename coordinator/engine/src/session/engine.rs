@@ -43,6 +43,7 @@ use crate::tables::catalog::IcebergCatalog;
 use crate::tables::catalogs::Catalogs;
 use crate::tables::folder::FolderFactory;
 use crate::tables::iceberg::IcebergFactory;
+use crate::tables::reading::BridgeBytes;
 
 /// Bytes of footers that the coordinator keeps. Each file's footer is read once. The planner weighs row groups by it.
 const FOOTER_CACHE_BYTES_MAX: usize = 256 << 20;
@@ -303,8 +304,10 @@ impl Engine {
         history_of: Option<&str>,
     ) -> EngineResult<(SessionContext, Arc<dyn CatalogProviderList>)> {
         let runtime = RuntimeEnv { memory_pool: Arc::clone(tables), ..self.runtime.as_ref().clone() };
-        let mut settings =
-            SessionConfig::new().with_extension(Arc::new(self.stores.clone())).with_extension(Arc::new(config.iceberg));
+        let mut settings = SessionConfig::new()
+            .with_extension(Arc::new(self.stores.clone()))
+            .with_extension(Arc::new(config.iceberg))
+            .with_extension(Arc::new(BridgeBytes(self.fleet.bridge_bytes_here(config.prefer))));
         defaults::settings(settings.options_mut(), self.memory.query_bytes_min());
         settings.options_mut().extensions.insert(Options::new(config.cost.max));
         let state = SessionStateBuilder::new()

@@ -34,7 +34,7 @@ use url::Url;
 use super::facts::matching_of;
 use super::metadata_table::{Facts, MetadataTable};
 use super::pruning::PruningNotes;
-use super::reading::FOOTERS_BYTES_MAX;
+use super::reading::{BridgeBytes, FOOTERS_BYTES_MAX};
 use super::schema::{arrow_schema, with_dropped};
 use crate::config::IcebergConfig;
 use crate::storage::Stores;
@@ -116,9 +116,10 @@ impl IcebergTable {
         let count = groups.len();
         let name = TableReference::bare(self.table.name());
         let is_local = url.as_str().starts_with("file:");
+        let bridge_bytes = BridgeBytes::of(settings);
         for (position, mut file) in files.into_iter().enumerate() {
             if !is_local {
-                file.metadata_size_hint = whole_bytes(&file, columns);
+                file.metadata_size_hint = whole_bytes(&file, columns, bridge_bytes);
             }
             groups[position % count].push(file.with_table_reference(Some(name.clone())));
         }

@@ -8,7 +8,8 @@ use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
-use fragment_fn::ScanReader;
+use datafusion::prelude::SessionConfig;
+use fragment_fn::{BRIDGE_BYTES_MAX, ScanReader};
 use gust_protocol::ColumnMatching;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -25,6 +26,16 @@ pub struct Readers<'a> {
     stores: &'a Stores,
     /// Footers of Iceberg's files. Their keys are paths, and the numbers of stores among those of the scan.
     footers: HashMap<Roots, Arc<FileMetadataCache>>,
+}
+
+/// Largest gap, in bytes, that the coordinator reads along between two ranges of a file: an extension of a session's settings.
+#[derive(Debug, Clone, Copy)]
+pub struct BridgeBytes(pub u64);
+
+impl BridgeBytes {
+    pub(super) fn of(settings: &SessionConfig) -> u64 {
+        settings.get_extension::<Self>().map_or(BRIDGE_BYTES_MAX, |gap| gap.0)
+    }
 }
 
 impl<'a> Readers<'a> {
@@ -54,7 +65,9 @@ impl<'a> Readers<'a> {
             }
         };
         let pace = self.stores.pace(&scan.object_store_url);
-        Ok(Some(ScanReader::of_stores(self.opened(scan, &roots)?, footers, matching).paced(pace)))
+        let bridge_bytes = BridgeBytes::of(self.context.session_config());
+        let reader = ScanReader::of_stores(self.opened(scan, &roots)?, footers, matching);
+        Ok(Some(reader.bridging(bridge_bytes).paced(pace)))
     }
 
     /// Opens the stores of a scan, as the query sees them.

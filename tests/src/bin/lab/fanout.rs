@@ -162,6 +162,7 @@ fn query(framing: &Arc<FramingInvoker>, in_flight: usize, events: EventLog) -> Q
         limits: FragmentLimits {
             memory_bytes_max: 1 << 30,
             temp_bytes_max: 1 << 30,
+            bridge_bytes: 1 << 20,
             inline_bytes_max: 1 << 20,
             ahead: AheadBounds::default(),
         },
@@ -208,6 +209,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
                 limits: FragmentLimits {
                     memory_bytes_max: 1 << 30,
                     temp_bytes_max: 1 << 30,
+                    bridge_bytes: 1 << 20,
                     inline_bytes_max: 1 << 20,
                     ahead: AheadBounds::default(),
                 },

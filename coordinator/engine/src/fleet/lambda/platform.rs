@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
+use fragment_fn::BRIDGE_BYTES_MAX;
 use gust_protocol::FragmentLimits;
 use gust_protocol::wire::INLINE_BYTES_MAX;
 use tokio::sync::{Mutex, OnceCell};
@@ -126,6 +127,7 @@ impl LambdaPlatform {
                 memory_bytes_max,
                 temp_bytes_max: u64::from(deployment.temp_mb) << 20,
                 inline_bytes_max: INLINE_BYTES_MAX,
+                bridge_bytes: BRIDGE_BYTES_MAX,
                 ahead: ahead_bounds(set, deployment.memory_mb, deployment.cores(), memory_bytes_max),
             },
             functions_max: deployment.functions_max(self.parts.config.functions_max),

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fragment_fn::{BRIDGE_BYTES, DeletePlan, FileDeletes, KeyGroup};
+use fragment_fn::{BRIDGE_BYTES_MAX, DeletePlan, FileDeletes, KeyGroup};
 
 use super::keys::{DigestedGroup, digested_groups};
 use super::{FragmentDeletes, own, part, read_bytes, reads};
@@ -27,18 +27,32 @@ const PLANNED_SHARE: usize = 2;
 pub struct DigestBounds {
     /// Fragments of which each reads a file by itself.
     pub readers_max: usize,
-    /// Bytes of reads that a digest has to save. A request counts as much as [`BRIDGE_BYTES`].
+    /// Bytes of reads that a digest has to save. A request counts as `bridge_bytes`.
     pub saved_bytes_min: i64,
     /// Bytes of reads that a list of keys has to save each fragment that reads it.
     pub saved_each_bytes_min: i64,
     /// Most bytes of a stage's digest. Where there would be more, functions read the files.
     pub bytes_max: usize,
+    /// Bytes that cost as much as a request: the largest gap that is read along.
+    pub bridge_bytes: u64,
 }
 
 impl DigestBounds {
     /// Bounds of tests: all that can be digested is.
-    pub const NONE: Self =
-        Self { readers_max: 0, saved_bytes_min: i64::MIN, saved_each_bytes_min: i64::MIN, bytes_max: 64 << 20 };
+    pub const NONE: Self = Self {
+        readers_max: 0,
+        saved_bytes_min: i64::MIN,
+        saved_each_bytes_min: i64::MIN,
+        bytes_max: 64 << 20,
+        bridge_bytes: BRIDGE_BYTES_MAX,
+    };
+
+    /// Returns what requests and their bytes cost, in bytes.
+    pub(super) fn cost(&self, requests: u64, bytes: u64) -> i64 {
+        let cost = requests.saturating_mul(self.bridge_bytes).saturating_add(bytes);
+        // So that sums of them do not overflow.
+        cost.min(1 << 44) as i64
+    }
 
     /// Returns the most bytes that a digest is planned with.
     fn planned_bytes_max(&self) -> u64 {
@@ -48,7 +62,13 @@ impl DigestBounds {
 
 impl Default for DigestBounds {
     fn default() -> Self {
-        Self { readers_max: 4, saved_bytes_min: 32 << 20, saved_each_bytes_min: 1, bytes_max: 64 << 20 }
+        Self {
+            readers_max: 4,
+            saved_bytes_min: 32 << 20,
+            saved_each_bytes_min: 1,
+            bytes_max: 64 << 20,
+            bridge_bytes: BRIDGE_BYTES_MAX,
+        }
     }
 }
 
@@ -214,8 +234,9 @@ impl Vectors {
             positions(*set).iter().for_each(|file| *sharers.entry(*file).or_default() += files.len() as u64);
         }
         let saves = |set: u32| {
-            let again = |file: &u32| Some(cost(1, bytes(*file)) * (*readers.get(file)? as i64 - 1));
-            positions(set).iter().filter_map(again).sum::<i64>() - cost(read.get(&set).copied().unwrap_or_default(), 0)
+            let again = |file: &u32| Some(bounds.cost(1, bytes(*file)) * (*readers.get(file)? as i64 - 1));
+            positions(set).iter().filter_map(again).sum::<i64>()
+                - bounds.cost(read.get(&set).copied().unwrap_or_default(), 0)
         };
         let share = |file: &u32| bytes(*file) / sharers.get(file).copied().unwrap_or(1).max(1);
         let is_shared = |set: &u32| positions(*set).iter().any(|file| readers.contains_key(file));
@@ -249,11 +270,4 @@ impl Vectors {
             own.filter_map(|own| Some((own.unit().path.as_str(), self.bytes_of(own)?))).collect();
         if each.is_empty() { Reads::default() } else { part(each.into_values().sum()) }
     }
-}
-
-/// Returns what requests cost, in bytes: as much as one that bridges a gap.
-pub(super) fn cost(requests: u64, bytes: u64) -> i64 {
-    let cost = requests.saturating_mul(BRIDGE_BYTES).saturating_add(bytes);
-    // So that sums of them do not overflow.
-    cost.min(1 << 44) as i64
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use fragment_fn::{DeletePlan, KeyGroup};
 
-use super::digest::{DigestBounds, cost};
+use super::digest::DigestBounds;
 use super::{FragmentDeletes, read_bytes};
 
 /// Bytes of a Parquet file of keys around its values, at least: a footer and the headers of pages.
@@ -48,7 +48,7 @@ pub(super) fn digested_groups(
     }
     readers.retain(|_, readers| readers.len() > bounds.readers_max);
     let of_group = |(group, readers): (usize, Vec<i64>)| {
-        let found = Choice::of(plan, plan.groups().get(group)?, readers).best(bounds, bytes_max)?;
+        let found = Choice::of(plan, plan.groups().get(group)?, readers, bounds).best(bytes_max)?;
         Some(DigestedGroup { group, ..found })
     };
     let mut found: Vec<DigestedGroup> = readers.into_iter().filter_map(of_group).collect();
@@ -64,6 +64,7 @@ pub(super) fn digested_groups(
 
 /// Files of a group, and the fragments that need some.
 struct Choice<'a> {
+    bounds: &'a DigestBounds,
     group: &'a KeyGroup,
     /// Least sequence number of the data files of each fragment, ascending.
     readers: Vec<i64>,
@@ -74,14 +75,14 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn of(plan: &DeletePlan, group: &'a KeyGroup, mut readers: Vec<i64>) -> Self {
+    fn of(plan: &DeletePlan, group: &'a KeyGroup, mut readers: Vec<i64>, bounds: &'a DigestBounds) -> Self {
         readers.sort_unstable();
         let bytes = group.files().map(|file| plan.file(file).map_or(0, read_bytes)).collect::<Vec<_>>();
         let mut from = vec![(0, 0); bytes.len() + 1];
         for (place, bytes) in bytes.iter().enumerate().rev() {
             from[place] = (from[place + 1].0 + 1, from[place + 1].1 + bytes);
         }
-        let mut choice = Self { group, readers, from, costs: vec![0] };
+        let mut choice = Self { bounds, group, readers, from, costs: vec![0] };
         for reader in 0..choice.readers.len() {
             let sum = choice.costs[reader] + choice.own_cost(choice.readers[reader]);
             choice.costs.push(sum);
@@ -96,34 +97,34 @@ impl<'a> Choice<'a> {
 
     fn own_cost(&self, number: i64) -> i64 {
         let (count, bytes) = self.newer(number);
-        cost(count, bytes)
+        self.bounds.cost(count, bytes)
     }
 
     /// Returns the list that saves most. None where none saves enough.
-    fn best(&self, bounds: &DigestBounds, bytes_max: u64) -> Option<DigestedGroup> {
+    fn best(&self, bytes_max: u64) -> Option<DigestedGroup> {
         let mut places: Vec<usize> = (0..self.readers.len()).collect();
         places.dedup_by_key(|place| self.readers[*place]);
-        let lists = places.into_iter().filter_map(|place| self.list(place, bounds));
-        let lists = lists.filter(|list| list.bytes <= bytes_max && list.saved > bounds.saved_bytes_min);
+        let lists = places.into_iter().filter_map(|place| self.list(place));
+        let lists = lists.filter(|list| list.bytes <= bytes_max && list.saved > self.bounds.saved_bytes_min);
         // The first of equal ones, which has most files.
         lists.reduce(|best, list| if list.saved > best.saved { list } else { best })
     }
 
     /// Returns the list of the files that the fragment at `place` needs. None where too few fragments would read it.
-    fn list(&self, place: usize, bounds: &DigestBounds) -> Option<DigestedGroup> {
+    fn list(&self, place: usize) -> Option<DigestedGroup> {
         let since = self.readers[place];
         let (count, all) = self.newer(since);
         let bytes = all.saturating_sub(count * FRAME_BYTES) + LIST_BYTES;
-        let of_list = cost(1, bytes);
+        let of_list = self.bounds.cost(1, bytes);
         // Cost of what the list spares a fragment.
         let spared = |number: i64| self.own_cost(number.max(since));
-        let takes = |number: &i64| spared(*number) - of_list >= bounds.saved_each_bytes_min;
+        let takes = |number: &i64| spared(*number) - of_list >= self.bounds.saved_each_bytes_min;
         let takers = self.readers.partition_point(takes);
         let until = *self.readers.get(takers.checked_sub(1)?)?;
         // Those before `place` are spared what it is spared.
         let (before, others) = (takers.min(place), takers.max(place));
         let of_takers = before as i64 * spared(since) + self.costs[others] - self.costs[place];
-        let saved = of_takers - takers as i64 * of_list - cost(count, all);
-        (takers > bounds.readers_max).then_some(DigestedGroup { group: 0, since, until, bytes, saved })
+        let saved = of_takers - takers as i64 * of_list - self.bounds.cost(count, all);
+        (takers > self.bounds.readers_max).then_some(DigestedGroup { group: 0, since, until, bytes, saved })
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use fragment_fn::{BRIDGE_BYTES, WHOLE_FILE_BYTES_MAX, footer_guess};
+use fragment_fn::{WHOLE_FILE_BYTES_MAX, footer_guess};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
@@ -35,7 +35,8 @@ pub struct ScannedFiles<'a> {
     columns: ProjectedColumns,
     is_remote: bool,
     footers: &'a FileMetadataCache,
-    by_place: HashMap<(u16, Path), ScannedFile>,
+    /// Files by the largest gap that is read along, their stores and their paths.
+    by_place: HashMap<(u64, u16, Path), ScannedFile>,
 }
 
 struct ScannedFile {
@@ -49,8 +50,14 @@ impl<'a> ScannedFiles<'a> {
         Self { columns: ProjectedColumns::of(scan), is_remote, footers, by_place: HashMap::new() }
     }
 
-    /// Counts what one attempt, or the coordinator, asks for to read these units of the scan, without their deletes.
-    pub fn reads<'u>(&mut self, units: impl IntoIterator<Item = &'u Unit>, reader: Reader<'_>) -> Reads {
+    /// Counts what one attempt, or the coordinator, asks for to read these units of the scan, without their deletes. Gaps of at most
+    /// `bridge_bytes` are read along.
+    pub fn reads<'u>(
+        &mut self,
+        units: impl IntoIterator<Item = &'u Unit>,
+        reader: Reader<'_>,
+        bridge_bytes: u64,
+    ) -> Reads {
         let units: Vec<&Unit> = units.into_iter().collect();
         let mut by_file: BTreeMap<(u16, &str), Vec<&PartitionedFile>> = BTreeMap::new();
         let files: Vec<&PartitionedFile> = units.iter().map(|unit| &unit.file).collect();
@@ -58,14 +65,14 @@ impl<'a> ScannedFiles<'a> {
             by_file.entry((store_of(file), file.object_meta.location.as_ref())).or_default().push(file);
         }
         let lengths: Vec<usize> = match reader {
-            Reader::Function(_) => files.iter().map(|file| self.file(file).footer_bytes(file)).collect(),
+            Reader::Function(_) => files.iter().map(|file| self.file(file, bridge_bytes).footer_bytes(file)).collect(),
             Reader::Coordinator => Vec::new(),
         };
         let place = |file: &'u PartitionedFile| (store_of(file), &file.object_meta.location);
         let staying: BTreeSet<(u16, &Path)> = staying(&lengths).into_iter().map(|unit| place(files[unit])).collect();
         let of_file = |files: &Vec<&PartitionedFile>| match files.as_slice() {
             [file, ..] => {
-                let ScannedFile { is_footer_known, layout } = self.file(file);
+                let ScannedFile { is_footer_known, layout } = self.file(file, bridge_bytes);
                 let is_at_hand = match reader {
                     Reader::Coordinator => *is_footer_known,
                     Reader::Function(_) => {
@@ -73,7 +80,7 @@ impl<'a> ScannedFiles<'a> {
                     }
                 };
                 let end = FileEnd::of(file, is_at_hand, reader);
-                files.iter().map(|unit| layout.reads(unit, end.start)).sum::<Reads>()
+                files.iter().map(|unit| layout.reads(unit, end.start, bridge_bytes)).sum::<Reads>()
                     + Reads { guessed_files: layout.is_guessed.into(), ..end.reads }
             }
             [] => Reads::default(),
@@ -82,11 +89,14 @@ impl<'a> ScannedFiles<'a> {
         Reads { is_remote: self.is_remote, ..reads }
     }
 
-    fn file(&mut self, file: &PartitionedFile) -> &ScannedFile {
+    fn file(&mut self, file: &PartitionedFile, bridge_bytes: u64) -> &ScannedFile {
         let Self { columns, footers, by_place, .. } = self;
-        by_place.entry((store_of(file), file.object_meta.location.clone())).or_insert_with(|| {
+        by_place.entry((bridge_bytes, store_of(file), file.object_meta.location.clone())).or_insert_with(|| {
             let known = footer(file, *footers);
-            ScannedFile { is_footer_known: known.is_some(), layout: Layout::of(file, known.as_deref(), columns) }
+            ScannedFile {
+                is_footer_known: known.is_some(),
+                layout: Layout::of(file, known.as_deref(), columns, bridge_bytes),
+            }
         })
     }
 }
@@ -165,7 +175,12 @@ struct Runs {
 }
 
 impl Layout {
-    fn of(file: &PartitionedFile, footer: Option<&ParquetMetaData>, columns: &ProjectedColumns) -> Self {
+    fn of(
+        file: &PartitionedFile,
+        footer: Option<&ParquetMetaData>,
+        columns: &ProjectedColumns,
+        bridge_bytes: u64,
+    ) -> Self {
         if let Some(footer) = footer {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
@@ -175,7 +190,7 @@ impl Layout {
                 None => 0,
             };
             let layout = |group| {
-                let layout = RowGroupLayout::of(start_of(group), ranges(group), true);
+                let layout = RowGroupLayout::of(start_of(group), ranges(group), true, bridge_bytes);
                 let footer_bytes = group_bytes(layout.chunks.len(), pages(group));
                 RowGroupLayout { footer_bytes, ..layout }
             };
@@ -196,7 +211,8 @@ impl Layout {
         };
         let starts: &[u64] = if split_offsets.is_empty() { &[0] } else { split_offsets };
         let ends = starts.iter().skip(1).copied().chain([size]);
-        let layout = |(start, end): (&u64, u64)| RowGroupLayout::of(*start, placed(&widths, *start..end), false);
+        let layout =
+            |(start, end): (&u64, u64)| RowGroupLayout::of(*start, placed(&widths, *start..end), false, bridge_bytes);
         Self::of_row_groups(starts.iter().zip(ends).map(layout).collect(), false, is_guessed)
     }
 
@@ -205,8 +221,8 @@ impl Layout {
     }
 
     /// Counts the requests for the row groups of a unit, before the offset `end`: from there on the file is in memory.
-    fn reads(&self, unit: &PartitionedFile, end: u64) -> Reads {
-        self.of_unit(unit).map(|group| group.reads(end, self.is_exact)).sum()
+    fn reads(&self, unit: &PartitionedFile, end: u64, bridge_bytes: u64) -> Reads {
+        self.of_unit(unit).map(|group| group.reads(end, self.is_exact, bridge_bytes)).sum()
     }
 
     /// Lists the row groups of a unit.
@@ -225,24 +241,24 @@ impl Layout {
 }
 
 impl RowGroupLayout {
-    fn of(start: u64, chunks: Vec<Range<u64>>, is_exact: bool) -> Self {
+    fn of(start: u64, chunks: Vec<Range<u64>>, is_exact: bool, bridge_bytes: u64) -> Self {
         let end = chunks.iter().map(|chunk| chunk.end).max().unwrap_or_default();
-        Self { start, end, whole: requests(&chunks, is_exact), chunks, footer_bytes: 0 }
+        Self { start, end, whole: requests(&chunks, is_exact, bridge_bytes), chunks, footer_bytes: 0 }
     }
 
     /// Counts the requests for its chunks before the offset `end`.
-    fn reads(&self, end: u64, is_exact: bool) -> Reads {
+    fn reads(&self, end: u64, is_exact: bool, bridge_bytes: u64) -> Reads {
         if self.end < end {
             return self.whole;
         }
         let missing = self.chunks.iter().filter(|chunk| chunk.start < end);
-        requests(&missing.map(|chunk| chunk.start..chunk.end.min(end)).collect::<Vec<_>>(), is_exact)
+        requests(&missing.map(|chunk| chunk.start..chunk.end.min(end)).collect::<Vec<_>>(), is_exact, bridge_bytes)
     }
 }
 
 /// Counts the requests for chunks of one row group.
-fn requests(chunks: &[Range<u64>], is_exact: bool) -> Reads {
-    let Runs { count: runs, bytes } = coalesced(chunks);
+fn requests(chunks: &[Range<u64>], is_exact: bool, bridge_bytes: u64) -> Reads {
+    let Runs { count: runs, bytes } = coalesced(chunks, bridge_bytes);
     let runs_max = if is_exact { runs } else { chunks.len() as u64 };
     Reads { row_groups: (runs > 0).into(), runs, runs_max, bytes, ..Reads::default() }
 }
@@ -264,13 +280,13 @@ fn placed(widths: &[ColumnWidth], span: Range<u64>) -> Vec<Range<u64>> {
 }
 
 /// Puts neighbouring ranges together as the readers do.
-fn coalesced(ranges: &[Range<u64>]) -> Runs {
+fn coalesced(ranges: &[Range<u64>], bridge_bytes: u64) -> Runs {
     let mut order: Vec<&Range<u64>> = ranges.iter().collect();
     order.sort_by_key(|range| range.start);
     let mut runs: Vec<Range<u64>> = Vec::new();
     for range in order {
         match runs.last_mut() {
-            Some(run) if range.start.saturating_sub(run.end) <= BRIDGE_BYTES => run.end = run.end.max(range.end),
+            Some(run) if range.start.saturating_sub(run.end) <= bridge_bytes => run.end = run.end.max(range.end),
             _ => runs.push(range.clone()),
         }
     }
@@ -290,6 +306,10 @@ mod tests {
     use gust_protocol::ColumnMatching;
     use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
+    use fragment_fn::BRIDGE_BYTES_MAX;
+
+    use crate::cost::Tariff;
+    use crate::model::{ReadPrices, TimeModel, bridge_bytes};
     use crate::planner::shipped::{footers, needed_columns, tests as shipped};
 
     const MIB: u64 = 1 << 20;
@@ -330,7 +350,7 @@ mod tests {
         let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
         for (store, is_remote) in [("file://", false), ("s3://bucket", true)] {
             let scan = scan(ObjectStoreUrl::parse(store).expect("a URL"), projected);
-            let found = ScannedFiles::of(&scan, &footers).reads(&units, reader);
+            let found = ScannedFiles::of(&scan, &footers).reads(&units, reader, MIB);
             assert_eq!(found, Reads { is_remote, ..expect }, "{projected:?} {units:?}");
         }
     }
@@ -406,10 +426,96 @@ mod tests {
             let units: Vec<Unit> = widths.iter().map(|columns| shipped::unit(*columns, &known)).collect();
             let travelling = footers(&units.iter().collect::<Vec<_>>(), &needed, &known);
             let staying = travelling.iter().filter(|footer| footer.is_none()).count() as u64;
-            let reads = ScannedFiles::of(&scan, &known).reads(&units, COLD);
+            let reads = ScannedFiles::of(&scan, &known).reads(&units, COLD, MIB);
             // Units of the same file share its footer.
             assert_eq!(reads.footers.min(1), staying.min(1), "{widths:?}: {reads:?}");
-            assert_eq!(ScannedFiles::of(&scan, &known).reads(&units, Reader::Coordinator).footers, 0, "{widths:?}");
+            let here = ScannedFiles::of(&scan, &known).reads(&units, Reader::Coordinator, MIB);
+            assert_eq!(here.footers, 0, "{widths:?}");
         }
+    }
+
+    /// Compressed bytes of a row group's columns, and the number of row groups: TPC-H at scale factor 1, written by Gust's demo with 100,000 rows
+    /// a row group.
+    const TABLES: [(&str, u64, &[u64]); 6] = [
+        (
+            "lineitem",
+            61,
+            &[
+                169_120, 456_642, 194_093, 18_657, 75_578, 500_381, 43_983, 40_601, 17_228, 11_365, 155_856, 155_704,
+                155_892, 25_444, 37_942, 1_006_215,
+            ],
+        ),
+        ("orders", 15, &[277_035, 389_203, 15_226, 564_106, 155_574, 34_148, 127_585, 187, 1_484_269]),
+        ("customer", 2, &[296_621, 128_468, 2_276_941, 62_970, 834_320, 536_450, 34_171, 1_989_238]),
+        ("part", 2, &[296_621, 1_100_738, 34_095, 63_001, 92_166, 75_473, 72_831, 136_797, 674_194]),
+        ("partsupp", 8, &[178_862, 185_594, 198_487, 386_852, 3_088_751]),
+        ("supplier", 1, &[27_892, 22_981, 237_460, 6_402, 92_513, 51_623, 192_930]),
+    ];
+
+    /// Columns that each of the 22 queries reads, by position.
+    const QUERIES: [&[(&str, &[usize])]; 22] = [
+        &[("lineitem", &[4, 5, 6, 7, 8, 9, 10])],
+        &[("part", &[0, 2, 4, 5]), ("partsupp", &[0, 1, 3]), ("supplier", &[0, 1, 2, 3, 4, 5, 6])],
+        &[("customer", &[0, 6]), ("orders", &[0, 1, 4, 7]), ("lineitem", &[0, 5, 6, 10])],
+        &[("orders", &[0, 4, 5]), ("lineitem", &[0, 11, 12])],
+        &[("customer", &[0, 3]), ("orders", &[0, 1, 4]), ("lineitem", &[0, 2, 5, 6]), ("supplier", &[0, 3])],
+        &[("lineitem", &[4, 5, 6, 10])],
+        &[("supplier", &[0, 3]), ("lineitem", &[0, 2, 5, 6, 10]), ("orders", &[0, 1]), ("customer", &[0, 3])],
+        &[("part", &[0, 4]), ("lineitem", &[0, 1, 2, 5, 6]), ("orders", &[0, 1, 4]), ("customer", &[0, 3])],
+        &[("part", &[0, 1]), ("lineitem", &[0, 1, 2, 4, 5, 6]), ("partsupp", &[0, 1, 3]), ("orders", &[0, 4])],
+        &[("customer", &[0, 1, 2, 3, 4, 5, 7]), ("orders", &[0, 1, 4]), ("lineitem", &[0, 5, 6, 8])],
+        &[("partsupp", &[0, 1, 2, 3]), ("supplier", &[0, 3])],
+        &[("orders", &[0, 5]), ("lineitem", &[0, 10, 11, 12, 14])],
+        &[("customer", &[0]), ("orders", &[0, 1, 8])],
+        &[("lineitem", &[1, 5, 6, 10]), ("part", &[0, 4])],
+        &[("lineitem", &[2, 5, 6, 10]), ("supplier", &[0, 1, 2, 4])],
+        &[("partsupp", &[0, 1]), ("part", &[0, 3, 4, 5]), ("supplier", &[0, 6])],
+        &[("lineitem", &[1, 4, 5]), ("part", &[0, 3, 6]), ("lineitem", &[1, 4])],
+        &[("customer", &[0, 1]), ("orders", &[0, 1, 3, 4]), ("lineitem", &[0, 4])],
+        &[("lineitem", &[1, 4, 5, 6, 13, 14]), ("part", &[0, 3, 5, 6])],
+        &[("supplier", &[0, 1, 2, 3]), ("partsupp", &[0, 1, 2]), ("part", &[0, 1]), ("lineitem", &[1, 2, 4, 10])],
+        &[("lineitem", &[0, 2, 11, 12]), ("orders", &[0, 2]), ("lineitem", &[0, 2])],
+        &[("customer", &[0, 4, 5]), ("orders", &[1])],
+    ];
+
+    /// Sums up the requests of a query, with gaps up to `bridge_bytes` read along.
+    fn runs_of(query: &[(&str, &[usize])], bridge_bytes: u64) -> Runs {
+        let mut all = Runs { count: 0, bytes: 0 };
+        for (table, columns) in query {
+            let (_, row_groups, widths) = TABLES.iter().find(|(name, ..)| name == table).expect("a table");
+            let start = |column: usize| widths[..column].iter().sum::<u64>();
+            let chunks: Vec<_> = columns.iter().map(|column| start(*column)..start(column + 1)).collect();
+            let Runs { count, bytes } = coalesced(&chunks, bridge_bytes);
+            all = Runs { count: all.count + row_groups * count, bytes: all.bytes + row_groups * bytes };
+        }
+        all
+    }
+
+    #[test]
+    fn no_query_costs_more_than_with_the_largest_gaps() {
+        let model = TimeModel { reads_ahead: 64, function_reads_ahead: 64, ..TimeModel::lambda(2, 1.0) };
+        let tariff = Tariff::of_tests();
+        let of_size = |memory_mb| ReadPrices::of_function(&Tariff { memory_mb, ..tariff.clone() });
+        let outside = Tariff { coordinator_outside: Some(true), ..tariff.clone() };
+        let readers = [128, 1_769, 3_008, 10_240].map(|memory_mb| (model.function_read_seconds(), of_size(memory_mb)));
+        let readers = readers.into_iter().chain([
+            (model.read_seconds(), ReadPrices::of_coordinator(&tariff, 2)),
+            (model.read_seconds(), ReadPrices::of_coordinator(&outside, 2)),
+        ]);
+        let mut cheaper = 0;
+        for (seconds, prices) in readers {
+            let gap = bridge_bytes(seconds, Some(prices), None);
+            for (query, reads) in QUERIES.iter().enumerate() {
+                let cost = |gap| {
+                    let Runs { count, bytes } = runs_of(reads, gap);
+                    let seconds = count as f64 * seconds.request + bytes as f64 * seconds.byte;
+                    count as f64 * prices.request + bytes as f64 * prices.byte + seconds * prices.second
+                };
+                let (found, largest) = (cost(gap), cost(BRIDGE_BYTES_MAX));
+                assert!(found <= largest * (1.0 + 1e-9), "query {}: {found} > {largest}, {gap}", query + 1);
+                cheaper += u32::from(found < largest * 0.99);
+            }
+        }
+        assert!(cheaper > 20, "{cheaper}");
     }
 }

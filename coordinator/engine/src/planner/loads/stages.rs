@@ -46,11 +46,12 @@ pub struct FunctionReaders<'a> {
     pub size: &'a FunctionSize,
 }
 
-/// Sums up the reads of a plan's scans. Units are runs of at least `unit_bytes_min`.
+/// Sums up the reads of a plan's scans. Units are runs of at least `unit_bytes_min`, and gaps of at most `bridge_bytes` are read along.
 pub fn local_reads(
     plan: &Arc<dyn ExecutionPlan>,
     footers: &FileMetadataCache,
     unit_bytes_min: u64,
+    bridge_bytes: u64,
 ) -> Result<LocalReads> {
     let mut found = LocalReads::default();
     plan.apply(|node| {
@@ -63,7 +64,7 @@ pub fn local_reads(
                 found.workload.units += units.len();
                 found.workload.bytes += weight_bytes;
                 found.load.weight_bytes += weight_bytes;
-                let of_data = ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator);
+                let of_data = ScannedFiles::of(scan, footers).reads(&units, Reader::Coordinator, bridge_bytes);
                 let reads = of_data + deletes;
                 found.load.reads = found.load.reads + reads;
                 if !of_data.is_remote {
@@ -280,7 +281,7 @@ fn fragment_load(
     let own = || fragment.units().map(|unit| &units[unit]);
     let is_likely_kept = |file: &ObjectMeta| misses(file) <= 0.5;
     let is_surely_kept = |file: &ObjectMeta| missed_at_most(file) <= SELDOM;
-    let reads = files.reads(own(), Reader::Function(&is_likely_kept));
+    let reads = files.reads(own(), Reader::Function(&is_likely_kept), size.limits.bridge_bytes);
     // Mostly nothing is kept, or all is.
     let is_sure = |unit: &Unit| {
         let file = &unit.file.object_meta;
@@ -292,7 +293,7 @@ fn fragment_load(
         reads,
         reads_at_most: match own().all(is_sure) {
             true => reads,
-            false => files.reads(own(), Reader::Function(&is_surely_kept)),
+            false => files.reads(own(), Reader::Function(&is_surely_kept), size.limits.bridge_bytes),
         },
     }
 }

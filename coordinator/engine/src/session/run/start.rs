@@ -19,7 +19,7 @@ use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::QueryContext;
 use crate::model::{FunctionSize, ahead_bounds_here};
-use crate::planner::explain;
+use crate::planner::explain::{self, ReadBounds};
 use crate::resume::WorkLog;
 use crate::scheduler::Clock;
 use crate::session::catalogs::used;
@@ -242,8 +242,11 @@ impl Session {
             query => query,
         };
         let planned = self.planner().plan(self.context.state(), query).await;
-        let ahead = ahead_bounds_here(self.config.read_ahead(), self.memory_bytes_max());
-        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config, ahead))
+        let here = ReadBounds {
+            ahead: ahead_bounds_here(self.config.read_ahead(), self.memory_bytes_max()),
+            bridge_bytes: self.engine.fleet.bridge_bytes_here(self.config.prefer),
+        };
+        Ok(explain::explain(&planned.map_err(QueryError::from_engine)?, &self.config, here))
     }
 
     pub(super) async fn query_context(

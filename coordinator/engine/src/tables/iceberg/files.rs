@@ -8,7 +8,7 @@ use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use fragment_fn::{BRIDGE_BYTES, DeletePlan, DeleteReader, FileConstants, FileDeletes, InStore};
+use fragment_fn::{DeletePlan, DeleteReader, FileConstants, FileDeletes, InStore};
 use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, ScanFile, Table};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{DeleteSet, ObjectRef, UnitDeletes};
@@ -19,6 +19,7 @@ use url::{Position, Url};
 use super::{external, stores_of};
 use crate::storage::Reach;
 use crate::tables::facts::{FileFacts, Roots};
+use crate::tables::reading::BridgeBytes;
 use crate::tables::schema::engine_value;
 
 /// Largest file that is read whole with its footer where that is cheap. Readers keep it until they have left it.
@@ -56,7 +57,8 @@ impl PlannedFiles {
                 .map(|set| DeleteSet { positions: set.positions.to_vec(), scopes: set.equality.to_vec() });
             let deletes = DeletePlan::new(table.name().to_owned(), deletes, sets.collect());
             let pool = &session.runtime_env().memory_pool;
-            Arc::new(DeleteReader::new(Arc::clone(&stores), deletes, &units, Arc::clone(schema), pool))
+            let reader = DeleteReader::new(Arc::clone(&stores), deletes, &units, Arc::clone(schema), pool);
+            Arc::new(reader.bridging(BridgeBytes::of(session.config())))
         });
         let url = match roots.roots.first() {
             Some(root) => ObjectStoreUrl::parse(&root[..Position::BeforePath])?,
@@ -148,12 +150,12 @@ fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
 
 /// Returns the size of a file that is read whole with its footer: one request for all of it costs no more than another for the
 /// columns that are wanted. None for others.
-pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>) -> Option<usize> {
+pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>, bridge_bytes: u64) -> Option<usize> {
     let (size, facts) = (file.object_meta.size, file.extensions.get::<FileFacts>()?);
     let of_columns = columns.iter().filter_map(|id| facts.column_bytes.get(id)).sum::<u64>();
     // Functions share larger files by their row groups.
     let is_one = facts.split_offsets.len() < 2 && size <= WHOLE_BYTES_MAX;
-    let is_cheap = of_columns > 0 && size <= of_columns.saturating_add(BRIDGE_BYTES);
+    let is_cheap = of_columns > 0 && size <= of_columns.saturating_add(bridge_bytes);
     if is_one && is_cheap { usize::try_from(size).ok() } else { None }
 }
 
@@ -203,10 +205,10 @@ mod tests {
             (MIB, [0, 0], vec![], false),
         ] {
             let mut file = PartitionedFile::new("a.parquet", size);
-            assert_eq!(whole_bytes(&file, &BTreeSet::from([1])), None, "nothing is known");
+            assert_eq!(whole_bytes(&file, &BTreeSet::from([1]), 1 << 20), None, "nothing is known");
             let column_bytes = (1..).zip(bytes).collect();
             file.extensions.insert(FileFacts { column_bytes, split_offsets: groups, partition: None });
-            let found = whole_bytes(&file, &BTreeSet::from([1, 2, 9]));
+            let found = whole_bytes(&file, &BTreeSet::from([1, 2, 9]), 1 << 20);
             assert_eq!(found, expect.then_some(size as usize), "{size} bytes, {bytes:?}");
         }
     }
