@@ -3,7 +3,8 @@
 //! ```text
 //!  hedging     ─► first bytes, bodies ─┐           ┌─► hedging: time that a body may take
 //!                                      ├─► Pace ───┤
-//!  HTTP client ─► 503 and 429 ─────────┘           └─► reading ahead: fewer requests for a while
+//!  HTTP client ─► 503 and 429 ─────────┘           └─► reading ahead: bytes under way that keep the pipe full; fewer
+//!                                                      requests for a while
 //! ```
 //!
 //! All views of a client share it. It listens: it sends no request and holds none up.
@@ -23,6 +24,12 @@ pub(crate) use http::watched;
 const FIRST_BYTE: Duration = Duration::from_millis(27);
 /// Weight of the latest first byte. The mean follows a change within ten reads.
 const FIRST_BYTE_WEIGHT: f64 = 1.0 / 8.0;
+/// Weight of a first byte that is later than the least one. The least time follows a slower network within a hundred reads, and
+/// hardly follows the answers that wait behind this client's own bodies.
+const LATER_WEIGHT: f64 = 1.0 / 64.0;
+/// Multiple of the least time to a first byte in which most answers come: 95 % of S3's within 74 ms, and none before 15
+/// (arXiv 2501.07771).
+const DEPTH_MULTIPLE: f64 = 4.0;
 /// Weight of the latest rate. The mean follows the end of a burst within a few bodies, and hardly follows one odd body.
 const RATE_WEIGHT: f64 = 1.0 / 5.0;
 /// Shortest body from which a rate is learnt, in bytes. Shorter bodies tell more about latency than about the pipe.
@@ -42,6 +49,8 @@ pub struct Pace {
 #[derive(Debug)]
 struct Seen {
     first_byte_seconds: f64,
+    /// About the least time to a first byte. None until one was seen.
+    least_seconds: Option<f64>,
     /// Rate of one body, in bytes a second, while it is received.
     body_rate: Option<f64>,
     /// Rate of all bodies together, in bytes a second, while any is received.
@@ -84,6 +93,7 @@ impl Default for Pace {
     fn default() -> Self {
         let seen = Seen {
             first_byte_seconds: FIRST_BYTE.as_secs_f64(),
+            least_seconds: None,
             body_rate: None,
             common_rate: None,
             receiving: 0,
@@ -110,6 +120,14 @@ impl Pace {
         self.seen().common_rate
     }
 
+    /// Returns the bytes under way that keep the pipe full: its rate, for the time in which most answers come. More of them would wait
+    /// for each other. None until latency and rate were seen.
+    pub(crate) fn depth_bytes(&self) -> Option<u64> {
+        let seen = self.seen();
+        // A conversion of floats saturates.
+        Some((DEPTH_MULTIPLE * seen.least_seconds? * seen.common_rate?) as u64)
+    }
+
     /// Returns the answers that refused a request because too many came: 503 and 429. The HTTP client may have sent these
     /// requests again by itself.
     pub fn slow_downs(&self) -> u64 {
@@ -130,7 +148,10 @@ impl Pace {
 
     pub(crate) fn note_first_byte(&self, took: Duration) {
         let mut seen = self.seen();
-        seen.first_byte_seconds += FIRST_BYTE_WEIGHT * (took.as_secs_f64() - seen.first_byte_seconds);
+        let took = took.as_secs_f64();
+        seen.first_byte_seconds += FIRST_BYTE_WEIGHT * (took - seen.first_byte_seconds);
+        let least = seen.least_seconds.unwrap_or(took);
+        seen.least_seconds = Some(if took < least { took } else { least + LATER_WEIGHT * (took - least) });
     }
 
     /// Notes a body that has come whole. `took` is the time in which somebody waited for its bytes.
@@ -221,6 +242,30 @@ mod tests {
         assert_eq!(pace.first_byte(), Duration::from_millis(37));
         (0..50).for_each(|_| pace.note_first_byte(Duration::from_millis(2)));
         assert!(pace.first_byte() < Duration::from_millis(3), "{:?}", pace.first_byte());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_pipe_has_its_rate_for_the_time_of_most_answers_under_way() {
+        let pace = Arc::<Pace>::default();
+        pace.note_first_byte(Duration::from_millis(20));
+        assert_eq!(pace.depth_bytes(), None, "no rate was seen");
+        receive(&pace, MIB, 100).await;
+        let depth = |latency_ms: f64| Some((DEPTH_MULTIPLE * latency_ms / 1e3 * MIB as f64 / 0.1) as u64);
+        assert_eq!(pace.depth_bytes(), depth(20.0));
+        // Answers behind the client's own bodies do not count as latency, and a nearer store does at once.
+        (0..3).for_each(|_| pace.note_first_byte(Duration::from_secs(1)));
+        assert!(pace.depth_bytes() < depth(70.0), "{:?}", pace.depth_bytes());
+        pace.note_first_byte(Duration::from_millis(5));
+        assert_eq!(pace.depth_bytes(), depth(5.0));
+        // A pipe whose burst has ended.
+        for _ in 0..20 {
+            receive(&pace, MIB, 1_000).await;
+        }
+        assert!(pace.depth_bytes() < Some(depth(5.0).unwrap_or_default() / 8), "{:?}", pace.depth_bytes());
+        // A slower network is followed.
+        (0..500).for_each(|_| pace.note_first_byte(Duration::from_millis(100)));
+        let seen = pace.seen().least_seconds;
+        assert!(seen.is_some_and(|seen| (0.09..0.101).contains(&seen)), "{seen:?}");
     }
 
     /// A body is expected at its likes' rate, and at its part of the pipe where that is less.

@@ -45,7 +45,12 @@ impl Backoff {
     }
 
     pub(super) fn bound(&self, now: Instant) -> u64 {
-        self.whole >> self.halvings(now)
+        self.halved(self.whole, now)
+    }
+
+    /// Returns `whole` after the setbacks.
+    pub(super) fn halved(&self, whole: u64, now: Instant) -> u64 {
+        whole >> self.halvings(now)
     }
 
     pub(super) fn note_setback(&mut self, now: Instant) {

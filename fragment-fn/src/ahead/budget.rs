@@ -1,8 +1,8 @@
 //! Requests and bytes that a process may have read ahead at a time, divided among its queries that read.
 //!
 //! ```text
-//!  query ─► try_grant ─┬─► slot: one request, until its body has come ───────┐
-//!                      └─► share: its bytes, until they are decoded ──────────┴─► given back ─► refused queries look again
+//!  query ─► try_grant ─┬─► slot: one request under way, until its body has come ┐
+//!                      └─► share: its bytes, until they are decoded ─────────────┴─► given back ─► refused queries look again
 //! ```
 //!
 //! A grant is given at once or not at all. No task waits for one, so that nothing can block and an abort leaves nothing
@@ -13,6 +13,19 @@ use std::fmt::{Debug, Formatter};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use gust_protocol::AheadBounds;
+
+/// Requests that a query has under way whatever the depth: a rate that was learnt from few bytes does not stop it.
+const DEPTH_REQUESTS_MIN: u32 = 8;
+
+/// Bounds of a moment on what a query reads ahead, below its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) requests_max: u32,
+    /// Bytes that are under way, or have come and are not decoded.
+    pub(super) bytes_max: u64,
+    /// Bytes that are under way, of all queries.
+    pub(super) under_way_bytes_max: u64,
+}
 
 /// Budget of a process. Clones share it.
 #[derive(Debug, Clone)]
@@ -37,6 +50,7 @@ struct QueryHeld {
     scans: u32,
     requests: u32,
     bytes: u64,
+    under_way_bytes: u64,
     /// True since it was refused a grant.
     was_refused: bool,
     wake: Wake,
@@ -75,7 +89,8 @@ impl ReadBudget {
         let mut held = self.0.lock();
         let id = held.next_id;
         held.next_id += 1;
-        held.queries.insert(id, QueryHeld { scans: 0, requests: 0, bytes: 0, was_refused: false, wake });
+        held.queries
+            .insert(id, QueryHeld { scans: 0, requests: 0, bytes: 0, under_way_bytes: 0, was_refused: false, wake });
         Member { budget: Arc::clone(&self.0), id, bounds: bounds.and(self.0.bounds) }
     }
 }
@@ -113,7 +128,7 @@ impl Member {
     /// Each query with an open scan may have an even part of both. `requests_sure` requests are granted to it in any case,
     /// within its bounds: its lanes would otherwise send as many reads and wait for each. `at_most` are lower bounds on all
     /// others. A query that holds nothing is granted one request of any size within its bounds.
-    pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, at_most: AheadBounds) -> Option<Grant> {
+    pub(super) fn try_grant(&self, bytes: u64, requests_sure: u32, at_most: Room) -> Option<Grant> {
         let mut held = self.budget.lock();
         let queries = held.queries.values().filter(|query| query.scans > 0).count();
         let queries = u32::try_from(queries).unwrap_or(u32::MAX).max(1);
@@ -124,14 +139,19 @@ impl Member {
         let has_slot = all < self.budget.bounds.requests_max && own.requests < slots;
         let part = at_most.bytes_max.min(self.bounds.bytes_max / u64::from(queries));
         let bytes_max = if own.bytes == 0 { self.bounds.bytes_max } else { part };
-        if !(is_sure || has_slot) || own.bytes.saturating_add(bytes) > bytes_max {
+        let under_way_max = at_most.under_way_bytes_max / u64::from(queries);
+        let is_deep = own.requests >= DEPTH_REQUESTS_MIN && own.under_way_bytes.saturating_add(bytes) > under_way_max;
+        if !(is_sure || has_slot && !is_deep) || own.bytes.saturating_add(bytes) > bytes_max {
             own.was_refused = true;
             return None;
         }
         own.requests += 1;
         own.bytes += bytes;
+        own.under_way_bytes += bytes;
         held.requests += 1;
-        Some(Grant { slot: self.part(0, 1, 0), share: self.part(0, 0, bytes) })
+        let mut slot = self.part(0, 1, 0);
+        slot.under_way_bytes = bytes;
+        Some(Grant { slot, share: self.part(0, 0, bytes) })
     }
 
     /// Counts reads that a reader waits for, whatever the bounds.
@@ -147,7 +167,8 @@ impl Member {
     }
 
     fn part(&self, scans: u32, requests: u32, bytes: u64) -> Part {
-        Part { budget: Arc::downgrade(&self.budget), query: self.id, scans, requests, bytes }
+        let budget = Arc::downgrade(&self.budget);
+        Part { budget, query: self.id, scans, requests, bytes, under_way_bytes: 0 }
     }
 }
 
@@ -181,6 +202,7 @@ pub(super) struct Part {
     scans: u32,
     requests: u32,
     bytes: u64,
+    under_way_bytes: u64,
 }
 
 impl Drop for Part {
@@ -196,6 +218,7 @@ impl Drop for Part {
             own.scans -= self.scans;
             own.requests -= self.requests;
             own.bytes -= self.bytes;
+            own.under_way_bytes -= self.under_way_bytes;
             held.requests -= self.requests;
         }
         budget.wake_refused(self.query);
@@ -230,7 +253,7 @@ mod tests {
 
     const BOUNDS: AheadBounds = AheadBounds { requests_max: 4, bytes_max: 100 };
     /// No lower bounds than the query's own.
-    const FREE: AheadBounds = AheadBounds { requests_max: u32::MAX, bytes_max: u64::MAX };
+    const FREE: Room = Room { requests_max: u32::MAX, bytes_max: u64::MAX, under_way_bytes_max: u64::MAX };
 
     fn member(budget: &ReadBudget) -> (Member, Arc<AtomicUsize>) {
         let woken = Arc::new(AtomicUsize::new(0));
@@ -252,7 +275,7 @@ mod tests {
         drop(slot);
         assert_eq!(woken.load(Relaxed), 1, "a query that was refused looks again");
         assert!(query.try_grant(21, 1, FREE).is_none(), "bytes are held until they are taken");
-        assert!(query.try_grant(20, 1, AheadBounds { bytes_max: 99, ..FREE }).is_none(), "a lower bound counts");
+        assert!(query.try_grant(20, 1, Room { bytes_max: 99, ..FREE }).is_none(), "a lower bound counts");
         let last = query.try_grant(20, 1, FREE).expect("room");
         drop(share);
         drop((grants, last));
@@ -301,7 +324,7 @@ mod tests {
         let (second, _) = member(&budget);
         let _scans = [first.open_scan(), second.open_scan()];
         assert!(first.try_grant(101, 1, FREE).is_none());
-        let piece = first.try_grant(100, 1, AheadBounds { bytes_max: 10, ..FREE }).expect("more than its part");
+        let piece = first.try_grant(100, 1, Room { bytes_max: 10, ..FREE }).expect("more than its part");
         assert!(first.try_grant(1, 2, FREE).is_none(), "it holds one");
         second.try_grant(51, 1, FREE).expect("each has one");
         drop(piece);
@@ -314,11 +337,36 @@ mod tests {
     fn a_store_that_asks_for_fewer_requests_gets_fewer() {
         let budget = ReadBudget::new(BOUNDS);
         let (query, _) = member(&budget);
-        let fewer = AheadBounds { requests_max: 2, ..FREE };
+        let fewer = Room { requests_max: 2, ..FREE };
         let held: Vec<_> = (0..2).map(|_| query.try_grant(1, 1, fewer).expect("room")).collect();
         assert!(query.try_grant(1, 1, fewer).is_none());
         query.try_grant(1, 3, fewer).expect("as many as its lanes would send");
         drop(held);
+    }
+
+    #[test]
+    fn bytes_under_way_have_a_bound_of_their_own() {
+        let wide = AheadBounds { requests_max: 100, bytes_max: 10_000 };
+        let budget = ReadBudget::new(wide);
+        let query = budget.member(wide, Arc::new(|| {}));
+        let other = budget.member(wide, Arc::new(|| {}));
+        let _scan = query.open_scan();
+        let deep = Room { under_way_bytes_max: 100, ..FREE };
+        let mut held: Vec<_> = std::iter::from_fn(|| query.try_grant(10, 1, deep)).collect();
+        assert_eq!(held.len(), 10, "a full pipe");
+        // What has come waits for its reader in the larger bound.
+        let came: Vec<_> = held.drain(..4).map(|Grant { slot, share }| (drop(slot), share)).collect();
+        held.extend(std::iter::from_fn(|| query.try_grant(10, 1, deep)));
+        assert_eq!((held.len(), came.len()), (10, 4));
+        let _others = other.open_scan();
+        drop(held);
+        let half: Vec<_> = std::iter::from_fn(|| query.try_grant(6, 1, deep)).collect();
+        assert_eq!(half.len(), 8, "its part of the pipe: {DEPTH_REQUESTS_MIN} at least");
+        drop((half, came));
+        let lanes: Vec<_> = std::iter::from_fn(|| query.try_grant(100, 12, deep)).collect();
+        assert_eq!(lanes.len(), 12, "as many as its lanes would send");
+        drop(lanes);
+        assert_eq!(budget.held(), AheadBounds::OFF);
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl ScanAhead {
     fn send_piece(self: &Arc<Self>, wanted: &Wanted, next: &Next) -> bool {
         let bytes = wanted.range.end - wanted.range.start;
         let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
-        let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
+        let Some(Grant { slot, share }) = self.query.try_grant(bytes, self.depth_bytes()) else { return false };
         let Some(runtime) = self.query.runtime.get() else { return false };
         let _inside = runtime.enter();
         let mut state = self.lock();
@@ -120,7 +120,7 @@ impl ScanAhead {
         let (size, known) = (file.pinned.object().size, self.spec.files[number as usize].metadata_size_hint);
         let bytes = known.map_or_else(|| footer_guess(size), |bytes| bytes as u64).min(size);
         let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
-        let Some(Grant { slot, share }) = self.query.try_grant(bytes) else { return false };
+        let Some(Grant { slot, share }) = self.query.try_grant(bytes, self.depth_bytes()) else { return false };
         let Some(runtime) = self.query.runtime.get() else { return false };
         let _inside = runtime.enter();
         let (scan, reading) = (Arc::downgrade(self), Arc::clone(&file));

@@ -24,8 +24,12 @@
 //!    What a decoder holds is part of the budget, so that less is read ahead beside large row groups. It is in no pool.
 //! 9. Local files are not read ahead.
 //!
-//! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share. And a depth of latency times rate:
-//! bytes beyond it cost memory alone, which operators get back, and a reader that takes bytes in bursts needs them.
+//! 10. As many bytes are under way as keep the pipe full: its latency times its rate, as the client's [`Pace`](crate::pace::Pace)
+//!     measures them. More would wait behind each other, and a reader would wait longer for its own. Bytes that have come wait
+//!     in the larger budget, because a reader may take them in bursts. Until a rate is known, and for a few requests, only the
+//!     budget bounds.
+//!
+//! Non-goals: listings, writes, other formats than Parquet, and bytes that two scans of a query share.
 
 mod backoff;
 mod budget;
@@ -66,7 +70,7 @@ use crate::file_errors::naming_file;
 use crate::late::{self, LateColumns, opening_each};
 use crate::scan::ScanReader;
 use backoff::Backoff;
-use budget::{Grant, Member};
+use budget::{Grant, Member, Room};
 use memory::AheadMemory;
 use scan::Look;
 use spec::ScanSpec;
@@ -298,11 +302,16 @@ impl QueryState {
         self.requests_backoff.lock().expect("no holder panics")
     }
 
-    fn try_grant(&self, bytes: u64) -> Option<Grant> {
+    /// Grants a request of a scan whose store's pipe is full with `depth_bytes` bytes under way; None while that is not known.
+    fn try_grant(&self, bytes: u64, depth_bytes: Option<u64>) -> Option<Grant> {
         let requests_sure = self.streams_max.load(Ordering::Relaxed).saturating_mul(2);
         let now = Instant::now();
-        let requests_max = u32::try_from(self.requests_backoff().bound(now)).unwrap_or(u32::MAX);
-        let at_most = AheadBounds { requests_max, bytes_max: self.memory_backoff().bound(now) };
+        let bytes_max = self.memory_backoff().bound(now);
+        let refusals = self.requests_backoff();
+        let requests_max = u32::try_from(refusals.bound(now)).unwrap_or(u32::MAX);
+        let under_way_bytes_max = refusals.halved(depth_bytes.unwrap_or(u64::MAX), now);
+        drop(refusals);
+        let at_most = Room { requests_max, bytes_max, under_way_bytes_max };
         self.member.try_grant(bytes, requests_sure, at_most)
     }
 

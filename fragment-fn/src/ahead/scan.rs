@@ -169,6 +169,11 @@ impl ScanAhead {
         self.refusals.swap(refusals, Relaxed) < refusals
     }
 
+    /// Returns the bytes under way that keep the store's pipe full; None while that is not known.
+    pub(super) fn depth_bytes(&self) -> Option<u64> {
+        self.pace.as_ref()?.depth_bytes()
+    }
+
     /// Returns true while a reader waits for bytes of this scan.
     pub(super) fn is_waited_for(&self) -> bool {
         self.waiting.load(Relaxed) > 0

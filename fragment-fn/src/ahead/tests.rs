@@ -492,6 +492,39 @@ async fn a_store_that_asks_for_fewer_requests_gets_half() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_under_way_than_fills_the_pipe() {
+    let table = Table::unbounded().await;
+    let reading = table.read(None);
+    assert_eq!(table.settled(UNITS).await, UNITS, "the pipe is not known yet");
+    table.open();
+    collected(reading).await.expect("rows");
+    table.is_clean("after the first").await;
+
+    let table = Table::unbounded().await;
+    table.pace.note_first_byte(Duration::from_millis(1));
+    let mut receiving = table.pace.receive();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    receiving.came(1 << 20);
+    drop(receiving);
+    // At most 20 MB/s for 4 ms: less than a row group.
+    assert!(table.pace.depth_bytes().is_some_and(|bytes| bytes < 100_000), "{:?}", table.pace.depth_bytes());
+    let reading = table.read(None);
+    assert_eq!(table.settled(8).await, 8, "the least");
+    table.store.gate.add_permits(3);
+    for _ in 0..200 {
+        if table.requests() == 11 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((table.requests(), table.under_way()), (11, 8), "another for each that has come, though nobody reads");
+    table.open();
+    assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
+    assert_eq!((table.requests(), table.repeated()), (UNITS, BTreeMap::new()));
+    table.is_clean("after the rows").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_stream_leaves_nothing() {
     for let_through in 0..=UNITS {
         let table = Table::unbounded().await;
