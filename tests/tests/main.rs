@@ -53,6 +53,7 @@ mod shuffles;
 mod slt;
 mod statements;
 mod statistics;
+mod tails;
 mod tenants;
 mod text_files;
 mod tpch;

@@ -13,6 +13,7 @@
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
 //! 8. Leaves that run stages take the place of the subtrees.
 //! 9. When a fragment is handed out, [`shipped`] gives it the footers that the session has.
+//! 10. When the coordinator's own streams start, [`passes::tails`] cuts the last files of their scans at row groups.
 //!
 //! The passes are pure and do no I/O. Footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
 //! node. Local plans have the rules beside the passes, too: [`rules::unsound`], after DataFusion's own, refuses operators that give wrong rows.

@@ -7,6 +7,7 @@ pub mod pack;
 pub mod shuffle;
 pub mod spread;
 pub mod stages;
+pub mod tails;
 pub mod unions;
 pub mod units;
 

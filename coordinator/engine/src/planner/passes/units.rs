@@ -27,15 +27,15 @@ pub struct Unit {
 /// One data file, with the row groups at which it can be cut.
 #[derive(Debug, Clone)]
 pub struct WeighedFile {
-    file: PartitionedFile,
-    row_groups: Vec<RowGroupSpan>,
+    pub(super) file: PartitionedFile,
+    pub(super) row_groups: Vec<RowGroupSpan>,
 }
 
 /// Start and weight of a row group.
 #[derive(Debug, Clone, Copy)]
-struct RowGroupSpan {
-    start: u64,
-    weight_bytes: u64,
+pub(super) struct RowGroupSpan {
+    pub(super) start: u64,
+    pub(super) weight_bytes: u64,
 }
 
 /// Cuts each file into runs of row groups of at least `unit_bytes_min` bytes, which is a function of the bytes of all files.
@@ -194,8 +194,8 @@ pub(in crate::planner) fn start_of(group: &RowGroupMetaData) -> u64 {
     u64::try_from(offset).unwrap_or_default()
 }
 
-/// Puts neighbouring row groups together until they weigh enough.
-fn runs(file: &PartitionedFile, pieces: &[RowGroupSpan], unit_bytes_min: u64) -> Vec<Unit> {
+/// Puts neighbouring row groups together until they weigh enough. A file that is a part of itself stays within that.
+pub(super) fn runs(file: &PartitionedFile, pieces: &[RowGroupSpan], unit_bytes_min: u64) -> Vec<Unit> {
     let mut runs: Vec<RowGroupSpan> = Vec::new();
     for piece in pieces {
         match runs.last_mut() {
@@ -211,10 +211,12 @@ fn runs(file: &PartitionedFile, pieces: &[RowGroupSpan], unit_bytes_min: u64) ->
     {
         run.weight_bytes += rest.weight_bytes;
     }
-    let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.start).chain([file.object_meta.size]).collect();
+    let part = file.range.as_ref().map(|part| (part.start.unsigned_abs(), part.end.unsigned_abs()));
+    let (begin, end) = part.unwrap_or((0, file.object_meta.size));
+    let ends: Vec<u64> = runs.iter().skip(1).map(|run| run.start).chain([end]).collect();
     let whole = runs.len() < 2;
     let unit = |(position, (run, end)): (usize, (RowGroupSpan, u64))| {
-        let start = if position == 0 { 0 } else { run.start };
+        let start = if position == 0 { begin } else { run.start };
         let file = file.clone();
         let range = (i64::try_from(start), i64::try_from(end));
         let file = match range {

@@ -19,6 +19,7 @@ use super::interrupt::Dropped;
 use crate::error::QueryError;
 use crate::memory::QueryPool;
 use crate::model::ahead_bounds_here;
+use crate::planner::passes::tails::{PART_BYTES_MIN, with_short_tails};
 use crate::session::Engine;
 use crate::tables::reading::Readers;
 
@@ -37,6 +38,8 @@ pub(super) fn start(
     let mut readers = Readers::new(&context, &engine.stores);
     let options = context.session_config().options();
     let late = engine.config.late_columns();
+    let footers = context.runtime_env().cache_manager.get_file_metadata_cache();
+    let plan = with_short_tails(plan, footers.as_ref(), options, PART_BYTES_MIN).map_err(QueryError::from_engine)?;
     let plan = attach(plan, options, account, ahead.as_ref(), late, &mut |_, scan| readers.reader(scan));
     let dropped = Dropped::default();
     let plan = plan.and_then(|plan| dropped.watch(plan)).map_err(QueryError::from_engine)?;
