@@ -17,7 +17,7 @@ use tracing::Instrument;
 use super::budget::{Grant, Part};
 use super::memory::Hold;
 use super::scan::{FileAhead, ScanAhead, ScanState};
-use super::units::{Found, Next, PieceId, Taken, Wanted};
+use super::units::{FoundPart, Next, PieceId, Taken, Wanted};
 use crate::footer::footer_guess;
 use crate::hedging::Waited;
 use crate::scan::OpenFile;
@@ -35,10 +35,25 @@ pub(super) struct Piece {
     _share: Part,
 }
 
-/// Range that a reader has found.
+/// Part of a range that a reader asks for.
+struct ReadPart {
+    range: Range<u64>,
+    /// None where the reader sends it itself.
+    body: Option<FoundBody>,
+}
+
+/// Bytes that a reader has found.
 struct FoundBody {
     body: Body,
     slice: Range<usize>,
+}
+
+/// Part of a range, after its request ahead has ended.
+struct PartRead {
+    range: Range<u64>,
+    /// None where the request has failed, or there was none.
+    bytes: Option<Bytes>,
+    was_found: bool,
 }
 
 impl ScanAhead {
@@ -161,47 +176,49 @@ impl ScanAhead {
     /// The store's, from a request that was sent for this reader.
     pub(crate) async fn take(&self, number: u32, file: &OpenFile, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let _waiting = Waiting::enter(&self.waiting);
-        let (found, released) = {
+        let (parts, released) = {
             let mut state = self.lock();
             let Taken { found, released } = state.units.take(number, ranges);
-            let found: Vec<_> = found.into_iter().map(|found| state.found(found)).collect();
+            let parts = found.into_iter().zip(ranges).map(|(found, range)| found.into_parts(range));
+            let parts: Vec<Vec<ReadPart>> =
+                parts.map(|parts| parts.into_iter().map(|part| state.found(part)).collect()).collect();
             let mut released = state.removed(&released);
             for piece in &mut released.pieces {
                 // Bytes that a reader waits for are counted in no pool, as without reading ahead.
                 piece.hold = None;
             }
-            (found, released)
+            (parts, released)
         };
         self.query.pump();
-        let missing = found.iter().zip(ranges).filter(|(found, _)| found.is_none());
-        let missing: Vec<Range<u64>> = missing.map(|(_, range)| range.clone()).collect();
-        let bodies = join_all(found.into_iter().map(|found| async move {
-            let FoundBody { body, slice } = found?;
+        let each: Vec<usize> = parts.iter().map(Vec::len).collect();
+        let parts: Vec<ReadPart> = parts.into_iter().flatten().collect();
+        let missing: Vec<Range<u64>> =
+            parts.iter().filter(|part| part.body.is_none()).map(|part| part.range.clone()).collect();
+        let bodies = join_all(parts.into_iter().map(|ReadPart { range, body }| async move {
+            let Some(FoundBody { body, slice }) = body else {
+                return PartRead { range, bytes: None, was_found: false };
+            };
             // A failure is dropped: this reader sends its own request.
-            let body = body.await.ok()?;
-            (slice.end <= body.len()).then(|| body.slice(slice))
+            let bytes = body.await.ok().filter(|body| slice.end <= body.len()).map(|body| body.slice(slice));
+            PartRead { range, bytes, was_found: true }
         }));
         let account = &self.query.account;
-        let (fetched, bodies) = account.waited(join(self.demand(file, &missing), bodies)).await;
+        let (fetched, mut read) = account.waited(join(self.demand(file, &missing), bodies)).await;
         let mut fetched = fetched?.into_iter();
-        let mut missing = missing.into_iter().peekable();
-        let mut read = Vec::with_capacity(ranges.len());
-        for (range, body) in ranges.iter().zip(bodies) {
-            let bytes = match body {
-                Some(bytes) => Some(bytes),
-                None if missing.next_if_eq(range).is_some() => fetched.next(),
-                None => None,
-            };
-            read.push(bytes);
-        }
-        let failed = read.iter().zip(ranges).filter(|(bytes, _)| bytes.is_none());
-        let failed: Vec<Range<u64>> = failed.map(|(_, range)| range.clone()).collect();
+        read.iter_mut().filter(|part| !part.was_found).for_each(|part| part.bytes = fetched.next());
+        let failed: Vec<Range<u64>> =
+            read.iter().filter(|part| part.bytes.is_none()).map(|part| part.range.clone()).collect();
         let failed_bytes: u64 = failed.iter().map(|range| range.end - range.start).sum();
         if failed_bytes > 0 {
             self.lock().units.missed(failed_bytes);
         }
         let mut again = account.waited(self.demand(file, &failed)).await?.into_iter();
-        let read: Vec<Bytes> = read.into_iter().filter_map(|bytes| bytes.or_else(|| again.next())).collect();
+        let mut read = read.into_iter().filter_map(|part| part.bytes.or_else(|| again.next()));
+        let whole = |parts: usize| match read.by_ref().take(parts).collect::<Vec<_>>() {
+            mut parts if parts.len() == 1 => parts.swap_remove(0),
+            parts => parts.concat().into(),
+        };
+        let read: Vec<Bytes> = each.into_iter().map(whole).collect();
         let in_decoder = Arc::new(self.query.member.over(0, read.iter().map(|bytes| bytes.len() as u64).sum()));
         let counted = |bytes| Bytes::from_owner(Counted { bytes, _part: Arc::clone(&in_decoder) });
         let read = read.into_iter().map(counted).collect();
@@ -236,12 +253,14 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl ScanState {
-    /// Returns the body of a piece that was found.
-    fn found(&self, found: Found) -> Option<FoundBody> {
-        let Found::Piece(id, slice) = found else { return None };
-        let piece = self.pieces.get(&id)?;
-        piece.mark.set();
-        Some(FoundBody { body: piece.body.clone(), slice })
+    /// Returns a part of a range, with the body of the piece in which it was found.
+    fn found(&self, FoundPart { range, piece }: FoundPart) -> ReadPart {
+        let body = |(id, slice)| {
+            let piece = self.pieces.get(&id)?;
+            piece.mark.set();
+            Some(FoundBody { body: piece.body.clone(), slice })
+        };
+        ReadPart { range, body: piece.and_then(body) }
     }
 }
 

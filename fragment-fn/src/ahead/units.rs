@@ -19,6 +19,7 @@
 mod choice;
 mod file;
 mod filters;
+mod finding;
 mod lanes;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use super::consumption::Reading;
 use super::layout::FileLayout;
 use file::{FILTERS, FileState, FileUnits, Piece, PieceState, Place, Unit, UnitState};
 use filters::Verdict;
+pub(super) use finding::{Found, FoundPart};
 pub(super) use lanes::Lanes;
 use window::{FIRST_SHARE, Window};
 
@@ -66,15 +68,6 @@ pub(super) struct Wanted {
     /// Number of the file.
     pub(super) file: u32,
     pub(super) range: Range<u64>,
-}
-
-/// Place of a range that a reader asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Part of a piece, in bytes from the piece's beginning.
-    Piece(PieceId, Range<usize>),
-    /// Nowhere: the reader sends it itself.
-    Missing,
 }
 
 /// Answer to a reader.
@@ -291,14 +284,16 @@ impl Units {
         let mut last = None;
         for range in ranges {
             let (found, unit) = self.find(file, range);
-            match &found {
-                Found::Piece(id, _) => {
-                    self.usage.taken_bytes += length(range);
-                    if self.piece(*id).is_some_and(|piece| piece.state == PieceState::Taken) {
-                        taken.released.push(*id);
+            for FoundPart { range, piece } in found.clone().into_parts(range) {
+                match piece {
+                    Some((id, _)) => {
+                        self.usage.taken_bytes += length(&range);
+                        if self.piece(id).is_some_and(|piece| piece.state == PieceState::Taken) {
+                            taken.released.push(id);
+                        }
                     }
+                    None => self.usage.missed_bytes += length(&range),
                 }
-                Found::Missing => self.usage.missed_bytes += length(range),
             }
             last = last.max(unit);
             taken.found.push(found);
@@ -306,54 +301,6 @@ impl Units {
         taken.released.extend(self.pass(file, last));
         self.release();
         taken
-    }
-
-    /// Finds one range, and the position of its unit, which a reader begins by that.
-    fn find(&mut self, file: u32, range: &Range<u64>) -> (Found, Option<usize>) {
-        let units = &mut self.files[file as usize];
-        if matches!(units.state, FileState::Unknown | FileState::FooterAsked) {
-            units.early.push(range.clone());
-        }
-        let mut last = None;
-        for place in units.touching(range) {
-            last = last.max(Some(place.unit));
-            let is_filtered = units.is_filtered(place.unit);
-            let unit = &mut units.units[place.unit];
-            if is_filtered && unit.waits() {
-                self.verdict.read();
-            }
-            match unit.state {
-                UnitState::Behind => {
-                    self.window.begun_on_demand(unit);
-                    unit.state = UnitState::Begun;
-                }
-                UnitState::Planned => {
-                    self.planned -= 1;
-                    self.window.begun_on_demand(unit);
-                    unit.state = UnitState::Begun;
-                }
-                UnitState::Asked => {
-                    self.window.begun(unit);
-                    unit.state = UnitState::Begun;
-                }
-                UnitState::Begun | UnitState::Gone => {}
-            }
-            let piece = &mut unit.pieces[place.piece];
-            match piece.state {
-                PieceState::Planned => piece.state = PieceState::OnDemand,
-                PieceState::Asked if piece.range.start <= range.start && range.end <= piece.range.end => {
-                    piece.taken_bytes += length(range);
-                    if piece.taken_bytes >= piece.wanted_bytes {
-                        piece.state = PieceState::Taken;
-                    }
-                    let from = (range.start - piece.range.start) as usize;
-                    return (Found::Piece(piece.id, from..from + length(range) as usize), last);
-                }
-                PieceState::Taken => self.usage.again_bytes += length(range),
-                PieceState::Asked | PieceState::OnDemand => {}
-            }
-        }
-        (Found::Missing, last)
     }
 
     /// Leaves the units of a file before the one that a reader reads. Returns pieces to drop.

@@ -330,6 +330,32 @@ fn a_row_group_that_is_too_large_is_read_on_demand() {
     assert_eq!(take(&mut units, 0, 0..300).found, [Found::Missing]);
 }
 
+#[test]
+fn a_range_that_a_piece_covers_in_part_is_read_in_part() {
+    // Pages were predicted, and the whole chunk is read.
+    let pages = UnitLayout { row_group: 0, rows: 1, ranges: vec![1020..1040, 1060..1080] };
+    let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), PieceBounds { bridge_bytes: 0, ..BOUNDS });
+    units.add(0, &FileLayout { units: vec![pages], ..FileLayout::default() });
+    let asked = drain(&mut units, &[]);
+    assert_eq!(asked.len(), 2);
+    let part = |range: Range<u64>, piece: Option<(usize, Range<usize>)>| FoundPart {
+        range,
+        piece: piece.map(|(of, slice)| (asked[of].id, slice)),
+    };
+    let taken = take(&mut units, 0, 1000..1070);
+    let expect = [
+        part(1000..1020, None),
+        part(1020..1040, Some((0, 0..20))),
+        part(1040..1060, None),
+        part(1060..1070, Some((1, 0..10))),
+    ];
+    assert_eq!(taken.found, [Found::Parts(expect.to_vec())]);
+    assert_eq!(taken.released, [asked[0].id]);
+    assert_eq!(take(&mut units, 0, 1070..1080).found, [Found::Piece(asked[1].id, 10..20)]);
+    let usage = units.usage();
+    assert_eq!((usage.taken_bytes, usage.missed_bytes, usage.again_bytes), (40, 40, 0));
+}
+
 fn random_unit(random: &mut SmallRng, row_group: usize, at: &mut u64) -> UnitLayout {
     let range = |_| {
         *at += random.random_range(0..25);
@@ -494,16 +520,21 @@ impl Simulation {
         for phase in [ranges, late] {
             let taken = self.units.take(file, &phase);
             for (range, found) in phase.iter().zip(&taken.found) {
-                match found {
-                    Found::Missing => self.sent.push((file, range.clone())),
-                    Found::Piece(id, part) => {
-                        let held = &self.held[id];
-                        assert_eq!(held.file, file);
-                        let start = held.range.start + part.start as u64;
-                        assert_eq!(start..held.range.start + part.end as u64, *range);
-                        assert!(range.end <= held.range.end);
+                let mut at = range.start;
+                for FoundPart { range, piece } in found.clone().into_parts(range) {
+                    assert_eq!(range.start, std::mem::replace(&mut at, range.end), "parts in their order");
+                    match piece {
+                        None => self.sent.push((file, range)),
+                        Some((id, part)) => {
+                            let held = &self.held[&id];
+                            assert_eq!(held.file, file);
+                            let start = held.range.start + part.start as u64;
+                            assert_eq!(start..held.range.start + part.end as u64, range);
+                            assert!(range.end <= held.range.end);
+                        }
                     }
                 }
+                assert_eq!(at, range.end);
             }
             self.drop_pieces(&taken.released);
             if self.random.random_bool(0.3) {
