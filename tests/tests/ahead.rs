@@ -123,7 +123,7 @@ impl Lake {
     }
 }
 
-fn slow(server: &S3Server, ms: f64, faults: Faults) {
+pub(super) fn slow(server: &S3Server, ms: f64, faults: Faults) {
     let latency = Latency { least_ms: ms, longer_ms: vec![(0.5, ms * 1.1)], worst_ms: ms * 1.2 };
     let shape = Shape { seed: 7, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults };
     server.set_shape(Some(shape));
@@ -141,7 +141,7 @@ fn small() -> Config {
 }
 
 /// Returns, for each key that was read, how many served GETs cover one byte at most.
-fn most_reads_of_a_byte(requests: &[Request]) -> BTreeMap<String, usize> {
+pub(super) fn most_reads_of_a_byte(requests: &[Request]) -> BTreeMap<String, usize> {
     let mut edges: BTreeMap<String, Vec<(u64, i64)>> = BTreeMap::new();
     let served = |request: &&Request| request.operation == Operation::Get && request.refused.is_none();
     for Request { key, bytes, .. } in requests.iter().filter(served) {
@@ -160,13 +160,13 @@ fn most_reads_of_a_byte(requests: &[Request]) -> BTreeMap<String, usize> {
     most.collect()
 }
 
-fn bytes(requests: &[Request]) -> u64 {
+pub(super) fn bytes(requests: &[Request]) -> u64 {
     let reads = requests.iter().filter(|request| request.operation == Operation::Get);
     reads.map(|request| request.bytes.end - request.bytes.start).sum()
 }
 
 /// Counts the reads that were sent once more because they were late, as they are on a busy machine.
-fn hedged(report: &Report) -> usize {
+pub(super) fn hedged(report: &Report) -> usize {
     (report.coordinator.requests.hedged + report.functions.requests.hedged) as usize
 }
 
@@ -205,15 +205,20 @@ async fn every_range_is_asked_for_once_a_scan() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_missed_with_filters_in_the_decoder() {
-    let lake = Lake::open(local()).await;
-    for (pushdown, reorder) in [(true, false), (true, true)] {
-        for (option, value) in [("pushdown_filters", pushdown), ("reorder_filters", reorder)] {
-            run(&lake.session, &format!("SET datafusion.execution.parquet.{option} = {value}")).await.expect("set");
-        }
-        for number in [1, 4, 6, 12, 14, 19] {
-            let Answer { usage, .. } = lake.query(number).await;
-            assert_eq!(usage.missed_bytes, 0, "query {number}: {usage:?}");
-            assert!(usage.taken_bytes > 0, "query {number}: {usage:?}");
+    for requests_max in [64, 0] {
+        let lake = Lake::open(Config { read_ahead_requests_max: requests_max, ..local() }).await;
+        for (pushdown, reorder) in [(true, false), (true, true), (false, true), (false, false)] {
+            for (option, value) in [("pushdown_filters", pushdown), ("reorder_filters", reorder)] {
+                run(&lake.session, &format!("SET datafusion.execution.parquet.{option} = {value}")).await.expect("set");
+            }
+            // Rows are compared each time.
+            for number in [1, 4, 6, 12, 14, 19] {
+                let Answer { usage, .. } = lake.query(number).await;
+                let what = format!("query {number}, {requests_max} ahead, {pushdown} and {reorder}: {usage:?}");
+                let is_ahead = requests_max > 0;
+                assert_eq!((usage.taken_bytes > 0, usage.requests > 0), (is_ahead, is_ahead), "{what}");
+                assert!(usage.missed_bytes == 0 || !is_ahead, "{what}");
+            }
         }
     }
 }

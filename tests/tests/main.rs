@@ -2,6 +2,7 @@
 
 mod aggregates;
 mod ahead;
+mod ahead_evolved;
 mod ahead_random;
 mod arrows;
 mod bad_input;

@@ -37,7 +37,7 @@ const FILTER_PAUSE: Duration = Duration::from_millis(10);
 pub(super) enum Look {
     /// If the last one is some time ago, and nobody plans files now.
     Sometimes,
-    /// A file is opened now.
+    /// A file is opened now: only its own row groups are chosen anew at once. Others may wait for the lock.
     AtOnce,
     /// The filter of a join is complete now, before any file was opened: what was asked for is dropped, too.
     AllAtOnce,
@@ -74,6 +74,8 @@ pub(super) struct Planning {
     pub(super) pruned: HashMap<u32, Option<PrunedFile>>,
     /// Time at which the dynamic filters were looked at.
     pub(super) looked: Option<Instant>,
+    /// True where a filter has changed, and the files that wait were not laid out anew.
+    is_stale: bool,
 }
 
 pub(super) struct ScanState {
@@ -154,7 +156,13 @@ impl ScanAhead {
             refusals: AtomicU64::new(reader.pace().map_or(0, |pace| pace.slow_downs())),
             pace: reader.pace().cloned(),
             waiting: AtomicUsize::new(0),
-            planning: Mutex::new(Planning { known, planned: BTreeSet::new(), pruned: HashMap::new(), looked: None }),
+            planning: Mutex::new(Planning {
+                known,
+                planned: BTreeSet::new(),
+                pruned: HashMap::new(),
+                looked: None,
+                is_stale: false,
+            }),
             state: Mutex::new(state),
         }
     }
@@ -302,11 +310,17 @@ impl ScanAhead {
             if is_early && look == Look::Sometimes {
                 return;
             }
-            planning.looked = Some(Instant::now());
-            if !planning.known.filters_changed(&self.spec) {
+            if planning.known.filters_changed(&self.spec) {
+                planning.pruned.clear();
+                planning.is_stale = true;
+            }
+            if look == Look::AtOnce {
                 return;
             }
-            planning.pruned.clear();
+            planning.looked = Some(Instant::now());
+            if !std::mem::take(&mut planning.is_stale) {
+                return;
+            }
             let footers: Vec<(u32, Arc<ParquetMetaData>)> = {
                 let mut state = self.lock();
                 let numbers = state.units.open_files();

@@ -587,6 +587,28 @@ async fn a_changed_file_fails_only_who_reads_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_after_its_footer_fails_only_who_reads_it() {
+    for reads_all in [true, false] {
+        let table = Table::new(BOUNDS, Arc::new(UnboundedMemoryPool::default()), false).await;
+        let Reading { mut rows, ahead } = table.read(None);
+        assert_eq!(table.settled(FILES).await, FILES, "the ends of all files");
+        table.store.gate.add_permits(FILES);
+        assert_eq!(table.settled(UNITS).await, UNITS, "rows of all files");
+        let last = &table.files[FILES - 1].object_meta.location;
+        table.store.put(last, file(0).into()).await.expect("overwritten");
+        table.open();
+        if reads_all {
+            let error = collected(Reading { rows, ahead }).await.expect_err("it is not what its footer says");
+            assert_eq!(crate::classify(&error).kind, gust_protocol::FragmentErrorKind::FileChanged, "{error}");
+        } else {
+            rows.next().await.expect("a batch").expect("of an other file");
+            drop((rows, ahead));
+        }
+        table.is_clean("after the rows").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_reads_a_row_group_a_stream() {
     let table = Table::unbounded().await;
     let reading = table.read(Some(10));

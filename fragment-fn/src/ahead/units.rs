@@ -270,7 +270,8 @@ impl Units {
     fn forget(&mut self, file: u32) {
         let units = &mut self.files[file as usize];
         if units.state == FileState::Known {
-            let pieces = std::mem::replace(units, FileUnits::left()).units.into_iter().flat_map(|unit| unit.pieces);
+            let pieces =
+                std::mem::replace(units, FileUnits::forgotten()).units.into_iter().flat_map(|unit| unit.pieces);
             pieces.for_each(|piece| _ = self.places.remove(&piece.id));
             if self.asked.len() > 2 * self.places.len() {
                 self.asked.retain(|id| self.places.contains_key(id));

@@ -31,6 +31,8 @@ pub(super) enum FileState {
     Known,
     /// Nothing more of it is asked for ahead.
     Left,
+    /// It is left, and all partitions have read what they will read of it.
+    Forgotten,
 }
 
 /// Position of a piece in its file.
@@ -84,6 +86,10 @@ pub(super) enum PieceState {
 impl FileUnits {
     pub(super) fn left() -> Self {
         Self { state: FileState::Left, ..Self::default() }
+    }
+
+    pub(super) fn forgotten() -> Self {
+        Self { state: FileState::Forgotten, ..Self::default() }
     }
 
     /// Plans the file's pieces. `trusts_filters` keeps row groups behind the file's Bloom filters. `id` makes a new name for each piece.

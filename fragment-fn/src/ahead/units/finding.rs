@@ -41,8 +41,10 @@ impl Units {
     /// where it is only a part of the range.
     pub(super) fn find(&mut self, file: u32, range: &Range<u64>) -> (Found, Option<usize>) {
         let units = &mut self.files[file as usize];
-        if matches!(units.state, FileState::Unknown | FileState::FooterAsked) {
-            units.early.push(range.clone());
+        match units.state {
+            FileState::Unknown | FileState::FooterAsked => units.early.push(range.clone()),
+            FileState::Forgotten => self.usage.again_bytes += length(range),
+            FileState::Known | FileState::Left => {}
         }
         let mut last = None;
         // From the end of the range on.

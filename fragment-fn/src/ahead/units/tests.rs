@@ -94,6 +94,10 @@ fn a_file_that_was_left_is_forgotten() {
     let usage = units.usage();
     assert_eq!((usage.taken_bytes, usage.missed_bytes), (u64::from(FILES) * 30, 0), "{usage:?}");
     assert_eq!(usage.unused_pruned_bytes, u64::from(FILES - 2) * 10, "{usage:?}");
+    // A reader that comes back asks again.
+    assert_eq!(take(&mut units, 0, 0..10).found, [Found::Missing]);
+    let usage = units.usage();
+    assert_eq!((usage.again_bytes, usage.missed_bytes), (10, 10), "{usage:?}");
 }
 
 #[test]
