@@ -14,7 +14,7 @@
 //! - No row is lost: the join compares each row again. So a filter may be left out at any time, and is once it keeps too many
 //!   rows, or fails.
 //! - Row groups and pages are pruned at least as without it, by DataFusion or by the whole predicate. They are pruned once: what
-//!   reading ahead has chosen (`ahead/layout.rs`) is no work of the opener, whose metrics then count the chosen row groups alone.
+//!   reading ahead has chosen (`ahead/layout.rs`) is no work of the opener, whose metrics then count the chosen row groups alone. `row_groups_pruned_ahead` has the others.
 //!   Many small files cost as much by that work as by their rows.
 //! - A scan with a limit is read as planned, because the limit counts rows before the join. So is one that decodes by filters
 //!   already: its filters are nowhere else. And columns are not late beside nested ones, because some writers let a row begin in

@@ -53,6 +53,8 @@ pub(crate) struct PrunedFile {
     pub(crate) rows: ParquetAccessPlan,
     /// Schema that the decoder gives, where the opener would change the file's own to it. With that it need not decode the file's own.
     pub(crate) coerced: Option<SchemaRef>,
+    /// Row groups of the part that is read, of which no row is left.
+    pub(crate) row_groups_left_out: usize,
 }
 
 /// One row group of a file.
@@ -82,7 +84,7 @@ pub(super) fn layout(
         None => Arc::clone(footer),
     };
     let meaning = known.of(spec, file, &footer)?;
-    let chosen = chosen(spec, meaning, file, &footer)?;
+    let Chosen { rows: chosen, of } = chosen(spec, meaning, file, &footer)?;
     let BloomFilters { filters, has_any } = bloom_filters(spec, meaning, &chosen, &footer);
     let selected = selected(meaning, chosen, &footer);
     let units = units(spec, meaning, file, &selected, &footer);
@@ -94,17 +96,22 @@ pub(super) fn layout(
     let may_know_more = file.has_statistics() && !meaning.knows_statistics(&footer);
     let is_all =
         !has_any && !is_narrowed && !may_know_more && spec.limit(file).is_none() && spec.row_filter().is_none();
-    let pruned = is_all.then(|| PrunedFile { rows: selected, coerced: meaning.coerced.clone() });
+    let pruned = is_all.then(|| PrunedFile {
+        row_groups_left_out: of.saturating_sub(selected.row_group_index_iter().count()),
+        rows: selected,
+        coerced: meaning.coerced.clone(),
+    });
     Ok(FileLayout { units, filters, pruned })
 }
 
+/// Row groups that are left, and the number of those among which they were chosen.
+struct Chosen {
+    rows: ParquetAccessPlan,
+    of: usize,
+}
+
 /// Chooses row groups as the opener does.
-fn chosen(
-    spec: &ScanSpec,
-    meaning: &FileMeaning,
-    file: &PartitionedFile,
-    footer: &ParquetMetaData,
-) -> Result<ParquetAccessPlan> {
+fn chosen(spec: &ScanSpec, meaning: &FileMeaning, file: &PartitionedFile, footer: &ParquetMetaData) -> Result<Chosen> {
     let groups = footer.row_groups();
     let schema = footer.file_metadata().schema_descr();
     let metrics = &meaning.metrics;
@@ -112,6 +119,7 @@ fn chosen(
     if let Some(range) = &file.range {
         chosen.prune_by_range(groups, range);
     }
+    let of = chosen.remaining_row_group_count();
     if let Some(pruning) = &meaning.pruning
         && spec.options.pruning
     {
@@ -120,7 +128,7 @@ fn chosen(
     if let (Some(limit), false) = (spec.limit(file), spec.preserve_order) {
         chosen.prune_by_limit(limit, groups, metrics);
     }
-    Ok(chosen.build())
+    Ok(Chosen { rows: chosen.build(), of })
 }
 
 /// Chooses rows of the row groups, by their pages.

@@ -383,8 +383,16 @@ async fn all_of_a_scan_is_under_way_before_anybody_reads() {
     table.is_clean("after the rows").await;
 }
 
-/// Counts the files that were opened, and the row groups that the opener has pruned itself.
-fn opened_and_pruned(plan: &dyn ExecutionPlan) -> (usize, usize) {
+/// Files that were opened, and row groups that were pruned by the opener itself and ahead of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Pruning {
+    opened: usize,
+    by_opener: usize,
+    ahead: usize,
+}
+
+/// Reads what a plan's metrics say of its pruning.
+fn pruning(plan: &dyn ExecutionPlan) -> Pruning {
     let count = |of: &str, count: fn(&PruningMetrics) -> usize| -> usize {
         let counted = |metric: &Arc<Metric>| match metric.value() {
             MetricValue::PruningMetrics { name, pruning_metrics } if name == of => count(pruning_metrics),
@@ -393,7 +401,9 @@ fn opened_and_pruned(plan: &dyn ExecutionPlan) -> (usize, usize) {
         plan.metrics().expect("metrics").iter().map(counted).sum()
     };
     let opened = count("files_ranges_pruned_statistics", PruningMetrics::matched);
-    (opened, count("row_groups_pruned_statistics", PruningMetrics::pruned))
+    let ahead = plan.metrics().expect("metrics").sum_by_name("row_groups_pruned_ahead");
+    let ahead = ahead.map(|ahead| ahead.as_usize()).unwrap_or_default();
+    Pruning { opened, by_opener: count("row_groups_pruned_statistics", PruningMetrics::pruned), ahead }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,8 +441,11 @@ async fn a_file_is_pruned_once() {
         let rows = collected(attached.start()).await.expect("rows");
         assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 6 * GROUP_ROWS, "{what}");
         assert_eq!((table.requests(), table.repeated()), (6, BTreeMap::new()), "{what}");
-        let expected = if is_once { (2, 0) } else { (FILES, UNITS - 6) };
-        assert_eq!(opened_and_pruned(plan.as_ref()), expected, "{what}");
+        let expected = match is_once {
+            true => Pruning { opened: 2, by_opener: 0, ahead: UNITS - 6 },
+            false => Pruning { opened: FILES, by_opener: UNITS - 6, ahead: 0 },
+        };
+        assert_eq!(pruning(plan.as_ref()), expected, "{what}");
         let usage = table.account.usage();
         assert_eq!((usage.missed_bytes, usage.unused_bytes()), (0, 0), "{what}: {usage:?}");
         drop(plan);

@@ -9,6 +9,7 @@ use datafusion::datasource::physical_plan::{
     FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
 use datafusion::physical_plan::DisplayFormatType;
+use datafusion::physical_plan::metrics::{Count, MetricBuilder};
 use datafusion_datasource::morsel::{MorselPlan, MorselPlanner, Morselizer};
 use object_store::ObjectStore;
 
@@ -117,7 +118,12 @@ impl FileSource for Opening {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let planned = self.parquet.create_morselizer(Arc::clone(&store), scan, partition)?;
-        Ok(Box::new(OpeningFiles { source: self.clone(), store, partition, planned, made: Mutex::default() }))
+        let made = Mutex::default();
+        let left_out = self
+            .ahead
+            .as_ref()
+            .map(|_| MetricBuilder::new(self.parquet.metrics()).counter("row_groups_pruned_ahead", partition));
+        Ok(Box::new(OpeningFiles { source: self.clone(), store, partition, planned, made, left_out }))
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
@@ -144,6 +150,8 @@ struct OpeningFiles {
     partition: usize,
     planned: Box<dyn Morselizer>,
     made: Mutex<Vec<(Way, Arc<dyn Morselizer>)>>,
+    /// Row groups that the opener does not see, because reading ahead has ruled them out. None where nothing is read ahead.
+    left_out: Option<Count>,
 }
 
 impl Morselizer for OpeningFiles {
@@ -151,6 +159,9 @@ impl Morselizer for OpeningFiles {
         let Some(mut way) = self.source.way() else { return self.planned.plan_file(file) };
         let ahead = self.source.ahead.as_ref().filter(|_| way.unknown.is_empty());
         if let Some(pruned) = ahead.and_then(|ahead| ahead.pruned(self.partition, &file)) {
+            if let Some(count) = &self.left_out {
+                count.add(pruned.row_groups_left_out);
+            }
             if pruned.is_empty() {
                 return Ok(Box::new(NoRows));
             }
