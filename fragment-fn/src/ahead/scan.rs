@@ -326,20 +326,27 @@ impl ScanAhead {
                 let numbers = state.units.open_files();
                 numbers.into_iter().filter_map(|n| Some((n, self.file(&mut state, n).known_footer()?))).collect()
             };
-            let mut kept: HashMap<u32, BTreeSet<usize>> = HashMap::new();
+            let mut layouts: HashMap<u32, FileLayout> = HashMap::new();
             for (number, footer) in footers {
                 if let Some(mut layout) = self.layout(&mut planning.known, number, &footer) {
                     if !self.lock().opened.contains(&number) {
                         planning.pruned.insert(number, layout.pruned.take());
                     }
-                    kept.insert(number, layout.units.iter().map(|unit| unit.row_group).collect());
+                    layouts.insert(number, layout);
                 }
             }
-            let keep = |file: u32, group: usize| kept.get(&file).is_none_or(|groups| groups.contains(&group));
+            let keep = |file: u32, group: usize| {
+                layouts.get(&file).is_none_or(|layout| layout.units.iter().any(|unit| unit.row_group == group))
+            };
             // Much work does not follow at once.
             planning.looked = Some(Instant::now());
             let mut state = self.lock();
             let pruned = state.units.reprune(&keep, look == Look::AllAtOnce);
+            // A reader that has opened a file asks by the filter of that time.
+            layouts.retain(|file, _| !state.opened.contains(file));
+            for (file, layout) in &layouts {
+                state.units.replan(*file, layout);
+            }
             state.removed(&pruned)
         };
         drop(dropped);

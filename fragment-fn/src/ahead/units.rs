@@ -21,6 +21,7 @@ mod file;
 mod filters;
 mod finding;
 mod lanes;
+mod replan;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -105,7 +105,6 @@ impl FileUnits {
             ranges: layout.filters.clone(),
         });
         let mut units = Vec::with_capacity(layout.units.len() + 1);
-        let mut by_range = Vec::new();
         for (unit, of) in filters.iter().chain(&layout.units).enumerate() {
             let mut planned = Unit::new(of, bounds);
             let is_behind = trusts_filters && filters.is_some() && of.row_group != FILTERS;
@@ -114,12 +113,19 @@ impl FileUnits {
             }
             for (piece, of) in planned.pieces.iter_mut().enumerate() {
                 of.id = id(Place { unit, piece });
-                by_range.push(Place { unit, piece });
             }
             units.push(planned);
         }
-        by_range.sort_by_key(|place| start(&units, *place));
-        Self { state: FileState::Known, units, by_range, ..Self::default() }
+        let mut known = Self { state: FileState::Known, units, ..Self::default() };
+        known.sort_pieces();
+        known
+    }
+
+    /// Puts its pieces into the order of their ranges.
+    pub(super) fn sort_pieces(&mut self) {
+        let places = |(unit, of): (usize, &Unit)| (0..of.pieces.len()).map(move |piece| Place { unit, piece });
+        self.by_range = self.units.iter().enumerate().flat_map(places).collect();
+        self.by_range.sort_by_key(|place| start(&self.units, *place));
     }
 
     /// Goes on to the first unit with a planned piece. Returns false where there is none.
@@ -164,7 +170,7 @@ fn start(units: &[Unit], place: Place) -> u64 {
 }
 
 impl Unit {
-    fn new(layout: &UnitLayout, bounds: PieceBounds) -> Self {
+    pub(super) fn new(layout: &UnitLayout, bounds: PieceBounds) -> Self {
         let pieces = pieces(&layout.ranges, bounds);
         let unit = Self { row_group: layout.row_group, rows: layout.rows, state: UnitState::Planned, pieces };
         match unit.bytes() {

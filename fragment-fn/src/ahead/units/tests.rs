@@ -335,6 +335,30 @@ fn a_row_group_that_is_too_large_is_read_on_demand() {
 }
 
 #[test]
+fn row_groups_that_were_not_asked_for_get_the_pages_that_a_filter_leaves() {
+    let whole = |row_group: usize| {
+        let at = 1000 * row_group as u64;
+        UnitLayout { row_group, rows: 10, ranges: vec![at..at + 30, at + 40..at + 90] }
+    };
+    let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), BOUNDS);
+    units.add(0, &FileLayout { units: (0..3).map(whole).collect(), ..FileLayout::default() });
+    let first = units.next().expect("a piece");
+    assert!(units.ask(&first));
+    let page = |row_group: usize| {
+        let at = 1000 * row_group as u64;
+        UnitLayout { ranges: std::iter::once(at + 50..at + 60).collect(), ..whole(row_group) }
+    };
+    units.replan(0, &FileLayout { units: vec![page(0), page(2)], ..FileLayout::default() });
+    let asked: Vec<_> = drain(&mut units, &[]).into_iter().map(|wanted| wanted.range).collect();
+    // The first row group was asked for before, and the filter says nothing of the second one.
+    assert_eq!(asked, [1000..1090, 2050..2060]);
+    let Next::Piece(first) = first else { panic!("{first:?} is no piece") };
+    assert_eq!(take(&mut units, 0, 50..60).found, [Found::Piece(first.id, 50..60)]);
+    assert!(matches!(*take(&mut units, 0, 2050..2060).found, [Found::Piece(_, _)]));
+    assert_eq!(units.usage().missed_bytes, 0);
+}
+
+#[test]
 fn a_range_that_a_piece_covers_in_part_is_read_in_part() {
     // Pages were predicted, and the whole chunk is read.
     let pages = UnitLayout { row_group: 0, rows: 1, ranges: vec![1020..1040, 1060..1080] };
