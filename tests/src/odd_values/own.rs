@@ -130,6 +130,11 @@ pub const CALLS: &[OwnCall] = &[
         "CASE WHEN NOT coalesce({b}, false) AND {n} > 4 AND {k} IS NOT NULL THEN 2 END",
     ),
     call(
+        "json_array_texts",
+        concat!("array_to_string(json_array_texts(", valid!(), "), '|')"),
+        "CASE WHEN NOT coalesce({b}, false) AND {n} > 4 THEN CAST({k} AS VARCHAR) || '|2' END",
+    ),
+    call(
         "json_size",
         concat!("json_size(", valid!(), ", '$')"),
         "CASE WHEN {b} THEN CASE WHEN {k} IS NOT NULL THEN 1 END WHEN {n} > 4 THEN CASE WHEN {k} IS NOT NULL THEN 2 END ELSE 0 END",

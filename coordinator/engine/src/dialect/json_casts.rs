@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  SELECT CAST(j AS BIGINT) FROM (SELECT json_extract(x, '$.a') AS j FROM t)   CAST(json_extract_scalar(j, '$') AS BIGINT)
+//!  CAST(j AS BIGINT[])                                                         CAST(json_array_texts(j) AS BIGINT[])
 //! ```
 //!
 //! JSON is a text here, so that the column is followed to the call that made it: through inner queries, WITH and views, up to a table.
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, Result, internal_datafusion_err};
@@ -17,6 +19,7 @@ use datafusion::optimizer::AnalyzerRule;
 use gust_protocol::functions::scalar_named;
 
 use super::map_named;
+use crate::sql::Refusal;
 
 /// Functions whose result is JSON.
 const JSON: [&str; 4] = ["gust_try_json_parse", "json_extract", "json_get", "json_parse"];
@@ -49,17 +52,23 @@ fn read_scalars(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
                 _ => return Ok(Transformed::no(part)),
             };
             let Expr::Column(column) = of else { return Ok(Transformed::no(part)) };
-            let (is_one_value, field) = (!field.data_type().is_nested(), Arc::clone(field));
-            if !is_one_value || !inputs.iter().any(|input| is_json_column(column, input)) {
+            if !inputs.iter().any(|input| is_json_column(column, input)) {
                 return Ok(Transformed::no(part));
             }
-            let scalar = scalar_named("json_extract_scalar")
-                .ok_or_else(|| internal_datafusion_err!("there is no function json_extract_scalar"))?;
-            let text = Expr::ScalarFunction(ScalarFunction::new_udf(
-                Arc::clone(scalar),
-                vec![Expr::Column(column.clone()), lit("$")],
-            ));
-            let expr = Box::new(text);
+            let field = Arc::clone(field);
+            let json = Expr::Column(column.clone());
+            let (reader, args) = match field.data_type() {
+                DataType::List(item) if !item.data_type().is_nested() => ("json_array_texts", vec![json]),
+                of if of.is_nested() => {
+                    let hint = "json_extract_scalar(x, '$.list[0]') is one element, json_array_length(x) their number";
+                    let message = "CAST of JSON to nested arrays, a map or a row is not supported";
+                    return Err(Refusal::new(message, hint).into());
+                }
+                _ => ("json_extract_scalar", vec![json, lit("$")]),
+            };
+            let reader =
+                scalar_named(reader).ok_or_else(|| internal_datafusion_err!("there is no function {reader}"))?;
+            let expr = Box::new(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(reader), args)));
             Ok(Transformed::yes(match part {
                 Expr::TryCast(_) => Expr::TryCast(TryCast { expr, field }),
                 _ => Expr::Cast(Cast { expr, field }),

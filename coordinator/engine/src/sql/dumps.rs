@@ -3,7 +3,7 @@
 use super::Refusal;
 
 /// A construct by the name of its tree, as it is written, and what to write instead.
-const NAMES: [(&str, &str, &str); 22] = [
+const NAMES: [(&str, &str, &str); 24] = [
     (
         "WindowFunction",
         "a window function in WHERE, ON or GROUP BY",
@@ -34,12 +34,15 @@ const NAMES: [(&str, &str, &str); 22] = [
     ("OuterApply", "OUTER APPLY", "write it as a join"),
     ("StraightJoin", "STRAIGHT_JOIN", "write JOIN"),
     ("ArrayJoin", "ARRAY JOIN", "unnest(...) in SELECT"),
+    ("Function", "a call behind a dot", "call it with its argument: upper(x)"),
+    ("Identifier", "a field behind a dot of a value", "x['name'] is the field of a row"),
 ];
 
 /// Words of the engine about what it does not do, the construct by its name, and what to write instead.
-const NOT_IMPLEMENTED: [(&str, &str, &str); 8] = [
+const NOT_IMPLEMENTED: [(&str, &str, &str); 9] = [
     ("ANY in LIKE expression", "LIKE ANY", "write each comparison: a LIKE 'x%' OR a LIKE 'y%'"),
     ("Operator DIV is not yet supported", "the operator //", "of integers / is a division without a rest"),
+    ("PGStartsWith", "the operator ^@", "starts_with(x, 'begin')"),
     ("Empty tuple not supported yet", "()", "leave GROUP BY () out: aggregates without GROUP BY are one row"),
     (
         "unnest() can only be applied to array",

@@ -4,6 +4,7 @@
 //!  a -> 'k'                            json_get(a, 'k')
 //!  a ->> 'k' = 'x'                     json_get_text(a, 'k') = 'x'
 //!  CAST(json_extract(a, p) AS BIGINT)  CAST(json_extract_scalar(a, p) AS BIGINT)
+//!  CAST(json_extract(a, p) AS INT[])   CAST(json_array_texts(json_extract(a, p)) AS INT[])
 //!  JSON 'text'                         json_parse('text')
 //! ```
 //!
@@ -11,8 +12,8 @@
 //! Brackets are kept in the tree, so that a comparison without them is known for one that was read so.
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned,
-    TypedString, Value,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Spanned, TypedString, Value,
 };
 
 use super::Refusal;
@@ -22,7 +23,7 @@ use super::template::{filled, template};
 /// Rewrites an expression whose parts are rewritten.
 ///
 /// # Errors
-/// A refusal of a cast to an array, a map or a row: the engine would make a list of one text.
+/// A refusal of a cast to nested arrays, a map or a row: the engine would make a list of one text.
 pub(super) fn rewrite(expr: &mut Expr) -> Result<(), Refusal> {
     match expr {
         Expr::BinaryOp { op: op @ (BinaryOperator::Arrow | BinaryOperator::LongArrow), left, right } => {
@@ -173,6 +174,12 @@ fn scalar(of: &mut Expr, as_type: &DataType) -> Result<(), Refusal> {
         ("json_parse", Some([_])) => "json_extract_scalar($1, '$')",
         _ => return Ok(()),
     };
+    if let DataType::Array(ArrayElemTypeDef::AngleBracket(item) | ArrayElemTypeDef::SquareBracket(item, _)) = as_type
+        && is_plain(item)
+    {
+        *of = filled(template("json_array_texts($1)"), &[of.clone()], None, of.span());
+        return Ok(());
+    }
     if !is_plain(as_type) {
         let hint = "json_extract_scalar(x, '$.list[0]') is one element, json_array_length(x) their number";
         return Err(Refusal::new(format!("CAST of JSON to {as_type} is not supported"), hint));
@@ -225,6 +232,10 @@ mod tests {
             ("a ->> 'b' || 'c'", "json_get_text(a, 'b') || 'c'"),
             ("CAST(json_extract(a, '$.b') AS BIGINT)", "CAST(json_extract_scalar(a, '$.b') AS BIGINT)"),
             ("(a -> 'b')::INT", "(json_get_text(a, 'b'))::INT"),
+            (
+                "CAST(json_extract(a, '$.b') AS VARCHAR[])",
+                "CAST(json_array_texts(json_extract(a, '$.b')) AS VARCHAR[])",
+            ),
             ("CAST(json_parse(a) AS VARCHAR)", "CAST(json_extract_scalar(a, '$') AS VARCHAR)"),
             ("JSON '[1]'", "json_parse('[1]')"),
         ] {
@@ -232,9 +243,9 @@ mod tests {
             let _ = walk_mut(&mut statement, &mut Rewriter);
             assert_eq!(statement.to_string(), format!("SELECT {expect} FROM t"), "{text}");
         }
-        let mut cast = parsed("SELECT CAST(json_extract(a, '$.b') AS VARCHAR[])");
-        let refusal = crate::sql::syntax::rewrite(&mut cast).expect_err("a list");
-        assert!(refusal.message.contains("CAST of JSON to VARCHAR[]"), "{refusal:?}");
+        let mut cast = parsed("SELECT CAST(json_extract(a, '$.b') AS VARCHAR[][])");
+        let refusal = crate::sql::syntax::rewrite(&mut cast).expect_err("a list of lists");
+        assert!(refusal.message.contains("CAST of JSON to VARCHAR[][]"), "{refusal:?}");
         for (text, is_refused) in [
             ("json_extract(a, '$.b') = 'ann'", true),
             ("'ann' <> (json_extract(a, '$.b'))", true),

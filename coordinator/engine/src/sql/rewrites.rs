@@ -105,6 +105,12 @@ impl VisitorMut for MeaningRewriter {
                 Err(refusal) => return ControlFlow::Break(refusal),
             }
         }
+        if let Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } = expr {
+            return match similar::with_backslashes(pattern, escape_char) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(refusal) => ControlFlow::Break(refusal),
+            };
+        }
         let Expr::SimilarTo { pattern, escape_char, .. } = expr else { return ControlFlow::Continue(()) };
         let escape = match escape_char.take().map(|escape| escape.value.into_string()) {
             // The backslash is PostgreSQL's default, too.

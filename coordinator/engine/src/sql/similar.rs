@@ -1,7 +1,10 @@
 //! `SIMILAR TO`: the standard's patterns as regular expressions.
 //!
 //! The engine takes the pattern for a regular expression and looks for it anywhere in the text. The standard matches
-//! the whole text: `%` stands for any characters, `_` for one, and `.`, `^` and `$` for themselves.
+//! the whole text: `%` stands for any characters, `_` for one, and `.`, `^` and `$` for themselves. An escape of LIKE's is written as the
+//! backslash, which alone the engine knows.
+
+use datafusion::sql::sqlparser::ast::{Expr, Value, ValueWithSpan};
 
 use super::Refusal;
 
@@ -64,9 +67,67 @@ fn push_literal(regex: &mut String, literal: char) {
     regex.push(literal);
 }
 
+/// Writes a LIKE's pattern with backslashes in place of its own escape character, which the engine does not know.
+///
+/// # Errors
+/// A refusal of a pattern that is computed, and of an escape of several characters.
+pub(super) fn with_backslashes(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>) -> Result<(), Refusal> {
+    let Some(of) = escape.clone().and_then(|escape| escape.value.into_string()).filter(|of| of != "\\") else {
+        return Ok(());
+    };
+    let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) = pattern else {
+        let hint = "write the pattern out, or with backslashes as it is without ESCAPE";
+        return Err(Refusal::new("LIKE ... ESCAPE with a pattern that is computed is not supported", hint));
+    };
+    let mut signs = of.chars();
+    let (mark, None) = (signs.next(), signs.next()) else {
+        return Err(Refusal::new(
+            "LIKE: the escape character is not one character",
+            "give one character, or '' for none",
+        ));
+    };
+    let mut written = String::new();
+    let mut rest = text.chars();
+    while let Some(sign) = rest.next() {
+        match sign {
+            sign if Some(sign) == mark => {
+                let Some(next) = rest.next() else {
+                    return Err(Refusal::new("LIKE: the pattern ends with its escape character", "write it twice"));
+                };
+                written.extend(['\\', next]);
+            }
+            '\\' => written.push_str("\\\\"),
+            sign => written.push(sign),
+        }
+    }
+    *text = written;
+    *escape = None;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_of_like_are_backslashes() {
+        let like = |pattern: &str, mark: &str| {
+            let mut expr = Expr::Value(Value::SingleQuotedString(pattern.to_owned()).into());
+            let mut escape = Some(Value::SingleQuotedString(mark.to_owned()).into());
+            with_backslashes(&mut expr, &mut escape).map(|()| (expr.to_string(), escape.is_some()))
+        };
+        for (pattern, mark, expect, is_kept) in [
+            ("a$_b%", "$", "'a\\_b%'", false),
+            ("a$$\\", "$", "'a\\$\\\\'", false),
+            ("a\\_", "\\", "'a\\_'", true),
+            ("a\\_", "", "'a\\\\_'", false),
+        ] {
+            assert_eq!(like(pattern, mark), Ok((expect.to_owned(), is_kept)), "{pattern} {mark}");
+        }
+        assert!(like("a$", "$").is_err() && like("a", "ab").is_err());
+        let mut column = Expr::Identifier("p".into());
+        assert!(with_backslashes(&mut column, &mut Some(Value::SingleQuotedString("$".to_owned()).into())).is_err());
+    }
 
     #[test]
     fn patterns_of_the_standard_become_regular_expressions() {

@@ -188,10 +188,13 @@ fn refuse_syntax(statement: &[TokenWithSpan], places: &[usize]) -> Result<(), Re
         return refused("EXPLAIN (TYPE ...)", hint);
     }
     let mut brackets = 0_usize;
+    let (mut depth, mut depth_of_items) = (0_usize, usize::MAX);
     for at in 0..places.len() {
         match token(at) {
-            Some(Token::LBracket) => brackets += 1,
-            Some(Token::RBracket) => brackets = brackets.saturating_sub(1),
+            Some(Token::LParen) if token(at + 1) != Some(&Token::Plus) => depth += 1,
+            Some(Token::RParen) => depth = depth.saturating_sub(1),
+            Some(Token::LBracket | Token::LBrace) => brackets += 1,
+            Some(Token::RBracket | Token::RBrace) => brackets = brackets.saturating_sub(1),
             Some(Token::LParen) if token(at + 1) == Some(&Token::Plus) && token(at + 2) == Some(&Token::RParen) => {
                 return refused("the (+) of an outer join", "write LEFT JOIN ... ON");
             }
@@ -205,6 +208,25 @@ fn refuse_syntax(statement: &[TokenWithSpan], places: &[usize]) -> Result<(), Re
             return refused(
                 "USING SAMPLE",
                 "FROM t TABLESAMPLE BERNOULLI (10), or ORDER BY random() LIMIT 10 for a number of rows",
+            );
+        }
+        if is(at, "POSITIONAL") && is(at + 1, "JOIN") {
+            return refused("POSITIONAL JOIN", "number the rows of both: row_number() OVER () AS n, and join by n");
+        }
+        if is(at, "SELECT") {
+            depth_of_items = depth;
+        }
+        // Commas of calls and lambdas are deeper.
+        let is_behind_comma = || token(at - 1) == Some(&Token::Comma) && depth == depth_of_items;
+        let begins_item = at > 0 && (is(at - 1, "SELECT") || is(at - 1, "DISTINCT") || is_behind_comma());
+        if brackets == 0
+            && begins_item
+            && matches!(token(at), Some(Token::Word(_)))
+            && token(at + 1) == Some(&Token::Colon)
+        {
+            return refused(
+                "a name in front of a colon",
+                "count(*) AS n names a column; x ->> 'key' is a value of JSON",
             );
         }
         if brackets > 0 && is(at, "FOR") && is(at + 2, "IN") {

@@ -38,7 +38,7 @@ pub use merged_key::MergedKey;
 pub use row_key::RowKey;
 
 /// Version of our functions' results. It is raised whenever one of ours computes something else under the same name.
-pub const SET_VERSION: u32 = 6;
+pub const SET_VERSION: u32 = 7;
 
 /// Lists all scalar functions. Each name stands once.
 pub fn scalar() -> Vec<Arc<ScalarUDF>> {

@@ -13,6 +13,7 @@
 mod chosen;
 mod listing;
 mod names;
+mod tried;
 mod trino;
 mod written;
 

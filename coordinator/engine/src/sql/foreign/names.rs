@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use super::chosen::{self, Call, Choice};
+use super::tried;
 use crate::sql::Refusal;
 
 /// Some names with one meaning, for calls with so many arguments.
@@ -57,7 +58,7 @@ pub(super) static NAMES: &[Row] = &[
         1..=1,
         Chosen {
             text: "NULL where a CAST fails, a division by zero, or a function that reads JSON, a date or a URL, or `element_at`; nothing else is tried",
-            choose: chosen::tried,
+            choose: tried::tried,
         },
     ),
     row(&["zeroifnull"], 1..=1, Written("coalesce($1, 0)")),
@@ -280,6 +281,11 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["parse_url"], "url_extract_host(x), url_extract_path(x), url_extract_parameter(x, name)"),
     refused(&["format", "printf"], "join the parts with ||, and write numbers with CAST(x AS VARCHAR)"),
     refused(&["soundex", "word_stem", "hamming_distance"], "levenshtein(a, b) compares spellings"),
+    refused(
+        &["human_readable_seconds"],
+        "CAST(x / 3600 AS INT) is the number of hours, x % 3600 the seconds of the rest",
+    ),
+    refused(&["parse_duration"], "CAST('90 minutes' AS INTERVAL), or INTERVAL '90' MINUTE"),
     refused(&["normalize"], "texts are compared by code points; write them in one form before"),
     refused(&["bar"], "repeat('*', CAST(x * 10 AS INT))"),
     refused(&["zip"], "UNNEST(a, b) AS u(x, y) in FROM has the pairs; zip_with(a, b, (x, y) -> ...) joins them"),
@@ -310,8 +316,8 @@ pub(super) static NAMES: &[Row] = &[
     refused(&["product"], "exp(sum(ln(x))), for numbers above 0"),
     refused(&["quantile", "quantile_disc", "percentile_disc"], "percentile_cont(x, share), or approx_percentile_cont"),
     refused(&["approx_percentile"], "approx_percentile(x, share), or approx_percentile(x, weight, share)"),
-    row(&["max_by"], 3..=3, Refused("(array_agg(x ORDER BY y DESC NULLS LAST))[1:n]")),
-    row(&["min_by"], 3..=3, Refused("(array_agg(x ORDER BY y))[1:n]")),
+    row(&["max_by", "arg_max", "argmax"], 3..=3, Refused("(array_agg(x ORDER BY y DESC NULLS LAST))[1:n]")),
+    row(&["min_by", "arg_min", "argmin"], 3..=3, Refused("(array_agg(x ORDER BY y))[1:n]")),
     refused(&["generate_subscripts"], "generate_series(1, array_length(x))"),
     refused(&["percentile_approx"], "approx_percentile_cont(x, share)"),
     refused(&["any", "some"], "bool_or(x)"),

@@ -100,7 +100,12 @@ impl AggregateUDFImpl for Keyed {
         }
         // The second argument's values are kept as they are.
         let values = arg_types[1..].iter().cloned();
-        Ok(std::iter::once(without_dictionaries(&arg_types[0])).chain(values).collect())
+        let key = match without_dictionaries(&arg_types[0]) {
+            // The engine finds an entry of a map by a key that is written out, which is a text of this type.
+            DataType::Utf8View if self.of != Of::Mode => DataType::Utf8,
+            key => key,
+        };
+        Ok(std::iter::once(key).chain(values).collect())
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {

@@ -42,6 +42,7 @@ pub(super) static TABLE: &[Row] = &[
     ),
     row("json_parse", &["json_format"], &[("json", Text)], Returns::Text, parse),
     row("json_array_length", &[], &[("json", Text)], Returns::Integer, array_length),
+    row("json_array_texts", &[], &[("json", Text)], Returns::Texts, array_texts),
     row("json_size", &[], &[("json", Text), ("path", Text)], Returns::Integer, size),
     row("json_array_contains", &[], &[("json", Text), ("value", Scalar)], Returns::Boolean, array_contains),
     row("json_keys", &[], &[("json", Text)], Returns::Texts, keys),
@@ -128,6 +129,29 @@ fn array_length(cells: &Cells) -> Result<ArrayRef> {
         Ok(value.and_then(Reader::count))
     })?;
     Ok(Arc::new(lengths))
+}
+
+/// Lists the values of an array: the texts of scalars, and JSON of others.
+fn array_texts(cells: &Cells) -> Result<ArrayRef> {
+    let json = cells.text(0);
+    let all: Vec<Option<Vec<Option<String>>>> = cells.each(|row| {
+        let Some(value) = Reader::find(json.at(row), &[]).filter(|value| value.starts_with('[')) else {
+            return Ok(None);
+        };
+        let mut texts = Vec::new();
+        Reader::each_element(value, |element| {
+            let text = if element.starts_with(['{', '[']) { Some(compact(element)) } else { scalar(element) };
+            texts.push(text.map(Cow::into_owned));
+        });
+        Ok(Some(texts))
+    })?;
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for row in all {
+        let is_there = row.is_some();
+        row.into_iter().flatten().for_each(|text| lists.values().append_option(text));
+        lists.append(is_there);
+    }
+    Ok(Arc::new(lists.finish()))
 }
 
 fn array_contains(cells: &Cells) -> Result<ArrayRef> {
