@@ -177,7 +177,7 @@ fn scalar(of: &mut Expr, as_type: &DataType) -> Result<(), Refusal> {
     if let DataType::Array(ArrayElemTypeDef::AngleBracket(item) | ArrayElemTypeDef::SquareBracket(item, _)) = as_type
         && is_plain(item)
     {
-        *of = filled(template("json_array_texts($1)"), &[of.clone()], None, of.span());
+        *of = filled(template("json_array_texts($1)"), std::slice::from_ref(of), None, of.span());
         return Ok(());
     }
     if !is_plain(as_type) {
