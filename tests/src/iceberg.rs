@@ -4,6 +4,7 @@
 //! Avro is written as far as these files need it: records in one block, not compressed.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -16,8 +17,12 @@ use serde_json::{Value, json};
 const FILE_PATH_ID: i32 = i32::MAX - 101;
 const POSITION_ID: i32 = i32::MAX - 102;
 const SNAPSHOT: i64 = 1;
+/// Id of the snapshot before the current one.
+pub const PAST_SNAPSHOT: i64 = 7;
 /// Id of the first spec's field.
 const PARTITION_ID: i32 = 1000;
+
+static UNPARTED: [Vec<Part>; 1] = [Vec::new()];
 
 /// Files of a snapshot: data of the first commit, and deletes of the second, where they do not say another.
 #[derive(Default)]
@@ -34,10 +39,23 @@ pub struct IcebergTable {
     pub deletes: Vec<DeleteFile>,
     /// Most files of a manifest. 0 for any number.
     pub manifest_files_max: usize,
+    /// Each commit has manifests of its own, which snapshots share.
+    pub by_commit: bool,
     /// Manifests in the list say nothing of their partitions.
     pub without_summaries: bool,
     /// Properties of the table.
     pub properties: Value,
+    /// Snapshot before the current one.
+    pub past: Option<Past>,
+}
+
+/// Snapshot [`PAST_SNAPSHOT`] of the files up to a commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Past {
+    /// Largest sequence number of its files.
+    pub commit: i64,
+    /// Position of its schema, of the older ones.
+    pub schema: usize,
 }
 
 /// Field of a partition spec.
@@ -177,30 +195,52 @@ impl IcebergTable {
         format!("{}/metadata/v1.metadata.json", self.location)
     }
 
-    /// Lists the metadata files with their paths.
-    pub fn metadata(&self) -> Vec<(String, Vec<u8>)> {
-        let path = |name: &str| format!("{}/metadata/{name}", self.location);
-        let specs = if self.specs.is_empty() { &[Vec::new()][..] } else { &self.specs };
+    fn path(&self, name: &str) -> String {
+        format!("{}/metadata/{name}", self.location)
+    }
+
+    fn specs(&self) -> &[Vec<Part>] {
+        if self.specs.is_empty() { &UNPARTED } else { &self.specs }
+    }
+
+    /// Lists the manifest list of the files up to a commit, and its manifests. Their names begin with a text.
+    fn manifests(&self, begin: &str, commit: i64) -> Vec<(String, Vec<u8>)> {
         let (mut manifests, mut files) = (Vec::new(), Vec::new());
-        for (spec, parts) in specs.iter().enumerate() {
-            let in_spec = |committed: &Committed| committed.spec == spec;
-            let data = self.data.iter().filter(|file| in_spec(&file.committed));
-            let data = data.map(|file| (&file.committed.partition, data_entry(file, parts)));
-            let deletes = self.deletes.iter().filter(|file| in_spec(&file.committed));
-            let deletes = deletes.map(|file| (&file.committed.partition, delete_entry(file, parts)));
+        for (spec, parts) in self.specs().iter().enumerate() {
+            let is_in = |committed: &Committed| {
+                committed.spec == spec && committed.sequence_number.is_none_or(|number| number <= commit)
+            };
+            let data = self.data.iter().filter(|file| is_in(&file.committed));
+            let data = data.map(|file| (&file.committed, file.rows, data_entry(file, parts)));
+            let deletes = self.deletes.iter().filter(|file| is_in(&file.committed));
+            let deletes = deletes.map(|file| (&file.committed, file.count, delete_entry(file, parts)));
             for (name, content, entries) in [("data", 0, data.collect::<Vec<_>>()), ("deletes", 1, deletes.collect())] {
-                let most = if self.manifest_files_max == 0 { entries.len().max(1) } else { self.manifest_files_max };
-                let mut chunks: Vec<&[_]> = entries.chunks(most).collect();
-                if chunks.is_empty() && (content, spec) == (0, 0) {
-                    chunks.push(&[]);
+                let mut groups: BTreeMap<String, Vec<(&Vec<Datum>, u64, Row)>> = BTreeMap::new();
+                if entries.is_empty() && (content, spec) == (0, 0) {
+                    groups.insert(begin.to_owned(), Vec::new());
                 }
-                for (number, entries) in chunks.into_iter().enumerate() {
-                    let (tuples, rows): (Vec<&Vec<Datum>>, Vec<&Row>) = entries.iter().map(|(t, r)| (*t, r)).unzip();
-                    let (path, bytes) = (path(&format!("{name}-{spec}-{number}.avro")), manifest(&rows, spec, parts));
+                for (committed, count, row) in entries {
+                    let commit = committed.sequence_number.unwrap_or_default();
+                    let group = if self.by_commit { format!("{commit}-") } else { begin.to_owned() };
+                    groups.entry(group).or_default().push((&committed.partition, count, row));
+                }
+                let most = if self.manifest_files_max == 0 { usize::MAX } else { self.manifest_files_max };
+                let chunks = groups.iter().flat_map(|(group, entries)| {
+                    let chunks =
+                        if entries.is_empty() { vec![entries.as_slice()] } else { entries.chunks(most).collect() };
+                    chunks.into_iter().enumerate().map(move |(number, entries)| (group, number, entries))
+                });
+                for (group, number, entries) in chunks {
+                    let (tuples, rows): (Vec<&Vec<Datum>>, Vec<&Row>) = entries.iter().map(|(t, _, r)| (*t, r)).unzip();
+                    let count: u64 = entries.iter().map(|(_, count, _)| count).sum();
+                    let path = self.path(&format!("{group}{name}-{spec}-{number}.avro"));
+                    let bytes = manifest(&rows, spec, parts);
                     let mut row = Row::default();
                     row.text(&path).long(bytes.len() as i64).long(spec as i64).long(content);
                     // Sequence numbers, snapshot; added, existing and deleted files.
                     row.long(1 + content).long(0).long(SNAPSHOT).long(entries.len() as i64).long(0).long(0);
+                    // Their rows.
+                    row.long(count as i64).long(0).long(0);
                     match self.without_summaries {
                         true => row.nothing(),
                         false => row.some().items((0..parts.len()).map(|part| summary(&tuples, part))),
@@ -221,6 +261,9 @@ impl IcebergTable {
             ("added_files_count", 504, "int"),
             ("existing_files_count", 505, "int"),
             ("deleted_files_count", 506, "int"),
+            ("added_rows_count", 512, "long"),
+            ("existing_rows_count", 513, "long"),
+            ("deleted_rows_count", 514, "long"),
         ];
         let mut list_fields: Vec<Value> =
             list_fields.iter().map(|(name, id, ty)| avro_field(*id, name, json!(ty))).collect();
@@ -230,10 +273,16 @@ impl IcebergTable {
         let summaries = json!({"type": "array", "items": summary, "element-id": 508});
         list_fields.push(avro_field(507, "partitions", json!(["null", summaries])));
         let list = json!({"type": "record", "name": "manifest_file", "fields": list_fields});
-        files.push((path("list.avro"), avro(&list, &manifests)));
+        files.push((self.path(&format!("{begin}list.avro")), avro(&list, &manifests)));
+        files
+    }
+
+    /// Lists the metadata files with their paths.
+    pub fn metadata(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = self.manifests("", i64::MAX);
         let schemas = self.older.iter().chain([&self.fields]).enumerate();
         let schemas = schemas.map(|(id, fields)| json!({"schema-id": id, "type": "struct", "fields": fields}));
-        let specs = specs.iter().enumerate().map(|(id, parts)| {
+        let specs = self.specs().iter().enumerate().map(|(id, parts)| {
             let part = |(number, part): (usize, &Part)| {
                 json!({"source-id": part.source, "field-id": part_id(id, number), "name": part_name(id, number),
                 "transform": part.transform})
@@ -243,14 +292,22 @@ impl IcebergTable {
         let numbers =
             self.data.iter().map(|file| &file.committed).chain(self.deletes.iter().map(|file| &file.committed));
         let last = numbers.filter_map(|committed| committed.sequence_number).chain([2]).max();
+        let snapshot = |id: i64, commit: Option<i64>, schema: usize, list: &str| {
+            json!({"snapshot-id": id, "sequence-number": commit, "timestamp-ms": 0, "schema-id": schema,
+                "manifest-list": self.path(list), "summary": {"operation": "overwrite"}})
+        };
+        let mut snapshots = vec![snapshot(SNAPSHOT, last, self.older.len(), "list.avro")];
+        if let Some(Past { commit, schema }) = self.past {
+            files.extend(self.manifests("past-", commit));
+            snapshots.push(snapshot(PAST_SNAPSHOT, Some(commit), schema, "past-list.avro"));
+        }
         let metadata = json!({
             "format-version": 3, "table-uuid": "8f3b1b2c-4a53-4b5e-9a55-6a1f0c9d7e21", "location": self.location,
             "last-sequence-number": last, "last-updated-ms": 0, "last-column-id": 1000, "next-row-id": 0,
             "properties": self.properties, "current-schema-id": self.older.len(), "schemas": schemas.collect::<Vec<_>>(),
             "default-spec-id": 0, "partition-specs": specs.collect::<Vec<_>>(), "last-partition-id": 1999,
             "default-sort-order-id": 0, "sort-orders": [{"order-id": 0, "fields": []}],
-            "current-snapshot-id": SNAPSHOT, "snapshots": [{"snapshot-id": SNAPSHOT, "sequence-number": last, "timestamp-ms": 0,
-                "schema-id": self.older.len(), "manifest-list": path("list.avro"), "summary": {"operation": "overwrite"}}],
+            "current-snapshot-id": SNAPSHOT, "snapshots": snapshots,
         });
         files.push((self.metadata_path(), metadata.to_string().into_bytes()));
         files

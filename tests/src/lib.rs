@@ -13,6 +13,7 @@ pub mod invokers;
 pub mod lake;
 pub mod localstack;
 pub mod lost_parts;
+pub mod odd_locations;
 pub mod odd_values;
 pub mod parquet_files;
 pub mod peer;

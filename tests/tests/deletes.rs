@@ -1,7 +1,6 @@
 //! Deletes of Iceberg tables on a server that counts requests: each delete file is read once a fragment, at any place.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
@@ -10,10 +9,12 @@ use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::cloud;
-use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
+use gust_tests::iceberg::{
+    Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Part, field, parquet, positions, vector,
+};
+use gust_tests::odd_locations::put;
 use gust_tests::query::{assert_remote, run};
 use gust_tests::s3::{Operation, S3Server};
-use object_store::ObjectStoreExt;
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
 use tempfile::TempDir;
@@ -27,19 +28,7 @@ pub(super) struct Places<'a>(pub(super) &'a S3Server);
 
 impl Places<'_> {
     pub(super) async fn put(&self, location: &str, bytes: Vec<u8>) -> u64 {
-        let size = bytes.len() as u64;
-        let place = gust_catalog::Location::parse(location).expect("a location");
-        if place.store.scheme() == "file" {
-            let path = Path::new("/").join(place.path.as_ref());
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-            std::fs::write(path, bytes).expect("written");
-            return size;
-        }
-        let mut access = cloud::access(self.0, "writer");
-        access.url = place.store.to_string();
-        let store = fragment_fn::connect(&access, None).expect("a store").store;
-        store.put(&place.path, bytes.into()).await.expect("put");
-        size
+        put(self.0, location, bytes).await.expect("put")
     }
 
     /// Writes a data file of the ids `first..first + ROWS`.
@@ -168,7 +157,7 @@ async fn each_delete_file_is_read_once_a_fragment() {
     }
 }
 
-/// Rows of files with vectors alone are counted without reading one.
+/// Rows of files with vectors alone are counted without reading a data file. A file of which no row is left is never opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_alone_leave_the_number_of_rows_exact() {
     let server = S3Server::start().expect("a server");
@@ -183,12 +172,12 @@ async fn vectors_alone_leave_the_number_of_rows_exact() {
     let (rows, _) = run(&session, "SELECT count(*) FROM t").await.expect("rows");
     assert_eq!(lines(&rows, ""), ["28"]);
     let counts = gets(&server, "");
-    assert!(!counts.contains_key("a.parquet") && !counts.contains_key("v.puffin"), "{counts:?}");
-    // The least id was deleted. Of the file that seems to have no row left the vector is read, and no page.
+    assert!(counts["v.puffin"] == 2 && !counts.keys().any(|name| name.ends_with(".parquet")), "{counts:?}");
+    // The least id was deleted. Of the file without a row left the vector is read, and no footer.
     let (rows, _) = run(&session, "SELECT min(id), max(id), count(id) FROM t").await.expect("rows");
     assert_eq!(lines(&rows, ""), ["1|29|28"]);
     let counts = gets(&server, "");
-    assert_eq!((counts["v.puffin"], counts["b.parquet"]), (2, 1), "{counts:?}");
+    assert!(counts["v.puffin"] == 2 && !counts.contains_key("b.parquet"), "{counts:?}");
     let statement = session.parse("SELECT id FROM t").expect("SQL").remove(0);
     let explained = session.explain(statement).await.expect("a plan");
     assert!(
@@ -196,6 +185,68 @@ async fn vectors_alone_leave_the_number_of_rows_exact() {
         "{explained}"
     );
     session.close().await;
+}
+
+/// One function reads no more than the estimate foretold: data, each delete file once, and nothing of a file without a row left.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_deletes_are_within_the_estimate() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let [a, b, c] = ["a", "b", "c"].map(|name| server.url(&format!("t/data/{name}.parquet")));
+    let files = vec![places.data(&a, 0).await, places.data(&b, 100).await, places.data(&c, 200).await];
+    let all: Vec<u64> = (0..ROWS as u64).collect();
+    let mut deletes = places.vectors(&server.url("t/deletes/v.puffin"), &[(&a, &[0, 7]), (&b, &all)]).await;
+    deletes.push(places.positions(&server.url("t/deletes/p.parquet"), &[(&c, 3)]).await);
+    deletes.push(places.keys(&server.url("t/deletes/k.parquet"), &[2, 202]).await);
+    let metadata = places.table(&server.url("t"), files, deletes).await;
+    let config = Config { on: Target::InProcess, functions_max: 1, ..Config::default() };
+    let session = cloud::session(&server, config, env!("CARGO_BIN_EXE_bootstrap_under_test").as_ref());
+    let session = session.expect("a session");
+    run(&session, &format!("CREATE EXTERNAL TABLE t STORED AS ICEBERG LOCATION '{metadata}'")).await.expect("a table");
+    let sql = "SELECT sum(id) FROM t";
+    let (_, asked) = run(&session, &format!("EXPLAIN COST {sql}")).await.expect("an estimate");
+    let quote = asked.quote.expect("an estimate");
+    gets(&server, "");
+    let (rows, report) = run(&session, sql).await.expect("rows");
+    let sum = (0..ROWS).chain(200..200 + ROWS).filter(|id| ![0, 7, 203, 2, 202].contains(id)).sum::<i64>();
+    assert_eq!(lines(&rows, ""), [sum.to_string()]);
+    assert_remote(&report, "one function");
+    let counts = gets(&server, "t/");
+    let read = |name: &str| counts.get(name).copied().unwrap_or_default();
+    assert_eq!(["a.parquet", "b.parquet", "c.parquet"].map(read), [1, 0, 1], "{counts:?}");
+    assert_eq!(["v.puffin", "p.parquet", "k.parquet"].map(read), [2, 1, 1], "{counts:?}");
+    let expected = quote.forecasts[quote.picked].expected;
+    let bytes = report.functions.bytes_read;
+    assert!(bytes <= expected.bytes, "{bytes} bytes of {}", expected.bytes);
+    let seen = report.functions.requests.total() + report.coordinator.requests.total();
+    assert!(seen <= expected.requests, "{seen} requests of {}: {report:?}", expected.requests);
+    session.close().await;
+}
+
+/// An imported file has its partition's value in no column. Its readers know it, also where they number rows to drop scattered ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_has_its_value_beside_scattered_deletes() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let (path, deleted) = (server.url("t/data/a.parquet"), (0..ROWS as u64).step_by(3).collect::<Vec<_>>());
+    let committed = Committed { sequence_number: Some(1), spec: 0, partition: vec![Datum::Long(7)] };
+    let data = vec![DataFile { committed: committed.clone(), ..places.data(&path, 0).await }];
+    let vector = places.vectors(&server.url("t/v.puffin"), &[(&path, &deleted)]).await.remove(0);
+    let deletes = vec![DeleteFile { committed: Committed { sequence_number: Some(2), ..committed }, ..vector }];
+    let column = |id: i32, name: &str| json!({"id": id, "name": name, "required": false, "type": "long"});
+    let (location, fields) = (server.url("t"), json!([column(1, "id"), column(2, "p")]));
+    let specs = vec![vec![Part::of_longs(2)]];
+    let table = IcebergTable { location, fields, specs, data, deletes, ..IcebergTable::default() };
+    for (path, bytes) in table.metadata() {
+        places.put(&path, bytes).await;
+    }
+    let expect: Vec<String> = (0..ROWS).filter(|id| id % 3 > 0).map(|id| format!("{id}|7")).collect();
+    for target in [Target::Local, Target::InProcess] {
+        let session = open(&server, target, &table.metadata_path()).await;
+        let (rows, _) = run(&session, "SELECT id, p FROM t ORDER BY id").await.expect("rows");
+        assert_eq!(lines(&rows, ""), expect, "{target:?}");
+        session.close().await;
+    }
 }
 
 /// F11 and F13: files in several stores, and keys with an empty segment.

@@ -27,6 +27,7 @@ use gust_tests::asks::{FilesRead, Reader, ask, files_kept};
 use gust_tests::query::{run, session};
 use serde::Deserialize;
 use serde_json::{Number, Value, json};
+use sha2::{Digest, Sha256};
 
 /// Folder that the tables' metadata names. Its number rises when the tables are made anew with other contents.
 pub(crate) const ROOT: &str = "/tmp/gust-iceberg-fixtures-1";
@@ -34,7 +35,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
 const FUNCTIONS: u32 = 4;
 
 /// Findings of the review of November 2026 that tables must be cases of. W had wrong rows, F were refused though they are legal,
-/// H are what bad writers leave, and numbers are traps of the specification. F11 and F13 need a bucket.
+/// H are what bad writers leave, and numbers are traps of the specification. F11 and F13 need a bucket: `locations.rs` has them.
 const TRAPS: &[&str] = &[
     "W1", "W2", "W3", "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F12", "F14", "H1", "H2", "H3",
     "H4", "H5", "2", "3", "4", "5", "6", "7", "8", "9", "10", "12", "15",
@@ -81,6 +82,8 @@ pub(crate) struct Ask {
     /// Verdicts by judge.
     #[serde(default)]
     judges: BTreeMap<String, String>,
+    /// Checksum of what the verdicts hold for, [`digest`].
+    judged: Option<String>,
     /// Reason where fewer than two judges agree with the rows.
     few_judges: Option<String>,
 }
@@ -301,6 +304,23 @@ async fn the_matrix_holds_on_four_processes() {
     check(Target::Processes).await;
 }
 
+/// Makes the checksum of a statement, its rows and its table's files, as `check.py` does.
+fn digest(name: &str, ask: &Ask) -> String {
+    let mut found = Sha256::new();
+    for text in [ask.sql.as_str(), ask.rows.as_deref().unwrap_or_default()] {
+        found.update([text.as_bytes(), b"\0"].concat());
+    }
+    let folder = folder().join("tables").join(name);
+    let mut files: Vec<PathBuf> = files_below(&folder).into_keys().collect();
+    files.sort_by_key(|path| path.components().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>());
+    for path in files {
+        let text = path.to_str().expect("a text").replace(std::path::MAIN_SEPARATOR, "/");
+        found.update([text.as_bytes(), b"\0"].concat());
+        found.update(Sha256::digest(fs::read(folder.join(&path)).expect("readable")));
+    }
+    found.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn the_matrix_covers_the_review_and_is_judged() {
     let tables = truth();
@@ -318,6 +338,12 @@ fn the_matrix_covers_the_review_and_is_judged() {
             let agree = ask.judges.iter().filter(|(judge, verdict)| *judge != "rust" && *verdict == "ok").count();
             let judged = ask.rows.is_none() || agree >= 2 || ask.few_judges.is_some();
             assert!(judged, "{}: `{}`: {agree} judges agree", table.name, ask.sql);
+            let is_known = ask.judged.as_ref().is_none_or(|judged| *judged == digest(&table.name, ask));
+            assert!(
+                is_known,
+                "{}: `{}` or its table changed since it was judged: `lab judges --write`",
+                table.name, ask.sql
+            );
         }
     }
 }

@@ -37,6 +37,7 @@ mod invokers;
 mod lake;
 mod lambda;
 mod late;
+mod locations;
 mod meaning;
 mod memory;
 mod odd_values;

@@ -10,7 +10,7 @@ use gust_engine::config::{Config, Target};
 use gust_engine::model::Place;
 use gust_engine::session::{Engine, EngineOptions, Session, SessionOptions};
 use gust_tests::asks::lines;
-use gust_tests::iceberg::{Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Part, field, parquet};
+use gust_tests::iceberg::{Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Part, Past, field, parquet};
 use gust_tests::query::run;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
@@ -43,7 +43,9 @@ pub(crate) fn write(folder: &str) -> String {
     }
     let path = format!("{folder}/keys.parquet");
     let bytes = parquet(&[long(1, "id")], vec![longs(vec![3, 17])], WriterProperties::default()).expect("a file");
-    let deletes = vec![DeleteFile::new(&*path, put(&path, &bytes), 2, Deletes::Keys(vec![1]))];
+    let committed = Committed { sequence_number: Some(2), ..Committed::default() };
+    let keys = DeleteFile::new(&*path, put(&path, &bytes), 2, Deletes::Keys(vec![1]));
+    let deletes = vec![DeleteFile { committed, ..keys }];
     let column = |id: i32, name: &str| json!({"id": id, "name": name, "required": false, "type": "long"});
     let table = IcebergTable {
         location: folder.to_owned(),
@@ -51,6 +53,9 @@ pub(crate) fn write(folder: &str) -> String {
         specs: vec![Vec::new(), vec![Part::of_longs(3)], vec![Part::of_longs(3)]],
         data,
         deletes,
+        by_commit: true,
+        older: vec![json!([column(1, "id"), column(2, "square")])],
+        past: Some(Past { commit: 1, schema: 0 }),
         ..IcebergTable::default()
     };
     for (path, bytes) in table.metadata() {
@@ -84,6 +89,15 @@ async fn a_statement_decodes_each_manifest_once() {
         ("SELECT count(*), sum(t.square) FROM t JOIN u ON t.id = u.id WHERE t.square > 100 AND u.id < 25", "13|4226"),
         ("SELECT count(*) FROM t WHERE square > (SELECT avg(id) FROM u WHERE id < 20)", "25"),
         ("SELECT id FROM t WHERE id = 12 UNION ALL SELECT square FROM t WHERE id = 5 ORDER BY 1", "12,25"),
+        // Two versions, which share the manifests of data.
+        (
+            "SELECT (SELECT count(*) FROM t FOR VERSION AS OF 7 WHERE id < 20), (SELECT count(id) FROM t WHERE square >= 9)",
+            "20|25",
+        ),
+        (
+            "SELECT o.id FROM t FOR VERSION AS OF 7 AS o LEFT JOIN t AS n ON n.id = o.id WHERE n.id IS NULL ORDER BY o.id",
+            "3,17",
+        ),
     ];
     for on in [Target::Local, Target::InProcess, Target::Auto] {
         let (session, cache) = open(on, 1, &metadata).await;
@@ -119,22 +133,25 @@ async fn versions_in_one_statement_have_their_own_columns() {
     let folder = TempDir::new().expect("a folder");
     let path = write(&folder.path().display().to_string());
     let mut metadata: Value = serde_json::from_slice(&std::fs::read(&path).expect("written")).expect("JSON");
-    let mut swapped = metadata["schemas"][0].clone();
-    swapped["schema-id"] = json!(1);
+    let mut swapped = metadata["schemas"][1].clone();
+    swapped["schema-id"] = json!(2);
     swapped["fields"][0]["name"] = json!("square");
     swapped["fields"][1]["name"] = json!("id");
     metadata["schemas"].as_array_mut().expect("schemas").push(swapped);
-    metadata["current-schema-id"] = json!(1);
+    metadata["current-schema-id"] = json!(2);
     std::fs::write(&path, metadata.to_string()).expect("written");
     // The ids from 25 on are of the version, and the squares from 25 on of the table.
     let (version, now) =
         ("SELECT count(*) FROM t FOR VERSION AS OF 1 WHERE id >= 25", "SELECT count(*) FROM t WHERE id >= 25");
     for on in [Target::Local, Target::InProcess, Target::Auto] {
         for bytes_max in [1, 1 << 20] {
-            let (session, _) = open(on, bytes_max, &path).await;
+            let (session, cache) = open(on, bytes_max, &path).await;
             for (first, second, expect) in [(version, now, "5|24"), (now, version, "24|5")] {
+                let before = cache.decoded_manifests();
                 let (rows, _) = run(&session, &format!("SELECT ({first}), ({second})")).await.expect("rows");
                 assert_eq!(lines(&rows, ""), [expect], "{first} beside {second} on {on:?}");
+                let decoded = cache.decoded_manifests() - before;
+                assert!(decoded == MANIFESTS || bytes_max > 1 && decoded == 0, "{decoded} manifests of {MANIFESTS}");
             }
             session.close().await;
         }

@@ -49,6 +49,7 @@ pub use inspect::{
     FileContent, FileInfo, HistoryEntry, ManifestFacts, PartitionColumn, PartitionFacts, ReferenceFacts, SnapshotFacts,
 };
 pub use location::Location;
+pub use plan::{VersionRequest, plan_versions};
 pub use predicate::{CompareOp, Predicate};
 pub use prune::PruneReason;
 pub use rest::{Grant, Grants, RestAuth, RestSettings, SecretPlace, SecretText, StoreSettings};

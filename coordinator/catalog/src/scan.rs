@@ -22,7 +22,7 @@ pub struct ScanRequest<'a> {
     pub predicate: &'a Predicate,
     /// Ids of the fields whose counts and bounds are wanted: `Table::leaf_ids` gives those of a column.
     pub columns: &'a BTreeSet<i32>,
-    /// Ids of the fields that other scans of the statement ask for. Manifests are decoded for both together.
+    /// Ids of the fields that scans of the statement which are planned elsewhere ask for. Manifests are decoded for both together.
     pub also: &'a BTreeSet<i32>,
 }
 

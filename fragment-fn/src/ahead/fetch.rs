@@ -18,6 +18,7 @@ use super::budget::{Grant, Part};
 use super::memory::Hold;
 use super::scan::{FileAhead, ScanAhead, ScanState};
 use super::units::{FoundPart, Next, PieceId, Taken, Wanted};
+use crate::deletes::FileDeletes;
 use crate::footer::footer_guess;
 use crate::hedging::Waited;
 use crate::scan::OpenFile;
@@ -117,6 +118,13 @@ impl ScanAhead {
     }
 
     fn send_footer(self: &Arc<Self>, number: u32, next: &Next) -> bool {
+        let planned = &self.spec.files[number as usize];
+        if planned.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_all) {
+            if self.lock().units.ask(next) {
+                self.leave(number);
+            }
+            return true;
+        }
         let (file, is_opened) = {
             let mut state = self.lock();
             (self.file(&mut state, number), state.opened.contains(&number))
@@ -132,7 +140,7 @@ impl ScanAhead {
             let _is_asked_now = self.lock().units.ask(next);
             return true;
         }
-        let (size, known) = (file.pinned.object().size, self.spec.files[number as usize].metadata_size_hint);
+        let (size, known) = (file.pinned.object().size, planned.metadata_size_hint);
         let bytes = known.map_or_else(|| footer_guess(size), |bytes| bytes as u64).min(size);
         let Some(hold) = self.query.memory.try_hold(bytes) else { return false };
         let Some(Grant { slot, share }) = self.query.try_grant(bytes, self.depth_bytes()) else { return false };

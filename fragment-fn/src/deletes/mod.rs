@@ -181,12 +181,32 @@ impl FileDeletes {
         self.reader.groups(&self.unit).next().is_some()
     }
 
+    /// Reads the positions of deleted rows, and lets them go: an error of theirs is known where no reader of the file would ask. Each file
+    /// that is read takes one of `turns`.
+    ///
+    /// # Errors
+    /// Those of [`Self::digest`], also where a vector is not the one that its manifest describes.
+    pub async fn check(&self, turns: &Semaphore) -> Result<()> {
+        self.announce();
+        self.reader.deleted(&self.unit, Some(turns)).await.map(drop)
+    }
+
     /// Returns true where a vector deletes most rows of the file, by its manifest.
     pub(crate) fn deletes_most(&self) -> bool {
+        self.cardinality() > self.unit.rows / 2
+    }
+
+    /// Returns true where a vector deletes all rows of the file, by its manifest. A reader that finds it so does not open the file.
+    pub fn deletes_all(&self) -> bool {
+        self.unit.rows > 0 && self.cardinality() >= self.unit.rows
+    }
+
+    /// Returns the positions of the file's vector, by its manifest. 0 without a vector.
+    fn cardinality(&self) -> u64 {
         let file = self.unit.vector.and_then(|file| self.plan().file(file));
         match file.map(|file| &file.content) {
-            Some(DeleteContent::Vector { cardinality, .. }) => *cardinality > self.unit.rows / 2,
-            _ => false,
+            Some(DeleteContent::Vector { cardinality, .. }) => *cardinality,
+            _ => 0,
         }
     }
 

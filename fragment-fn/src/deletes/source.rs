@@ -30,6 +30,7 @@ use super::positions::Deleted;
 use super::selection::{Runs, left, selection};
 use super::{DeletesApplied, FileDeletes};
 use crate::ahead::AheadAccount;
+use crate::columns::FileConstants;
 use crate::forwarding::forwarding_to;
 use crate::late::Decides;
 
@@ -191,9 +192,17 @@ impl Loading {
         let (mut deleted, keys) = account.waited(reading).await?;
         let (mut behind, mut memory) = (Behind { keys: !keys.is_empty(), number: false }, None);
         if let Some(found) = &deleted {
-            let (runs, rows) = (Runs::of(&found.rows), deletes.unit().rows);
+            let rows = deletes.unit().rows;
+            // No position is beyond the file. Without a row the file need not be opened, and its footer is not read.
+            if found.rows.len() == rows {
+                return Ok(Box::new(NoRows));
+            }
+            let runs = Runs::of(&found.rows);
             let numbered = Behind { number: true, ..behind };
-            if runs.are_scattered(rows) && widened.contains_key(&numbered) {
+            // DataFusion's opener (55.2, `append_fields`) drops the notes of a schema with row numbers, in which the values of columns
+            // travel that the file lacks.
+            let can_number = !file.extensions.contains::<FileConstants>() && widened.contains_key(&numbered);
+            if runs.are_scattered(rows) && can_number {
                 behind = numbered;
             }
             let skipped = runs.skipped(behind.number);
@@ -217,6 +226,16 @@ impl Loading {
             }
         };
         Ok(Box::new(Step { applied: Arc::new(Applied { dropping, _memory: memory }), inner }))
+    }
+}
+
+/// File of which no row is left.
+#[derive(Debug)]
+struct NoRows;
+
+impl MorselPlanner for NoRows {
+    fn plan(self: Box<Self>) -> Result<Option<MorselPlan>> {
+        Ok(None)
     }
 }
 

@@ -10,6 +10,7 @@ error), or `aborts` (the judge's process ended). Where the truth has `varies`, a
 
 import argparse
 import collections
+import hashlib
 import json
 import os
 import pathlib
@@ -136,9 +137,20 @@ def verdict(ask: dict, answer: dict | None) -> tuple[str, str]:
     return ("wrong", differs) if differs else ("ok", "")
 
 
+def digest(name: str, ask: dict) -> str:
+    """A checksum of the statement, its rows and the table's files: a verdict holds for these alone. `iceberg_matrix.rs` computes it, too."""
+    found = hashlib.sha256()
+    for text in (ask["sql"], ask.get("rows", "")):
+        found.update(text.encode() + b"\0")
+    for path in sorted(path for path in (TABLES / name).rglob("*") if path.is_file()):
+        found.update(path.relative_to(TABLES / name).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
 def write_verdicts(file: pathlib.Path, tables: list[dict], verdicts: dict) -> None:
-    """Writes the line `judges = {…}` at the end of each ask."""
+    """Writes the lines `judges = {…}` and `judged = "…"` at the end of each ask."""
     names = {table["name"] for table in tables}
+    asks = {(table["name"], number): ask for table in tables for number, ask in enumerate(table["ask"])}
     name, number, lines, is_text = None, None, [], False
 
     def finish() -> None:
@@ -147,6 +159,7 @@ def write_verdicts(file: pathlib.Path, tables: list[dict], verdicts: dict) -> No
                 lines.pop()
             told = verdicts[name, number]
             lines.append("judges = { " + ", ".join(f'{judge} = "{told[judge]}"' for judge in told) + " }")
+            lines.append(f'judged = "{digest(name, asks[name, number])}"')
             lines.append("")
 
     for line in file.read_text().splitlines():
@@ -160,7 +173,7 @@ def write_verdicts(file: pathlib.Path, tables: list[dict], verdicts: dict) -> No
             name = found.group(1)
         if line.count("'''") == 1:
             is_text = not is_text
-        if is_text or not (line.startswith("judges = ") and name in names):
+        if is_text or not (line.startswith(("judges = ", "judged = ")) and name in names):
             lines.append(line)
     finish()
     file.write_text("\n".join(lines).rstrip() + "\n")
@@ -201,12 +214,14 @@ def main() -> None:
                 if judge in known and known[judge] != "varies" and told[judge] not in (known[judge], "absent")
             ]
 
+    by_others = sum(1 for answered in answers.values() for told in answered.values() for line in told.values() if "filter" in line)
     for failure in failures:
         print(failure)
     asks = sum(len(table["ask"]) for table in tables)
     writers = collections.Counter(table["writer"] for table in tables)
     print(f"{len(tables)} tables ({', '.join(f'{count} by {writer}' for writer, count in writers.items())}), {asks} asks")
     kinds = ["ok", "wrong", "refuses", "aborts", "reads", "absent"]
+    print(f"{by_others} conditions over pyiceberg's rows were evaluated by Arrow, the others by DuckDB")
     print(f"{'judge':10}" + "".join(f"{kind:>9}" for kind in kinds))
     for judge in arguments.judge:
         print(f"{judge:10}" + "".join(f"{matrix[judge, kind]:9}" for kind in kinds))

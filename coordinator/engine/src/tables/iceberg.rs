@@ -3,9 +3,10 @@
 //! Files and deletes come from `gust-catalog`'s own plan, which the query's filters prune before any data is read. Columns are
 //! matched by field id. The snapshot is the one that was current when the table was loaded.
 //!
-//! [`plans`] has the plans of a statement's scans, [`files`] makes DataFusion's files of a plan's, with their deletes, and
-//! [`mod@statistics`] what the planner may believe.
+//! [`plans`] has the plans of a statement's scans, [`files`] makes DataFusion's files of a plan's, with their deletes,
+//! [`mod@statistics`] what the planner may believe, and [`counted`] the number of rows that vectors leave.
 
+mod counted;
 mod definition;
 mod files;
 mod plans;
@@ -24,6 +25,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
 use datafusion::execution::cache::default_cache::DefaultCache;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::ScanReader;
@@ -38,7 +40,7 @@ use super::reading::{BridgeBytes, FOOTERS_BYTES_MAX};
 use super::schema::{arrow_schema, with_dropped};
 use crate::config::IcebergConfig;
 use crate::storage::Stores;
-use files::{PlannedFiles, whole_bytes};
+use files::{PlannedFiles, held_bytes, whole_bytes};
 use plans::KeptPlan;
 use statistics::statistics;
 
@@ -95,23 +97,32 @@ impl IcebergTable {
         MetadataTable::new(self.table.clone(), facts)
     }
 
+    /// Returns the table, read through the stores of the query that plans. It may be older than the query.
+    fn at_hand(&self, session: &dyn Session) -> Result<Table> {
+        Ok(self.table.with_stores(stores_of(session)?.for_catalog()))
+    }
+
     /// Makes a plan ready for its scans. Its columns are the table's, and behind them those that only deletes still know.
-    fn kept(&self, mut files: FilePlan, trusts_bounds: bool) -> Result<KeptPlan> {
+    fn kept(&self, mut files: FilePlan, session: &dyn Session) -> Result<KeptPlan> {
+        let trusts_bounds = session.config().get_extension::<IcebergConfig>().is_none_or(|config| config.trust_bounds);
         let dropped = self.table.dropped_columns(&files.deletes).map_err(external)?;
         let schema = with_dropped(&self.schema, &dropped);
         let statistics = statistics(&self.table, &schema, &files, trusts_bounds);
         files.files.iter_mut().for_each(|file| file.columns = Box::default());
-        Ok(KeptPlan { files, schema, statistics })
+        KeptPlan::new(files, schema, statistics, session)
     }
 
     /// Makes the scan of a plan.
     ///
     /// The files are spread over groups, as many as there are cores. DataFusion's own listing makes as many. Of each the fields
     /// `columns` are read.
-    fn scan_of(&self, plan: &KeptPlan, columns: &BTreeSet<i32>, session: &dyn Session) -> Result<PlannedScan> {
+    async fn scan_of(&self, plan: &KeptPlan, columns: &BTreeSet<i32>, session: &dyn Session) -> Result<PlannedScan> {
         let settings = session.config();
-        let KeptPlan { files: plan, schema, statistics } = plan;
-        let PlannedFiles { files, url, stores } = PlannedFiles::of(&self.table, plan, schema, session)?;
+        let schema = &plan.schema;
+        let PlannedFiles { files, url, stores } = PlannedFiles::of(&self.table, &plan.files, schema, session)?;
+        let held = MemoryConsumer::new("files of a scan").register(&session.runtime_env().memory_pool);
+        held.try_grow(files.iter().map(held_bytes).sum())?;
+        let statistics = if columns.is_empty() { plan.counted(&files).await? } else { plan.statistics.clone() };
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
         let name = TableReference::bare(self.table.name());
@@ -130,9 +141,9 @@ impl IcebergTable {
         let source = ParquetSource::new(Arc::clone(schema)).with_table_parquet_options(options);
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
-            .with_statistics(statistics.clone());
+            .with_statistics(statistics);
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
-        let reader = ScanReader::of_stores(stores, footers, matching_of(schema)?);
+        let reader = ScanReader::of_stores(stores, footers, matching_of(schema)?).holding(held);
         Ok(PlannedScan { config, reader })
     }
 }
@@ -174,11 +185,9 @@ impl TableProvider for IcebergTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let table = self.table.with_stores(stores_of(state)?.for_catalog());
-        let trusts_bounds = state.config().get_extension::<IcebergConfig>().is_none_or(|config| config.trust_bounds);
-        let asked = self.asked(projection.map(Vec::as_slice), filters);
-        let plan = ScanPlans::get(state, &table, &asked, |plan| self.kept(plan, trusts_bounds)).await?;
-        let scan = self.scan_of(&plan, &asked.columns, state)?;
+        let asked = plans::asked(&self.table, projection.map(Vec::as_slice), filters);
+        let plan = ScanPlans::get(state, self, &asked).await?;
+        let scan = self.scan_of(&plan, &asked.columns, state).await?;
         // Only the table's own columns are seen.
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let (scan, reader) =

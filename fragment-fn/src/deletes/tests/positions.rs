@@ -29,7 +29,9 @@ async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
     // All rows, and none.
     let all = table.vector("all.puffin", 0..30).await;
     let deletes = Unit { vector: Some(all), ..unit("a.parquet") };
+    let before = table.counters.requests().get;
     assert_eq!(table.ids(&[(file.clone(), Some(deletes))]).await.expect("rows"), Vec::<i64>::new());
+    assert_eq!(table.counters.requests().get - before, 1, "the vector, and no footer");
     let none = table.vector("none.puffin", []).await;
     let deletes = Unit { vector: Some(none), ..unit("a.parquet") };
     assert_eq!(table.ids(&[(file, Some(deletes))]).await.expect("rows").len(), 30);

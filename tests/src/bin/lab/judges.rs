@@ -1,13 +1,17 @@
 //! The judges of the Iceberg matrix, each in a process of its own: `tests/python/matrix/check.py`, in an environment of its own.
 //!
-//! Spark needs Java 17. A judge that cannot be had is absent, which is no failure where two others agree.
+//! Spark needs Java 17. A judge that cannot be had is absent, which is no failure where two others agree. Tables at odd locations of an S3
+//! server are judged, too (`gust_tests::odd_locations`): they cannot be fixtures.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use gust_tests::odd_locations::{self, Judged};
 use gust_tests::python::{self, PythonEnvironment};
+use gust_tests::s3::S3Server;
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::Outcome;
 
@@ -25,7 +29,10 @@ pub struct Choice {
     write: bool,
 }
 
-pub fn measure(choice: &Choice, cache: &Path) -> anyhow::Result<Outcome> {
+/// Judges of odd locations. Spark has no library for S3 on PyPI.
+const LOCATION_JUDGES: [&str; 3] = ["pyiceberg", "duckdb", "chdb"];
+
+pub async fn measure(choice: &Choice, cache: &Path) -> anyhow::Result<Outcome> {
     let python = match python::environment(cache, python::JUDGES)? {
         PythonEnvironment::Ready(python) => python,
         PythonEnvironment::Missing(reason) => bail!("the judges are not to be had: {reason}"),
@@ -45,8 +52,21 @@ pub fn measure(choice: &Choice, cache: &Path) -> anyhow::Result<Outcome> {
         Some(code @ (0 | 1)) if !output.stdout.is_empty() => code == 0,
         _ => bail!("check.py failed with {}: {}", output.status, String::from_utf8_lossy(&output.stderr)),
     };
-    let table: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let mut table: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let mut validity = vec![("two judges agree with each truth, and no verdict has changed".to_owned(), agree)];
+    if choice.only.is_empty() {
+        let (server, folder) = (S3Server::start()?, TempDir::new()?);
+        for odd in odd_locations::write(&server, folder.path()).await? {
+            let judged = odd_locations::judge(&python, &server, &odd, &LOCATION_JUDGES)?;
+            let agree = judged.iter().filter(|judged| judged.ids.as_ref() == Some(&odd.ids)).count();
+            table.extend(judged.iter().map(|Judged { engine, ids, error }| match ids {
+                Some(ids) if *ids == odd.ids => format!("{} {engine} ok", odd.name),
+                Some(ids) => format!("{} {engine} wrong: {ids:?}", odd.name),
+                None => format!("{} {engine} refuses: {error}", odd.name),
+            }));
+            validity.push((format!("a judge agrees with {}", odd.name), agree > 0));
+        }
+    }
     let samples = json!(table);
-    let validity = vec![("two judges agree with each truth, and no verdict has changed".to_owned(), agree)];
     Ok(Outcome { name: "judges", table, samples, bounds: Vec::new(), validity })
 }

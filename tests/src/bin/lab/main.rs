@@ -266,7 +266,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
-        Measurement::Judges(choice) => judges::measure(choice, cache),
+        Measurement::Judges(choice) => judges::measure(choice, cache).await,
         Measurement::Openapi(choice) => openapi::measure(choice, cache),
         Measurement::Deletes { rows } => {
             let settings = workload.deletes;

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use crate::model::load::Reads;
-use crate::planner::passes::units::{ProjectedColumns, Unit, footer, start_of};
+use crate::planner::passes::units::{ProjectedColumns, Unit, footer, is_deleted, start_of};
 use crate::planner::shipped::{group_bytes, staying, travels};
 use crate::tables::facts::{FileFacts, store_of};
 
@@ -124,6 +124,7 @@ impl FileEnd {
         // The session keeps footers of bare Parquet, not the bytes beside them, and none of Iceberg's.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
+            _ if is_deleted(file) => Self { reads: Reads::default(), start: 0 },
             Reader::Coordinator if is_bare && is_at_hand => Self { reads: Reads::default(), start: size },
             Reader::Function(keeps) if keeps(&file.object_meta) || (is_at_hand && travels(file)) => {
                 Self { reads: Reads::default(), start: size }
@@ -195,6 +196,9 @@ impl Layout {
                 RowGroupLayout { footer_bytes, ..layout }
             };
             return Self::of_row_groups(footer.row_groups().iter().map(layout).collect(), true, false);
+        }
+        if is_deleted(file) {
+            return Self::of_row_groups(Vec::new(), true, false);
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();

@@ -7,6 +7,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 // `parquet` exports another type of this name, which no cache holds.
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
+use fragment_fn::FileDeletes;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
@@ -145,6 +146,9 @@ impl ProjectedColumns {
 }
 
 fn pieces(file: &PartitionedFile, columns: &ProjectedColumns, footers: &FileMetadataCache) -> Vec<RowGroupSpan> {
+    if is_deleted(file) {
+        return vec![RowGroupSpan { start: 0, weight_bytes: 0 }];
+    }
     if let Some(footer) = footer(file, footers) {
         let groups = footer.row_groups().iter();
         return groups
@@ -176,6 +180,11 @@ fn in_order(pieces: Vec<RowGroupSpan>) -> Vec<RowGroupSpan> {
         return pieces;
     }
     vec![RowGroupSpan { start: 0, weight_bytes: pieces.iter().map(|piece| piece.weight_bytes).sum() }]
+}
+
+/// Returns true for a file of which no row is left, by its table's metadata. Its reader does not open it.
+pub(in crate::planner) fn is_deleted(file: &PartitionedFile) -> bool {
+    file.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_all)
 }
 
 /// Looks up the footer of exactly this file. None if it was not read before.

@@ -148,6 +148,14 @@ fn unit_deletes(file: &ScanFile) -> Option<UnitDeletes> {
     })
 }
 
+/// Returns the memory of a file with its facts, in bytes, about.
+pub(super) fn held_bytes(file: &PartitionedFile) -> usize {
+    let facts = file.extensions.get::<FileFacts>().map_or(0, |facts| {
+        size_of::<FileFacts>() + size_of::<(i32, u64)>() * facts.column_bytes.len() + size_of_val(&*facts.split_offsets)
+    });
+    size_of::<PartitionedFile>() + file.object_meta.location.as_ref().len() + facts
+}
+
 /// Returns the size of a file that is read whole with its footer: one request for all of it costs no more than another for the
 /// columns that are wanted. None for others.
 pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>, bridge_bytes: u64) -> Option<usize> {

@@ -1,49 +1,49 @@
 //! Plans of the Iceberg scans of one statement, each made once.
 //!
 //! ```text
-//!  logical plan ── tell ──▶ scans by their snapshots            physical plan here ──┐
-//!                                   │                           physical plan there ─┴─▶ get ──▶ plan of the scan
+//!  logical plan ── tell ──▶ scans by their tables              physical plan here ──┐
+//!                                   │                          physical plan there ─┴─▶ get ──▶ plan of the scan
 //!                                   └── planned together, when the first of them is asked for ───┘
 //! ```
 //!
-//! The scans of one snapshot under one schema are planned together, so that each manifest is decoded once for all of them, whatever the
-//! process keeps of it. `auto` plans the same scans for two places. Plans are let go when the statement begins to run.
-//!
-//! Scans of two versions of a table share what the process keeps of its manifests. So do plans that have no room.
+//! The scans of one table are planned together, also those of its versions, so that each manifest is decoded once for all of them, whatever
+//! the process keeps of it. `auto` plans the same scans for two places. Plans count in the query's memory, and are let go when the
+//! statement begins to run.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::Session;
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics};
+use datafusion::common::{Result, Statistics, internal_err};
 use datafusion::datasource::source_as_provider;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::logical_expr::{LogicalPlan, TableScan};
-use gust_catalog::{FilePlan, Predicate, ScanRequest, Table};
+use gust_catalog::{FilePlan, Predicate, ScanRequest, Table, VersionRequest, plan_versions};
+use tokio::sync::OnceCell;
 
 use super::{IcebergTable, external};
 use crate::tables::predicate::predicate;
 
-/// Most bytes of plans that a statement keeps for another scan of the same files. A plan beyond them is handed out once.
-const KEPT_BYTES_MAX: usize = 64 << 20;
-
 /// Plans of a statement's scans, as an extension of its session. A session without it plans each scan anew.
 #[derive(Debug, Default)]
 pub struct ScanPlans {
-    tables: Mutex<HashMap<Snapshot, Arc<SnapshotScans>>>,
-    kept_bytes: Arc<AtomicUsize>,
+    tables: Mutex<HashMap<TableName, Arc<TableScans>>>,
 }
 
-/// Snapshot of a table, as one schema shows it. A statement may have several providers of one, and two schemas of one snapshot: that of
-/// the snapshot, for a version, and the current one.
+/// Table of a statement, by what messages call it and the metadata file that all of its versions have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Snapshot {
-    /// Name in messages.
-    table: String,
+struct TableName {
+    name: String,
     metadata_location: String,
-    id: Option<i64>,
+}
+
+/// Snapshot as one schema shows it. A statement may have two schemas of one snapshot: that of the snapshot, for a version, and the
+/// current one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Version {
+    snapshot: Option<i64>,
     schema: Option<i64>,
 }
 
@@ -64,24 +64,27 @@ pub(super) struct KeptPlan {
     /// Columns of the table, and behind them those that only deletes still know.
     pub(super) schema: SchemaRef,
     pub(super) statistics: Statistics,
+    /// Set once its vectors were read, and are as their manifests say.
+    pub(super) are_vectors_right: OnceCell<()>,
+    _memory: MemoryReservation,
 }
 
-/// Scans of a snapshot, each once.
+/// Scans of a table, each once.
 #[derive(Debug)]
-struct SnapshotScans {
-    scans: Vec<AskedScan>,
-    /// Ids of the fields that scans of other snapshots of the table read: these may have the same manifests.
+struct TableScans {
+    scans: Vec<ToldScan>,
+    /// Ids of the fields that scans of tables with the same metadata file read: these have the same manifests.
     also: BTreeSet<i32>,
     /// Plans that are there, by the scans' positions.
-    plans: tokio::sync::Mutex<HashMap<usize, Made>>,
-    kept_bytes: Arc<AtomicUsize>,
+    plans: tokio::sync::Mutex<HashMap<usize, Arc<KeptPlan>>>,
 }
 
-#[derive(Debug)]
-enum Made {
-    Kept(Arc<KeptPlan>),
-    /// Plan for which there is no room once it was handed out.
-    Once(Arc<KeptPlan>),
+#[derive(Debug, Clone)]
+struct ToldScan {
+    /// Table that the scan is of, an [`IcebergTable`].
+    provider: Arc<dyn TableProvider>,
+    version: Version,
+    asked: AskedScan,
 }
 
 impl AskedScan {
@@ -99,13 +102,44 @@ impl AskedScan {
     }
 }
 
-impl Snapshot {
+impl TableName {
     fn of(table: &Table) -> Self {
-        Self {
-            table: table.name().to_owned(),
-            metadata_location: table.metadata_location().to_owned(),
-            id: table.snapshot_id(),
-            schema: table.schema_id(),
+        Self { name: table.name().to_owned(), metadata_location: table.metadata_location().to_owned() }
+    }
+}
+
+impl Version {
+    fn of(table: &Table) -> Self {
+        Self { snapshot: table.snapshot_id(), schema: table.schema_id() }
+    }
+}
+
+impl KeptPlan {
+    /// Makes a plan whose memory counts in a session's pool.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub(super) fn new(
+        files: FilePlan,
+        schema: SchemaRef,
+        statistics: Statistics,
+        session: &dyn Session,
+    ) -> Result<Self> {
+        let memory = MemoryConsumer::new("plan of a scan").register(&session.runtime_env().memory_pool);
+        memory.try_grow(files.held_bytes())?;
+        Ok(Self { files, schema, statistics, are_vectors_right: OnceCell::new(), _memory: memory })
+    }
+}
+
+impl ToldScan {
+    fn is(&self, other: &ToldScan) -> bool {
+        self.version == other.version && self.asked.is(&other.asked)
+    }
+
+    fn table(&self) -> Result<&IcebergTable> {
+        match self.provider.downcast_ref::<IcebergTable>() {
+            Some(table) => Ok(table),
+            None => internal_err!("a scan of an Iceberg table is none"),
         }
     }
 }
@@ -114,28 +148,28 @@ impl ScanPlans {
     /// Tells a session the scans of its statement, before the first of them is planned. Plans of the same scans stay.
     pub fn tell(session: &dyn Session, plan: &LogicalPlan) {
         let Some(plans) = session.config().get_extension::<ScanPlans>() else { return };
-        let mut told: HashMap<Snapshot, Vec<AskedScan>> = HashMap::new();
+        let mut told: HashMap<TableName, Vec<ToldScan>> = HashMap::new();
         let mut known = HashSet::new();
         let mut also: HashMap<String, BTreeSet<i32>> = HashMap::new();
-        for_each_scan(plan, |table, scan| {
-            let snapshot = Snapshot::of(&table.table);
-            let asked = table.asked(scan.projection.as_deref(), &scan.filters);
-            also.entry(snapshot.metadata_location.clone()).or_default().extend(&asked.columns);
-            if known.insert((snapshot.clone(), asked.columns.clone(), Arc::clone(&asked.told))) {
-                told.entry(snapshot).or_default().push(asked);
+        for_each_scan(plan, |provider, scan| {
+            let Some(IcebergTable { table, .. }) = provider.downcast_ref() else { return };
+            let (name, version) = (TableName::of(table), Version::of(table));
+            let asked = asked(table, scan.projection.as_deref(), &scan.filters);
+            also.entry(name.metadata_location.clone()).or_default().extend(&asked.columns);
+            if known.insert((name.clone(), version, asked.columns.clone(), Arc::clone(&asked.told))) {
+                told.entry(name).or_default().push(ToldScan { provider: Arc::clone(provider), version, asked });
             }
         });
         let mut tables = plans.lock();
-        for (snapshot, scans) in told {
-            let is_same = |known: &Arc<SnapshotScans>| {
+        for (name, scans) in told {
+            let is_same = |known: &Arc<TableScans>| {
                 known.scans.len() == scans.len() && known.scans.iter().zip(&scans).all(|(a, b)| a.is(b))
             };
-            if tables.get(&snapshot).is_some_and(is_same) {
+            if tables.get(&name).is_some_and(is_same) {
                 continue;
             }
-            let also = also.get(&snapshot.metadata_location).cloned().unwrap_or_default();
-            let (plans, kept_bytes) = (tokio::sync::Mutex::default(), Arc::clone(&plans.kept_bytes));
-            tables.insert(snapshot, Arc::new(SnapshotScans { scans, also, plans, kept_bytes }));
+            let also = also.get(&name.metadata_location).cloned().unwrap_or_default();
+            tables.insert(name, Arc::new(TableScans { scans, also, plans: tokio::sync::Mutex::default() }));
         }
     }
 
@@ -146,107 +180,79 @@ impl ScanPlans {
         }
     }
 
-    /// Returns the plan of a scan, or makes those of all scans of its snapshot that are not there.
+    /// Returns the plan of a scan, or makes those of all scans of its table that are not there.
     ///
     /// # Errors
-    /// Those of planning, and of `keep`, which makes a plan ready for its scans.
-    pub(super) async fn get(
-        session: &dyn Session,
-        table: &Table,
-        asked: &AskedScan,
-        keep: impl Fn(FilePlan) -> Result<KeptPlan> + Send + Sync,
-    ) -> Result<Arc<KeptPlan>> {
+    /// Those of planning, and the memory pool's.
+    pub(super) async fn get(session: &dyn Session, own: &IcebergTable, asked: &AskedScan) -> Result<Arc<KeptPlan>> {
+        let version = Version::of(&own.table);
         let told = session.config().get_extension::<ScanPlans>();
-        let scans = told.and_then(|plans| plans.lock().get(&Snapshot::of(table)).cloned());
-        let place = |scans: &Arc<SnapshotScans>| scans.scans.iter().position(|known| known.is(asked));
+        let scans = told.and_then(|plans| plans.lock().get(&TableName::of(&own.table)).cloned());
+        let is = |known: &ToldScan| known.version == version && known.asked.is(asked);
+        let place = |scans: &Arc<TableScans>| scans.scans.iter().position(is);
         match scans.and_then(|scans| Some((place(&scans)?, scans))) {
-            Some((place, scans)) => scans.get(place, table, keep).await,
+            Some((place, scans)) => scans.get(place, session).await,
             // Nobody has told of it.
             None => {
+                let table = own.at_hand(session)?;
                 let plan = table.plan(&asked.request(&BTreeSet::new())).await.map_err(external)?;
-                Ok(Arc::new(keep(plan)?))
+                Ok(Arc::new(own.kept(plan, session)?))
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Snapshot, Arc<SnapshotScans>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TableName, Arc<TableScans>>> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl SnapshotScans {
-    async fn get(
-        &self,
-        place: usize,
-        table: &Table,
-        keep: impl Fn(FilePlan) -> Result<KeptPlan> + Send + Sync,
-    ) -> Result<Arc<KeptPlan>> {
+impl TableScans {
+    async fn get(&self, place: usize, session: &dyn Session) -> Result<Arc<KeptPlan>> {
         let mut made = self.plans.lock().await;
         if !made.contains_key(&place) {
-            let missing: Vec<(usize, &AskedScan)> =
+            let missing: Vec<(usize, &ToldScan)> =
                 self.scans.iter().enumerate().filter(|(place, _)| !made.contains_key(place)).collect();
-            let requests: Vec<ScanRequest<'_>> = missing.iter().map(|(_, scan)| scan.request(&self.also)).collect();
-            let plans = table.plans(&requests).await.map_err(external)?;
-            for ((place, _), plan) in missing.into_iter().zip(plans) {
-                made.insert(place, self.counted(keep(plan)?));
+            let tables = missing.iter().map(|(_, scan)| scan.table()?.at_hand(session)).collect::<Result<Vec<_>>>()?;
+            let requests = missing.iter().zip(&tables);
+            let requests = requests
+                .map(|((_, scan), table)| VersionRequest { table, request: scan.asked.request(&self.also) })
+                .collect::<Vec<_>>();
+            let plans = plan_versions(&requests).await.map_err(external)?;
+            for ((place, scan), plan) in missing.into_iter().zip(plans) {
+                made.insert(place, Arc::new(scan.table()?.kept(plan, session)?));
             }
         }
-        let plan = match made.get(&place) {
-            Some(Made::Kept(plan) | Made::Once(plan)) => Arc::clone(plan),
-            None => return datafusion::common::internal_err!("a scan has no plan"),
-        };
-        if matches!(made.get(&place), Some(Made::Once(_))) {
-            made.remove(&place);
+        match made.get(&place) {
+            Some(plan) => Ok(Arc::clone(plan)),
+            None => internal_err!("a scan has no plan"),
         }
-        Ok(plan)
-    }
-
-    /// Counts a plan, where there is room for it.
-    fn counted(&self, plan: KeptPlan) -> Made {
-        let bytes = plan.files.held_bytes();
-        let room = |held: usize| held.checked_add(bytes).filter(|held| *held <= KEPT_BYTES_MAX);
-        let has_room = self.kept_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
-        let plan = Arc::new(plan);
-        if has_room { Made::Kept(plan) } else { Made::Once(plan) }
     }
 }
 
-impl Drop for SnapshotScans {
-    fn drop(&mut self) {
-        let bytes = |made: &Made| match made {
-            Made::Kept(plan) => plan.files.held_bytes(),
-            Made::Once(_) => 0,
-        };
-        let held = self.plans.get_mut().values().map(bytes).sum();
-        self.kept_bytes.fetch_sub(held, Ordering::Relaxed);
-    }
-}
-
-fn for_each_scan(plan: &LogicalPlan, mut visit: impl FnMut(&IcebergTable, &TableScan)) {
+fn for_each_scan(plan: &LogicalPlan, mut visit: impl FnMut(&Arc<dyn TableProvider>, &TableScan)) {
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
-            && let Some(table) = provider.downcast_ref::<IcebergTable>()
         {
-            visit(table, scan);
+            visit(&provider, scan);
         }
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the visit never fails");
 }
 
-impl IcebergTable {
-    /// Describes a scan. The columns of its filters are among those of its projection.
-    pub(super) fn asked(&self, projection: Option<&[usize]>, filters: &[datafusion::prelude::Expr]) -> AskedScan {
-        let schema = self.table.schema();
-        let fields = schema.fields.iter().enumerate();
-        let read = fields.filter(|(position, _)| projection.is_none_or(|columns| columns.contains(position)));
-        AskedScan::new(predicate(filters, schema), read.map(|(_, field)| field.id).collect())
-    }
+/// Describes a scan. The columns of its filters are among those of its projection.
+pub(super) fn asked(table: &Table, projection: Option<&[usize]>, filters: &[datafusion::prelude::Expr]) -> AskedScan {
+    let schema = table.schema();
+    let fields = schema.fields.iter().enumerate();
+    let read = fields.filter(|(position, _)| projection.is_none_or(|columns| columns.contains(position)));
+    AskedScan::new(predicate(filters, schema), read.map(|(_, field)| field.id).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
     use datafusion::prelude::{SessionConfig, SessionContext};
     use gust_catalog::{PartitionHit, Route, Scalar};
 
@@ -279,10 +285,10 @@ mod tests {
             let state = context.state();
             ScanPlans::tell(&state, &plan);
             let plans = state.config().get_extension::<ScanPlans>().expect("plans");
-            let tables: Vec<Arc<SnapshotScans>> = plans.lock().values().cloned().collect();
-            assert_eq!(tables.len(), 1, "two names of one snapshot");
-            let scans = &tables[0].scans;
-            let mut columns: Vec<Vec<i32>> = scans.iter().map(|scan| scan.columns.iter().copied().collect()).collect();
+            let tables: Vec<Arc<TableScans>> = plans.lock().values().cloned().collect();
+            assert_eq!(tables.len(), 1, "two names of one table");
+            let scans = tables[0].scans.iter().map(|scan| &scan.asked.columns);
+            let mut columns: Vec<Vec<i32>> = scans.map(|columns| columns.iter().copied().collect()).collect();
             columns.sort();
             (columns, tables[0].also.iter().copied().collect::<Vec<_>>(), Arc::clone(&tables[0]))
         };
@@ -309,37 +315,21 @@ mod tests {
     }
 
     #[test]
-    fn plans_are_kept_while_there_is_room() {
+    fn plans_count_in_the_memory_of_their_query() {
         let plan = || {
             let hit = PartitionHit { spec_id: 0, text: "p=1".to_owned(), files: 1 };
-            let route = Route { is_pinned: true, partitions: vec![hit] };
-            KeptPlan {
-                files: FilePlan { route, ..FilePlan::default() },
-                schema: Arc::new(arrow::datatypes::Schema::empty()),
-                statistics: Statistics::default(),
-            }
+            FilePlan { route: Route { is_pinned: true, partitions: vec![hit] }, ..FilePlan::default() }
         };
-        let bytes = plan().files.held_bytes();
+        let bytes = plan().held_bytes();
         assert!(bytes > 3, "{bytes}");
-        let kept_bytes = Arc::new(AtomicUsize::new(KEPT_BYTES_MAX - 2 * bytes));
-        let scans = || SnapshotScans {
-            scans: Vec::new(),
-            also: BTreeSet::new(),
-            plans: tokio::sync::Mutex::default(),
-            kept_bytes: Arc::clone(&kept_bytes),
-        };
-        let (mut one, mut other) = (scans(), scans());
-        for place in 0..2 {
-            let made = one.counted(plan());
-            assert!(matches!(made, Made::Kept(_)));
-            one.plans.get_mut().insert(place, made);
-        }
-        let made = other.counted(plan());
-        assert!(matches!(made, Made::Once(_)), "the statement has no more room");
-        other.plans.get_mut().insert(0, made);
-        drop(other);
-        assert_eq!(kept_bytes.load(Ordering::Relaxed), KEPT_BYTES_MAX);
-        drop(one);
-        assert_eq!(kept_bytes.load(Ordering::Relaxed), KEPT_BYTES_MAX - 2 * bytes);
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(2 * bytes));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).build_arc().expect("a runtime");
+        let state = SessionContext::new_with_config_rt(SessionConfig::new(), runtime).state();
+        let kept = || KeptPlan::new(plan(), Arc::new(arrow::datatypes::Schema::empty()), Statistics::default(), &state);
+        let two = [kept().expect("room"), kept().expect("room")];
+        let error = kept().map(|_| ()).expect_err("no room").to_string();
+        assert!(error.contains("plan of a scan"), "{error}");
+        drop(two);
+        assert_eq!(pool.reserved(), 0);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | fact | without deletes | vectors only | other deletes |
 //! |---|---|---|---|
-//! | rows | exact | exact: a vector has no position twice | at most |
+//! | rows | exact | as many, exact once the vectors were read ([`super::counted`]) | at most |
 //! | NULLs | exact, where counts can be right | at most | at most |
 //! | distinct values | a hint, where somebody has counted them | a hint | a hint |
 //! | least and greatest value | exact for whole numbers, decimals and times, if bounds are trusted; else hints | hints | hints |
@@ -25,14 +25,15 @@ use crate::tables::schema::engine_scalar;
 pub(super) fn statistics(table: &Table, schema: &ArrowSchema, plan: &FilePlan, trusts_bounds: bool) -> Statistics {
     let fields = &table.schema().fields;
     let is_exact = plan.files.iter().all(|file| file.deletes.is_empty());
-    let num_rows = rows(plan);
+    let rows = rows(plan);
+    let num_rows = if is_exact { Precision::Exact(rows) } else { Precision::Inexact(rows) };
     let distinct = table.distinct_counts();
     let columns = fields.iter().zip(schema.fields()).map(|(field, arrow)| {
         let column = column_statistics(field, arrow.data_type(), &plan.files, trusts_bounds);
         let column = if is_exact { column } else { column.to_inexact() };
         let counted = distinct.get(&field.id).map(|count| usize::try_from(*count).unwrap_or(usize::MAX));
         // Files that are left out leave fewer values.
-        let counted = counted.map(|count| num_rows.get_value().map_or(count, |rows| count.min(*rows)));
+        let counted = counted.map(|count| count.min(rows));
         ColumnStatistics { distinct_count: counted.map_or(Precision::Absent, Precision::Inexact), ..column }
     });
     let dropped = schema.fields().len().saturating_sub(fields.len());
@@ -43,19 +44,18 @@ pub(super) fn statistics(table: &Table, schema: &ArrowSchema, plan: &FilePlan, t
     }
 }
 
-fn rows(plan: &FilePlan) -> Precision<usize> {
-    let (mut rows, mut is_exact) = (0_u64, true);
+/// Counts the rows, by manifests alone.
+fn rows(plan: &FilePlan) -> usize {
+    let mut rows = 0_u64;
     for file in &plan.files {
         let vector = file.deletes.vector.and_then(|vector| plan.deletes.get(vector as usize));
         let deleted = match vector {
             Some(vector) if matches!(vector.content, DeleteContent::Vector { .. }) => vector.record_count,
             _ => 0,
         };
-        is_exact &= file.deletes.set.is_none();
         rows = rows.saturating_add(file.record_count.saturating_sub(deleted));
     }
-    let rows = Precision::Exact(rows as usize);
-    if is_exact { rows } else { rows.to_inexact() }
+    rows as usize
 }
 
 fn column_statistics(field: &Field, arrow: &DataType, files: &[ScanFile], trusts_bounds: bool) -> ColumnStatistics {
