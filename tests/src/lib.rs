@@ -20,6 +20,7 @@ pub mod peer;
 pub mod pressure;
 pub mod python;
 pub mod query;
+pub mod random_tables;
 pub mod rest;
 pub mod rounds;
 pub mod s3;

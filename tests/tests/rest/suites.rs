@@ -6,12 +6,12 @@
 use std::fs;
 
 use gust_tests::asks::lines;
+use gust_tests::random_tables::{Random, Version};
 use object_store::local::LocalFileSystem;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::deletes_random::Random;
 use crate::iceberg_matrix::{ROOT, Table as MatrixTable, copy_tables, fault, truth};
 
 const FUNCTIONS: u32 = 4;
@@ -113,11 +113,11 @@ async fn random_tables_with_deletes_are_read_with_lent_keys() {
         let (refused, mut remote) = (lake.s3.lent().refused(), 0);
         lake.s3.take_requests();
         for (name, _, table) in &made {
-            let left = table.left();
+            let left = table.lines(Version::Now, table.left(Version::Now).into_values());
             let sql = table.sql(&format!("lake.random.{name}"));
             let (found, report) =
                 run(&session, &format!("{sql} ORDER BY c1")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(lines(&found, "NULL"), left.values().cloned().collect::<Vec<_>>(), "{name} on {on:?}");
+            assert_eq!(lines(&found, "NULL"), left, "{name} on {on:?}");
             if on == Target::Processes && report.fragments > 0 {
                 assert_remote(&report, &sql);
                 remote += 1;

@@ -37,6 +37,7 @@ mod openapi;
 mod operators;
 mod plan;
 mod planning;
+mod random_tables;
 mod scaling;
 mod subqueries;
 mod tail;
@@ -176,6 +177,15 @@ enum Measurement {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
+    /// Random Iceberg tables of all kinds with deletes and conditions, here and by functions, against computed rows
+    RandomTables {
+        /// Number of tables
+        #[arg(long, default_value_t = 10_000)]
+        tables: u64,
+        /// Seed of the first table
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+    },
     /// A bandwidth-bound scan over more and more functions, on cloud-shaped S3
     Scaling {
         #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
@@ -283,6 +293,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
             let range = seed.map_or(*from..from + seeds, |seed| seed..seed + 1);
             odd_values::measure(&workload.odd_values, range, cache).await
         }
+        Measurement::RandomTables { tables, from } => random_tables::measure(*from..from + tables).await,
         Measurement::Scaling { functions } => {
             scaling::measure(&workload.scaling, &workload.cloud, &workload.cloud_table, functions).await
         }
