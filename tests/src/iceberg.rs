@@ -215,7 +215,7 @@ impl IcebergTable {
             let deletes = self.deletes.iter().filter(|file| is_in(&file.committed));
             let deletes = deletes.map(|file| (&file.committed, file.count, delete_entry(file, parts)));
             for (name, content, entries) in [("data", 0, data.collect::<Vec<_>>()), ("deletes", 1, deletes.collect())] {
-                let mut groups: BTreeMap<String, Vec<(&Vec<Datum>, u64, Row)>> = BTreeMap::new();
+                let mut groups: BTreeMap<String, Vec<Listed<'_>>> = BTreeMap::new();
                 if entries.is_empty() && (content, spec) == (0, 0) {
                     groups.insert(begin.to_owned(), Vec::new());
                 }
@@ -372,6 +372,9 @@ fn delete_entry(file: &DeleteFile, parts: &[Part]) -> Row {
         }
     }
 }
+
+/// Partition of a file, its rows, and its entry.
+type Listed<'a> = (&'a Vec<Datum>, u64, Row);
 
 /// Bound of a column, of one side.
 type BoundOf = fn(&Metrics) -> Option<&[u8]>;

@@ -71,7 +71,7 @@ async fn every_line_of_a_report_equals_independent_counts() {
     let folder = TempDir::new().expect("a temporary folder");
     let mut accounts = Vec::new();
     for case in &cases {
-        accounts.push(account(case, &server, &create, folder.path()).await);
+        accounts.push(Box::pin(account(case, &server, &create, folder.path())).await);
     }
     let path = folder.path().join("accounts.json");
     std::fs::write(&path, json!(accounts).to_string()).expect("writable");
