@@ -347,6 +347,118 @@ def handles():
     fails(lambda: ask("CommandPreparedStatementQuery", field(1, handle)).read_all(), "1 parameters, and 0 values", "parameter", "laceholder")
 
 
+def info_of(sql):
+    descriptor = pyarrow.flight.FlightDescriptor.for_command(command("CommandStatementQuery", field(1, sql.encode())))
+    return client().get_flight_info(descriptor, options())
+
+
+def schemas():
+    for name, content in [("CommandStatementQuery", field(1, b"SELECT k, name FROM t")), ("CommandGetTableTypes", b"")]:
+        descriptor = pyarrow.flight.FlightDescriptor.for_command(command(name, content))
+        told = client().get_schema(descriptor, options()).schema
+        assert told.equals(client().get_flight_info(descriptor, options()).schema) and len(told) > 0, told
+    unknown = pyarrow.flight.FlightDescriptor.for_command(command("CommandStatementQuery", field(1, b"SELECT missing FROM t")))
+    fails(lambda: client().get_schema(unknown, options()), "missing")
+
+
+def cancelled_by_info():
+    cancel = lambda info, token=TOKEN: client().do_action(
+        pyarrow.flight.Action("CancelFlightInfo", field(1, info.serialize())), options(token))
+    sql = "SELECT value AS by_info FROM generate_series(1, 1000000000)"
+    info, other = info_of(sql), info_of(sql)
+    assert info.endpoints[0].ticket != other.endpoints[0].ticket, "each has a ticket of its own"
+    fails(lambda: list(cancel(info)), "nothing is under way")
+    reader = client().do_get(info.endpoints[0].ticket, options())
+    reader.read_chunk()
+    fails(lambda: list(cancel(info, OTHER)), "nothing is under way")
+    fails(lambda: list(cancel(other)), "nothing is under way")
+    reader.read_chunk()
+    [result] = list(cancel(info))
+    assert result.body.to_pybytes() == b"\x08\x01", "it is cancelled"
+
+    def rest():
+        while True:
+            reader.read_chunk()
+
+    fails(rest, "interrupted", "ancelled")
+    ends_soon(lambda: rows("SELECT outcome FROM gust.queries WHERE statement LIKE '%AS by_info%' AND outcome <> 'done'") == [("cancelled",)])
+    # One that has not begun to have rows, and its predecessor's message.
+    info = info_of(ENDLESS.format("by_query"))
+    reading = threading.Thread(target=lambda: fails(lambda: client().do_get(info.endpoints[0].ticket, options()).read_all(), "interrupted", "ancelled"))
+    reading.start()
+    action = pyarrow.flight.Action("CancelQuery", command("ActionCancelQueryRequest", field(1, info.serialize())))
+    ends_soon(lambda: cancels(action))
+    reading.join()
+    ends_soon(lambda: outcome("by_query") == [("cancelled",)])
+
+
+def cancels(action):
+    try:
+        return len(list(client().do_action(action, options()))) == 1
+    except (KeyError, pa.ArrowException, pyarrow.flight.FlightError) as error:
+        assert "nothing is under way" in str(error), error
+        return False
+
+
+def polled():
+    """The driver polls where it is asked for partitions as they come."""
+    def partitions(cursor, sql):
+        statement = cursor.adbc_statement
+        statement.set_options(**{"adbc.statement.exec.incremental": "true"})
+        statement.set_sql_query(sql)
+        found = []
+        while True:
+            more, _, _ = statement.execute_partitions()
+            if not more:
+                return found
+            found += more
+
+    with connect() as connection, connection.cursor() as cursor:
+        [only] = partitions(cursor, "SELECT k, name FROM t WHERE k < 4 ORDER BY k")
+        for _ in range(2):
+            cursor.adbc_read_partition(only)
+            assert cursor.fetchall() == [(1, "n1"), (2, "n2"), (3, "n3")], "its rows are kept"
+    with connect() as connection, connection.cursor() as cursor:
+        slow = "SELECT count(*) AS polled FROM generate_series(1, 30000) a, generate_series(1, 30000) b WHERE a.value * b.value % 7 = 3"
+        [only] = partitions(cursor, slow)
+        cursor.adbc_read_partition(only)
+        [(count,)] = cursor.fetchall()
+        assert count > 0, count
+        with connect(OTHER) as others, others.cursor() as cursor:
+            try:
+                cursor.adbc_read_partition(only)
+                cursor.fetchall()
+            except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+                assert "no such statement" in str(error), error
+            else:
+                raise AssertionError("the rows are another's")
+    with connect() as connection, connection.cursor() as cursor:
+        try:
+            partitions(cursor, "SELECT 1 / (k - 1) FROM t")
+        except adbc_driver_manager.Error as error:
+            assert "ivide by zero" in str(error), error
+        else:
+            raise AssertionError("it has failed")
+
+
+def sessions():
+    with_cookie = {"adbc.flight.sql.rpc.with_cookie_middleware": "true"}
+    known = TLS | {DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {TOKEN}"} | with_cookie
+    with flight.connect(URI, db_kwargs=known, autocommit=True) as connection:
+        connection.adbc_current_db_schema = "gust"
+        assert connection.adbc_current_db_schema == "gust"
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM settings")
+            assert cursor.fetchall()[0][0] > 0
+        try:
+            connection.adbc_current_catalog = "nowhere"
+        except adbc_driver_manager.Error as error:
+            assert "nowhere" in str(error) or "nvalid" in str(error), error
+        else:
+            raise AssertionError("there is no such catalog")
+    refused("SELECT count(*) FROM settings", "there is no table `settings`")
+
+
 TEXT, NUMBER, RULE = pa.string(), pa.int32(), pa.uint8()
 OF_KEYS = [("pk_catalog_name", TEXT), ("pk_db_schema_name", TEXT), ("pk_table_name", TEXT), ("pk_column_name", TEXT),
            ("fk_catalog_name", TEXT), ("fk_db_schema_name", TEXT), ("fk_table_name", TEXT), ("fk_column_name", TEXT),
@@ -412,7 +524,7 @@ def bad_messages():
     fails(lambda: client().get_flight_info(descriptor, foreign), "another origin")
 
 
-STEPS = [queries, types_are_plain, parameters, metadata, errors, many_rows, cut_streams, cancelling, updates, tokens, cost, handles, keys, columns_are_announced, bad_messages]
+STEPS = [queries, types_are_plain, parameters, metadata, errors, many_rows, cut_streams, cancelling, updates, tokens, cost, handles, keys, columns_are_announced, bad_messages, schemas, cancelled_by_info, polled, sessions]
 chosen = [step for step in STEPS if len(sys.argv) < 6 or step.__name__ in sys.argv[5:]]
 for step in chosen:
     try:

@@ -356,6 +356,11 @@ impl Door {
         }
     }
 
+    /// Tells if the configuration has such a catalog.
+    pub(crate) fn has_catalog(&self, name: &str) -> bool {
+        self.base.config().catalogs.contains_key(name)
+    }
+
     /// Asks each catalog for its first namespaces.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ fn speaks(script: &str, arguments: &[&str], last: &str) -> bool {
 async fn a_notebook_asks_by_adbc() {
     let (place, [ada, bob]) = two_users("").await;
     let server = Served::start(&place, &["--setup", "setup.sql"]);
-    speaks("flight_client.py", &[&server.flight_uri(), &ada, &bob, "-"], "ok 15");
+    speaks("flight_client.py", &[&server.flight_uri(), &ada, &bob, "-"], "ok 19");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,9 @@
 //!                                     └ DoGet ─► admission ─► run (a task) ─► batches ─► messages
 //! ```
 //!
-//! A FlightInfo starts nothing: its ticket has the statement, and DoGet runs it. A statement ends with its stream. Each call has a
-//! session of its own.
+//! A FlightInfo starts nothing: its ticket has the statement, and DoGet runs it. A statement ends with its stream, or by CancelFlightInfo.
+//! PollFlightInfo submits it instead, and its rows are kept. Each call has a session of its own, with the options of the session whose
+//! cookie it has.
 //!
 //! Non-goals: Substrait, transactions, bulk loads. Gust reads.
 
@@ -31,12 +32,16 @@ use tonic::{Request, Response, Status};
 
 mod abilities;
 mod bodies;
+mod calls;
+mod cancel;
 mod handles;
 mod keys;
 mod metadata;
 mod parameters;
+mod poll;
 mod rows;
 mod service;
+mod sessions;
 mod status;
 mod wishes;
 
@@ -44,7 +49,10 @@ use crate::admission::Admission;
 use crate::door::{Door, SessionWishes};
 use crate::run::{Asked, dismissed, panicked, parsed};
 use crate::tokens::Principal;
+use calls::Calls;
+use cancel::Streams;
 use handles::Handles;
+use sessions::Sessions;
 pub(crate) use status::as_status;
 use status::{of_error, of_flight, of_full};
 use wishes::{Wishes, wishes};
@@ -68,12 +76,16 @@ struct Flight {
     door: Arc<Door>,
     handles: Handles,
     planning: Admission,
+    streams: Streams,
+    sessions: Sessions,
 }
 
 /// Makes the routes of the service.
 pub(crate) fn routes(door: Arc<Door>) -> Router {
     let planning = Admission::new(PLANNING_MAX, PLANNING_QUEUED_MAX);
-    let service = FlightServiceServer::new(Flight { door, handles: Handles::default(), planning });
+    let (handles, streams, sessions) = (Handles::default(), Streams::default(), Sessions::default());
+    let flight = Flight { door, handles, planning, streams, sessions };
+    let service = FlightServiceServer::new(Calls(Arc::new(flight)));
     let routes = Routes::new(service.max_decoding_message_size(bodies::MESSAGE_BYTES_MAX)).into_axum_router();
     routes.layer(middleware::from_fn_with_state(bodies::places(), bodies::bounded))
 }
@@ -112,13 +124,14 @@ fn info(schema: Option<&Schema>, ticket: Bytes, of: Request<FlightDescriptor>) -
     Ok(Response::new(info))
 }
 
-/// Makes the request of a call.
-fn asked<T>(call: &Request<T>, sql: String) -> Result<Asked, Status> {
-    let Wishes { session, dry_run } = wishes(call)?;
-    Ok(Asked { principal: principal(call)?, sql, dry_run, wishes: session })
-}
-
 impl Flight {
+    /// Makes the request of a call, with the options of its session where the call has no wishes of its own.
+    fn asked<T>(&self, call: &Request<T>, sql: String) -> Result<Asked, Status> {
+        let (principal, Wishes { mut session, dry_run }) = (principal(call)?, wishes(call)?);
+        self.sessions.narrow(&principal, call, &mut session);
+        Ok(Asked { principal, sql, dry_run, wishes: session })
+    }
+
     /// Opens a session in which names can be listed whatever the catalog of bare names says.
     async fn listing_session(&self, principal: &Principal) -> Result<Session, Status> {
         let session = self.door.session(principal, SessionWishes::default()).await;

@@ -26,7 +26,9 @@ use crate::admission::Permit;
 use crate::door::Door;
 use crate::http::dollars;
 use crate::plain::{PlainColumns, plain_schema};
-use crate::run::{Asked, Done, Failure, Sink, dismissed, run_with, spawn};
+use crate::run::{Asked, Done, Failure, Sink, dismissed, gone, of_output, panicked, run_with, spawn};
+use crate::spool::Spool;
+use crate::tokens::Principal;
 
 /// Batches between the query and the client. A client that reads slowly holds the query up.
 const BATCHES_QUEUED_MAX: usize = 2;
@@ -128,11 +130,62 @@ async fn start(
     Ok(receiver)
 }
 
-/// Runs statements, and returns the messages of the last one's rows. The first message has the id. The last one has no rows, and the id and
-/// the dollars.
+/// Runs statements, and returns the messages of the last one's rows.
 pub(super) async fn messages(door: &Arc<Door>, asked: Asked, values: Vec<ScalarValue>) -> Result<Messages, Status> {
     let place = door.results.take(asked.principal.user.as_deref().unwrap_or_default()).ok_or_else(busy)?;
-    let mut parts = start(door, asked, values, Some(place)).await?;
+    encoded(start(door, asked, values, Some(place)).await?).await
+}
+
+/// Returns the messages of rows that are kept. They hold their place among the results as others do.
+pub(super) async fn kept(
+    door: &Arc<Door>,
+    principal: &Principal,
+    done: Done,
+    spool: Option<Spool>,
+) -> Result<Messages, Status> {
+    let place = door.results.take(principal.user.as_deref().unwrap_or_default()).ok_or_else(busy)?;
+    let schema = spool.as_ref().map_or_else(|| Arc::new(Schema::empty()), |spool| Arc::clone(spool.schema()));
+    let begun = Begun { id: done.id.clone(), schema, is_silent: done.is_silent };
+    let (parts, receiver) = mpsc::channel(BATCHES_QUEUED_MAX);
+    let (of_task, principal, unwanted) = (Arc::clone(door), principal.clone(), parts.clone());
+    spawn(door, async move {
+        let last = tokio::select! {
+            sent = read(&parts, begun, spool, of_task.stalled_max) => sent.map_or_else(|error| Part::Failed(error.into()), |()| Part::End(done)),
+            gone = gone(&of_task, &principal, async move { unwanted.closed().await }.boxed()) => Part::Failed(gone.into()),
+        };
+        drop(tokio::time::timeout(of_task.stalled_max, parts.send(last)).await);
+        drop(place);
+    });
+    encoded(receiver).await
+}
+
+/// Sends kept rows, a page in memory at a time.
+async fn read(
+    parts: &mpsc::Sender<Part>,
+    begun: Begun,
+    spool: Option<Spool>,
+    stalled_max: Duration,
+) -> Result<(), QueryError> {
+    let send = |part| tokio::time::timeout(stalled_max, parts.send(part));
+    // A client that has gone is heard of by its channel.
+    drop(send(Part::Started(begun)).await);
+    let Some(spool) = spool else { return Ok(()) };
+    for page in 0..spool.pages() {
+        let of_page = spool.clone();
+        let batches = tokio::task::spawn_blocking(move || of_page.page_batches(page).collect::<Result<Vec<_>, _>>());
+        let batches = batches.await.map_err(|_| panicked())?.map_err(of_output)?;
+        for batch in batches.iter().flat_map(slices) {
+            if send(Part::Rows(batch)).await.is_err() {
+                return Err(nobody_reads(stalled_max));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Encodes the parts of a statement, once it has begun to have rows. The first message has the id. The last one has no rows, and the id and
+/// the dollars.
+async fn encoded(mut parts: mpsc::Receiver<Part>) -> Result<Messages, Status> {
     let Begun { id, schema, is_silent } = match parts.recv().await {
         Some(Part::Started(begun)) => begun,
         Some(Part::Failed(failure)) => return Err(of_failure(failure)),

@@ -4,33 +4,49 @@ use std::pin::Pin;
 
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, CommandGetCatalogs,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
     CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables, CommandGetXdbcTypeInfo,
     CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementQuery, CommandStatementUpdate,
     DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, TicketStatementQuery,
 };
-use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, Ticket};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, FlightDescriptor, FlightInfo,
+    HandshakeRequest, HandshakeResponse, Ticket,
+};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use prost::Message;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 use super::handles::Bound;
 use super::keys::{Keys, types};
+use super::poll::stored_id;
 use super::rows::{Messages, known, messages, told, update};
+use super::sessions::message;
 use super::status::of_flight;
-use super::{Flight, abilities, asked, bounded, info, metadata, parameters, principal, schema_bytes, text};
+use super::{Flight, abilities, bounded, info, metadata, parameters, principal, schema_bytes, text};
 
 /// Most statements that one update runs, one for each row of values.
 const UPDATES_MAX: usize = 100;
 
+/// Sign between a statement and the name of its ticket.
+const NONCE: char = '\0';
+
 type Info = Result<Response<FlightInfo>, Status>;
 type Rows = Result<Response<Messages>, Status>;
 
+/// Returns the statement of a ticket's handle. A client that has made its ticket itself gives it no name.
+fn statement_of(handle: &str) -> &str {
+    let named = handle.rsplit_once(NONCE).filter(|(_, name)| Uuid::try_parse(name).is_ok());
+    named.map_or(handle, |(sql, _)| sql)
+}
+
 /// Makes a ticket with a command, which DoGet reads again.
-fn ticket(command: impl ProstMessageExt) -> Bytes {
+pub(super) fn ticket(command: impl ProstMessageExt) -> Bytes {
     command.as_any().encode_to_vec().into()
 }
 
@@ -64,9 +80,11 @@ impl FlightSqlService for Flight {
         request: Request<FlightDescriptor>,
     ) -> Info {
         let sql = bounded(query.query)?;
-        let described = self.describe(asked(&request, sql.clone())?, Vec::new()).await?;
+        let described = self.describe(self.asked(&request, sql.clone())?, Vec::new()).await?;
         let columns = described.schema.map(|columns| told(&columns)).transpose()?;
-        info(columns.as_deref(), ticket(TicketStatementQuery { statement_handle: sql.into() }), request)
+        // A ticket of its own lets its stream be cancelled, and no other.
+        let handle = format!("{sql}{NONCE}{}", Uuid::now_v7().simple());
+        info(columns.as_deref(), ticket(TicketStatementQuery { statement_handle: handle.into() }), request)
     }
 
     async fn get_flight_info_prepared_statement(
@@ -84,12 +102,13 @@ impl FlightSqlService for Flight {
             true => prepared.described.schema.clone(),
             false => {
                 prepared.takes(values.len())?;
-                self.describe(asked(&request, prepared.sql.clone())?, values).await?.schema
+                self.describe(self.asked(&request, prepared.sql.clone())?, values).await?.schema
             }
         };
         let columns = columns.map(|columns| told(&columns)).transpose()?;
         // The ticket is about these values, and not about those that the client may send later.
-        let command = CommandPreparedStatementQuery { prepared_statement_handle: format!("{handle}.{version}").into() };
+        let handle = format!("{handle}.{version}.{}", Uuid::now_v7().simple());
+        let command = CommandPreparedStatementQuery { prepared_statement_handle: handle.into() };
         info(columns.as_deref(), ticket(command), request)
     }
 
@@ -161,22 +180,29 @@ impl FlightSqlService for Flight {
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Rows {
-        let sql = bounded(text(ticket.statement_handle)?)?;
-        Ok(Response::new(messages(&self.door, asked(&request, sql)?, Vec::new()).await?))
+        let (principal, handle) = (principal(&request)?, text(ticket.statement_handle)?);
+        if let Some(id) = stored_id(&handle) {
+            return Ok(Response::new(self.stored(&principal, id).await?));
+        }
+        let asked = self.asked(&request, bounded(statement_of(&handle).to_owned())?)?;
+        let starting = messages(&self.door, asked, Vec::new());
+        Ok(Response::new(self.streams.of(&principal, &handle, starting).await?))
     }
 
     async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
         let principal = principal(&request)?;
         let handle = text(query.prepared_statement_handle)?;
-        let (handle, version) = handle.split_once('.').unwrap_or((&handle, ""));
-        let prepared = self.handles.get(&principal, handle)?;
+        let mut parts = handle.split('.');
+        let (name, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let prepared = self.handles.get(&principal, name)?;
         let bound = match version.parse() {
             Ok(version) => prepared.bound_at(version)?,
             Err(_) => prepared.bound(),
         };
         let values = parameters::only_values(bound.values.as_ref())?;
         prepared.takes(values.len())?;
-        Ok(Response::new(messages(&self.door, asked(&request, prepared.sql.clone())?, values).await?))
+        let starting = messages(&self.door, self.asked(&request, prepared.sql.clone())?, values);
+        Ok(Response::new(self.streams.of(&principal, &handle, starting).await?))
     }
 
     async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Rows {
@@ -232,7 +258,7 @@ impl FlightSqlService for Flight {
         command: CommandStatementUpdate,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        update(&self.door, asked(&request, bounded(command.query)?)?, Vec::new()).await?;
+        update(&self.door, self.asked(&request, bounded(command.query)?)?, Vec::new()).await?;
         Ok(0)
     }
 
@@ -256,7 +282,7 @@ impl FlightSqlService for Flight {
     ) -> Result<i64, Status> {
         let principal = principal(&request)?;
         let prepared = self.handles.get(&principal, &text(query.prepared_statement_handle)?)?;
-        let asked = asked(&request, prepared.sql.clone())?;
+        let asked = self.asked(&request, prepared.sql.clone())?;
         let Some(given) = parameters::read(request).await? else {
             update(&self.door, asked, Vec::new()).await?;
             return Ok(0);
@@ -279,7 +305,7 @@ impl FlightSqlService for Flight {
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let principal = principal(&request)?;
         let sql = bounded(query.query)?;
-        let described = self.describe(asked(&request, sql.clone())?, Vec::new()).await?;
+        let described = self.describe(self.asked(&request, sql.clone())?, Vec::new()).await?;
         let columns = described.schema.as_ref().map(|columns| told(columns)).transpose()?;
         // No columns tell a client that there are no rows. JDBC then sends an update.
         let dataset_schema = columns.map(|columns| schema_bytes(&columns)).transpose()?.unwrap_or_default();
@@ -301,14 +327,60 @@ impl FlightSqlService for Flight {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Pin<Box<dyn Stream<Item = Result<arrow_flight::Result, Status>> + Send>>>, Status> {
-        match request.get_ref().r#type.as_str() {
-            // Each request has a session of its own: there is none to close. Status 1 is "closed".
-            "CloseSession" => {
-                let closed = arrow_flight::Result::new(Bytes::from_static(&[8, 1]));
-                Ok(Response::new(stream::iter([Ok(closed)]).boxed()))
+        let principal = principal(&request)?;
+        let body = &request.get_ref().body;
+        let mut cookie = None;
+        let answer: Bytes = match request.get_ref().r#type.as_str() {
+            "CancelFlightInfo" => {
+                let CancelFlightInfoRequest { info } = message(body)?;
+                let status = self.cancel(&principal, &info.unwrap_or_default()).await?;
+                CancelFlightInfoResult { status: status.into() }.encode_to_vec().into()
             }
-            name => Err(Status::unimplemented(format!("there is no action `{name}`"))),
+            "SetSessionOptions" => {
+                let is_catalog = |name: &str| self.door.has_catalog(name);
+                let changed = self.sessions.set(&principal, &request, message(body)?, is_catalog);
+                cookie = changed.cookie;
+                changed.refusals.encode_to_vec().into()
+            }
+            "GetSessionOptions" => self.sessions.get(&principal, &request).encode_to_vec().into(),
+            "CloseSession" => {
+                self.sessions.close(&principal, &request);
+                // Status 1 is "closed".
+                Bytes::from_static(&[8, 1])
+            }
+            name => return Err(Status::unimplemented(format!("there is no action `{name}`"))),
+        };
+        let answers: Pin<Box<dyn Stream<Item = _> + Send>> =
+            stream::iter([Ok(arrow_flight::Result::new(answer))]).boxed();
+        let mut response = Response::new(answers);
+        if let Some(cookie) = cookie.and_then(|cookie| MetadataValue::try_from(cookie).ok()) {
+            response.metadata_mut().insert("set-cookie", cookie);
         }
+        Ok(response)
+    }
+
+    /// Does what CancelFlightInfo does, for clients that know its predecessor alone.
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let principal = principal(&request)?;
+        let status = self.cancel(&principal, &message(&query.info)?).await?;
+        // Both number their states alike.
+        Ok(ActionCancelQueryResult { result: status.into() })
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        let actions = [
+            ("CancelFlightInfo", "Cancels what a FlightInfo leads to"),
+            ("SetSessionOptions", "Sets catalog and schema of a session"),
+            ("GetSessionOptions", "Tells catalog and schema of a session"),
+            ("CloseSession", "Forgets a session"),
+        ];
+        let action =
+            |(name, words): (&str, &str)| Ok(ActionType { r#type: name.to_owned(), description: words.to_owned() });
+        Some(actions.map(action).into())
     }
 
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
