@@ -212,7 +212,13 @@ async fn psql_lists_tables_and_columns() {
         ("\\l", &["gust|postgres|UTF-8|"]),
         ("\\dt nothing*", &[]),
         ("\\d t", &["k|bigint||", "name|text||"]),
-        ("\\df", &[]),
+        ("\\df", &["public|md5||expression|func", "public|sum||expression|agg", "public|row_number|||window"]),
+        ("\\df regexp_l*", &["public|regexp_like||str, regexp[, flags]|func"]),
+        ("\\df+ md5", &["public|md5||expression|func"]),
+        ("\\du", &["ada|"]),
+        ("\\dn+", &["public|postgres|"]),
+        ("\\dt+", &["public|t|table|postgres|permanent"]),
+        ("\\l+", &["gust|postgres|UTF-8|"]),
         ("\\dv gust.*", &["gust|cost_lines|view|postgres"]),
     ] {
         let output = server.psql(&["-c", command]).output().expect("psql");
@@ -223,6 +229,8 @@ async fn psql_lists_tables_and_columns() {
         }
     }
     assert!(server.printed("SELECT version()").starts_with("PostgreSQL 16.6 (Gust "));
+    assert_eq!(server.printed("\\df pg_sleep"), "", "a function of PostgreSQL's that is not here is not listed");
+    assert_eq!(server.printed("SELECT current_user, session_user"), "ada|ada");
     assert_eq!(server.printed("SELECT current_database(), current_schema()"), "gust|public");
     assert_eq!(server.printed("SELECT 't'::regclass::oid = oid FROM pg_class WHERE relname = 't'"), "t");
     let columns = "SELECT attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE c.relname = 't' AND attnum > 0 ORDER BY attnum";

@@ -279,6 +279,8 @@ async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
     };
     let Known { startup, reader, answers, .. } = known;
     let Opened { principal, session, catalog, settings, wishes, home } = opened;
+    // Without users a client calls itself as it likes.
+    let user = principal.user.as_deref().or_else(|| startup.parameter("user")).unwrap_or_default().to_owned();
     let key = shared.keys.make().ok()?;
     let gone = CancellationToken::new();
     let messages = reader::read(reader, gone.clone());
@@ -291,7 +293,7 @@ async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
         wishes,
         savepoints: Vec::new(),
         before_local: std::collections::BTreeMap::new(),
-        pg_catalog: PgCatalog::new(catalog.clone(), shared.columns.clone()),
+        pg_catalog: PgCatalog::new(catalog.clone(), user, shared.columns.clone()),
         catalog,
         settings,
         key,

@@ -9,6 +9,8 @@ use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Signature, Volatility, 
 use datafusion::prelude::SessionContext;
 use datafusion_pg_catalog::pg_catalog as pg;
 
+use super::routines::Routines;
+
 /// Function that gives each key of an index a row. Indexes are not listed.
 pub(super) const KEYS_OF_INDEX: &str = "generate_subscripts";
 
@@ -18,7 +20,10 @@ const WITHOUT_VALUE: &[(&str, &[DataType])] = &[
     ("obj_description", &[DataType::Int32, DataType::Utf8]),
     ("shobj_description", &[DataType::Int32, DataType::Utf8]),
     ("pg_get_function_result", &[DataType::Int32]),
-    ("pg_get_function_arguments", &[DataType::Int32]),
+    ("pg_get_function_sqlbody", &[DataType::Int32]),
+    ("pg_table_size", &[DataType::Int32]),
+    ("pg_database_size", &[DataType::Utf8]),
+    ("pg_size_pretty", &[DataType::Utf8]),
     ("pg_get_viewdef", &[DataType::Int32]),
 ];
 
@@ -38,13 +43,21 @@ fn without_rows() -> [ScalarUDF; 4] {
     })
 }
 
+/// Facts of a connection that functions tell.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) database: &'a str,
+    pub(super) user: &'a str,
+    pub(super) routines: &'a Routines,
+}
+
 /// Registers the functions in a connection's session.
-pub(super) fn install(context: &SessionContext, database: &str) {
+pub(super) fn install(context: &SessionContext, of: &Facts<'_>) {
     let privileges = ["table", "schema", "database", "any_column", "column", "function"];
     let privileges =
         privileges.map(|of| pg::has_privilege_udf::create_has_privilege_udf(&format!("has_{of}_privilege")));
     let functions = [
-        pg::create_current_database_udf(database),
+        pg::create_current_database_udf(of.database),
         pg::create_current_schema_udf(),
         pg::create_current_schemas_udf(),
         pg::create_pg_get_userbyid_udf(),
@@ -55,7 +68,8 @@ pub(super) fn install(context: &SessionContext, database: &str) {
         // No type has a name that clients look for before they use it.
         constant("to_regtype", &[DataType::Utf8], ScalarValue::Int32(None)),
         pg::format_type::create_format_type_udf(),
-        pg::create_session_user_udf(),
+        constant("session_user", &[], ScalarValue::from(of.user)),
+        of.routines.arguments_udf(),
         pg::pg_get_expr_udf::create_pg_get_expr_udf(),
         pg::create_pg_get_partkeydef_udf(),
         pg::create_pg_relation_is_publishable_udf(),

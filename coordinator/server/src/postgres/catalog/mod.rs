@@ -10,7 +10,6 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::common::DataFusionError;
-use datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStaticTables};
 use gust_engine::error::QueryError;
 use gust_engine::session::{OWN_CATALOG, Piece, Session, on_big_stack};
@@ -19,11 +18,16 @@ use tokio::time::Instant;
 mod functions;
 mod names;
 mod rewrite;
+mod roles;
+mod routines;
 
 use crate::listing::{self, rows, texts};
 use crate::run::FAULT;
+use functions::Facts;
 use names::{Listed, Listing, Relation};
 pub(super) use rewrite::may_mention;
+use roles::OwnRole;
+use routines::{PgTables, Routines};
 
 /// Name of the schema.
 const PG_CATALOG: &str = "pg_catalog";
@@ -80,7 +84,10 @@ impl KeptColumns {
 pub(super) struct PgCatalog {
     /// Catalog whose tables are shown; None for the session's own.
     catalog: Option<String>,
+    /// Name of the connection's user.
+    user: String,
     listing: Listing,
+    routines: Routines,
     kept: KeptColumns,
     is_installed: bool,
 }
@@ -94,14 +101,15 @@ pub(super) struct Rewritten {
 }
 
 impl PgCatalog {
-    pub(super) fn new(catalog: Option<String>, kept: KeptColumns) -> Self {
-        Self { catalog, listing: Listing::default(), kept, is_installed: false }
+    pub(super) fn new(catalog: Option<String>, user: String, kept: KeptColumns) -> Self {
+        let (listing, routines) = (Listing::default(), Routines::default());
+        Self { catalog, user, listing, routines, kept, is_installed: false }
     }
 
     /// Begins with a new session.
     pub(super) fn begin_anew(&mut self) {
         self.is_installed = false;
-        self.listing = Listing::default();
+        (self.listing, self.routines) = (Listing::default(), Routines::default());
     }
 
     /// Writes a statement about PostgreSQL as the engine's, and makes what it mentions ready. None if it is not about PostgreSQL.
@@ -124,18 +132,22 @@ impl PgCatalog {
             if rewrite::mentions_columns(piece) {
                 is_partial = self.load(session, piece).await?;
             }
+            if rewrite::mentions_routines(piece) {
+                self.routines.list(session).await?;
+            }
         }
         Ok(Some(Rewritten { text, is_partial }))
     }
 
     fn install(&self, session: &Session) -> Result<(), DataFusionError> {
         let tables = STATIC.clone().map_err(DataFusionError::Internal)?;
-        let provider = PgCatalogSchemaProvider::try_new(self.listing.clone(), tables, EmptyContextProvider)?;
+        let others = PgCatalogSchemaProvider::try_new(self.listing.clone(), tables, OwnRole(self.user.clone()))?;
         let context = session.context();
         if let Some(own) = context.catalog(OWN_CATALOG) {
-            own.register_schema(PG_CATALOG, Arc::new(provider))?;
+            own.register_schema(PG_CATALOG, Arc::new(PgTables { others, routines: self.routines.clone() }))?;
         }
-        functions::install(context, self.catalog.as_deref().unwrap_or(OWN_DATABASE));
+        let database = self.catalog.as_deref().unwrap_or(OWN_DATABASE);
+        functions::install(context, &Facts { database, user: &self.user, routines: &self.routines });
         Ok(())
     }
 

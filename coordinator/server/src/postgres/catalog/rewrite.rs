@@ -24,6 +24,7 @@ use gust_engine::session::{OWN_CATALOG, Piece, Word, WordKind};
 use super::super::startup::SERVER_VERSION;
 use super::PG_CATALOG;
 use super::functions::KEYS_OF_INDEX;
+use super::routines::PG_PROC;
 
 static PARSER: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
 
@@ -68,6 +69,12 @@ fn is_of_postgresql(word: &str) -> bool {
 /// Columns of `pg_index` that are lists for PostgreSQL and texts here.
 const INDEX_LISTS: [&str; 4] = ["indclass", "indcollation", "indkey", "indoption"];
 
+/// Columns with rights, which are lists for PostgreSQL and texts here.
+const RIGHTS: [&str; 2] = ["nspacl", "proacl"];
+
+/// Value of a list that is not known.
+const NO_LIST: &str = "CAST(NULL AS VARCHAR[])";
+
 /// Tells if a statement may need names of tables.
 pub(super) fn mentions_relations(piece: &Piece) -> bool {
     let of_names = |word: &str| word.starts_with("pg_") || ["regclass", "regtype"].contains(&word);
@@ -77,6 +84,11 @@ pub(super) fn mentions_relations(piece: &Piece) -> bool {
 /// Tells if a statement needs columns of tables.
 pub(super) fn mentions_columns(piece: &Piece) -> bool {
     piece.words.iter().any(|word| word.bare() == Some("pg_attribute"))
+}
+
+/// Tells if a statement needs the names of functions.
+pub(super) fn mentions_routines(piece: &Piece) -> bool {
+    piece.words.iter().any(|word| word.bare() == Some(PG_PROC))
 }
 
 /// Returns the numbers of a statement that may be a table's.
@@ -100,21 +112,24 @@ pub(super) fn rewritten(text: &str) -> Option<String> {
         return None;
     }
     let only = |mut statements: Vec<Statement>| statements.pop().filter(|_| statements.is_empty());
-    let mut statement = match Parser::parse_sql(&PostgreSqlDialect {}, text) {
+    let (mut statement, is_catalogs_alone) = match Parser::parse_sql(&PostgreSqlDialect {}, text) {
         Ok(statements) => {
             let statement = only(statements)?;
             let about = About::of(&statement);
             if about.is_catalogs_alone() {
-                only(PARSER.parse(text).ok()?)?
+                (only(PARSER.parse(text).ok()?)?, true)
             } else if about.is_postgresqls() {
-                beside_other_tables(statement, &about)
+                (beside_other_tables(statement, &about), false)
             } else {
                 return None;
             }
         }
         // Some of the clients' statements are known to the crate by their words.
-        Err(_) => only(PARSER.parse(text).ok()?).filter(|statement| About::of(statement).is_catalogs_alone())?,
+        Err(_) => (only(PARSER.parse(text).ok()?).filter(|statement| About::of(statement).is_catalogs_alone())?, true),
     };
+    if is_catalogs_alone {
+        forget_lists(&mut statement);
+    }
     qualify(&mut statement);
     plain_types(&mut statement);
     Some(statement.to_string())
@@ -265,6 +280,31 @@ fn qualify(statement: &mut Statement) {
     });
 }
 
+/// Tells if an expression is a list that has no value here: the rows of a subquery, or the rights to a thing, which are texts in the crate.
+fn is_list_without_value(expr: &Expr) -> bool {
+    let Expr::Function(function) = expr else { return false };
+    match (parts(&function.name).last().map(String::as_str), &function.args) {
+        (Some("array"), FunctionArguments::Subquery(_)) => true,
+        (Some("array_to_string"), FunctionArguments::List(list)) => {
+            list.args.first().is_some_and(|list| RIGHTS.iter().any(|rights| list.to_string().ends_with(rights)))
+        }
+        _ => false,
+    }
+}
+
+/// Leaves lists without a value.
+fn forget_lists(statement: &mut Statement) {
+    let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
+        if is_list_without_value(expr) {
+            let parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(NO_LIST);
+            if let Ok(nothing) = parser.and_then(|mut parser| parser.parse_expr()) {
+                *expr = nothing;
+            }
+        }
+        ControlFlow::Continue(())
+    });
+}
+
 /// Replaces types of PostgreSQL in casts by plain ones: numbers of things are whole numbers. The version is one that clients know.
 fn plain_types(statement: &mut Statement) {
     let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
@@ -373,6 +413,7 @@ mod tests {
                 "SELECT (SELECT v FROM t), relname FROM datafusion.pg_catalog.pg_class",
             ),
             ("SELECT current_catalog FROM t", "SELECT current_database() FROM t"),
+            ("SELECT current_schema(), ARRAY(SELECT v FROM t)", "SELECT current_schema(), ARRAY(SELECT v FROM t)"),
         ] {
             assert_eq!(rewritten(sql).as_deref(), Some(expect), "{sql}");
         }
@@ -387,6 +428,10 @@ mod tests {
                 "SELECT pg_get_userbyid(d.datdba)",
             ),
             ("SELECT version()", "SELECT 'PostgreSQL 16.6 (Gust "),
+            (
+                "SELECT ARRAY(SELECT m.roleid FROM pg_auth_members m WHERE m.member = r.oid) FROM pg_roles r",
+                "CAST(NULL AS VARCHAR[])",
+            ),
             ("SELECT a.attrelid::regclass::pg_catalog.text FROM pg_attribute a", "::INT::VARCHAR"),
         ] {
             let rewritten = rewritten(sql).expect(sql);
