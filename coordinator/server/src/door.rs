@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::Utc;
 use gust_engine::cap::SharedBudgets;
-use gust_engine::config::{CatalogConfig, Config, Label, LabelError};
+use gust_engine::config::{CatalogConfig, Config, Label, LabelError, StatementKept};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::exchange::Journals;
@@ -15,6 +17,7 @@ use gust_engine::session::{
     Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
 };
 use gust_engine::storage::Reach;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,6 +124,15 @@ pub(crate) enum Purpose {
     Check,
 }
 
+/// Returns a digest of what makes a statement mean the same on two servers: catalogs and their places, places that may be read, the place
+/// of bare names, the set-up, and the provider of users.
+fn deployment(config: &Config, catalog: Option<&str>, setup: &[String]) -> String {
+    let catalogs: Vec<_> = config.catalogs.iter().map(|(name, it)| (name, it.tables_in(), it.file())).collect();
+    let issuer = config.server.jwt.as_ref().map(|jwt| &jwt.issuer);
+    let facts = format!("{:?}", (catalogs, &config.server.reach, catalog, setup, issuer));
+    BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(facts))
+}
+
 impl Door {
     /// Opens the engine, and runs the set-up statements. For a check nothing is written, and budgets hold nobody.
     pub(crate) async fn open(
@@ -149,9 +161,17 @@ impl Door {
                 None
             }
         };
-        let (has_journals, after) = (server.journal && config.exchange.is_some(), server.journal_after);
+        let has_journals = server.journal && config.exchange.is_some() && purpose == Purpose::Serve;
+        let keeps_texts = config.history.statement == StatementKept::Text;
+        if has_journals && !keeps_texts {
+            tracing::warn!(
+                "history.statement is `hash`, so that no text goes into a journal: submitted statements end with this server"
+            );
+        }
+        let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup));
         let engine = Engine::open(config, options)?;
-        let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), after));
+        let has_journals = has_journals && keeps_texts;
+        let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
         // Users see the views that it makes. So it has no history but its own.
         let of_users = tokens.is_some() || provider.is_some();
         let options = SessionOptions {
@@ -219,11 +239,17 @@ impl Door {
     pub(crate) fn knows(&self, principal: &Principal) -> Result<(), NoUser> {
         match (&principal.credential, self.tokens()) {
             (Some(Credential::Web(web)), _) if web.ends <= Utc::now() => Err(NoUser::Expired),
+            // The journal of a server with another provider may tell of it.
+            (Some(Credential::Web(web)), _) => {
+                let is_his =
+                    |provider: &Provider| principal.user == Some(format!("{}{}", provider.prefix(), web.subject));
+                if self.provider.as_ref().is_some_and(is_his) { Ok(()) } else { Err(NoUser::Unknown) }
+            }
             (Some(Credential::Token(hash)), Some(tokens)) => match tokens.principal_of(hash, Utc::now())? {
                 same if same == *principal => Ok(()),
                 _ => Err(NoUser::Unknown),
             },
-            (Some(Credential::Web(_) | Credential::Token(_)), _) | (None, _) => Ok(()),
+            (Some(Credential::Token(_)), None) | (None, _) => Ok(()),
         }
     }
 

@@ -117,6 +117,17 @@ pub(crate) async fn run_with(
     Box::pin(carry_out(door, &principal, &recorder, last.with_parameters(values), sink)).await
 }
 
+/// Ends a statement that is not run here, with what earlier servers have spent on it. It is recorded.
+pub(crate) async fn unrun(door: &Door, asked: Asked, work: Arc<WorkLog>, error: QueryError) -> Failure {
+    let Asked { principal, sql, wishes, .. } = asked;
+    let Ok(session) = Box::pin(door.session(&principal, wishes)).await else { return error.into() };
+    let last = parsed(&session, sql).await.ok().and_then(|mut statements| statements.pop());
+    let Some(last) = last else { return error.into() };
+    let report = Recorder::new(session).refuse(&last, work, &error).await;
+    door.metrics.count(&report, &StatementEnd::from(&error));
+    Failure { id: report.id.clone(), error, report: Some(Box::new(report)) }
+}
+
 /// Returns the statements of a text. Parsing computes, and cannot be interrupted.
 pub(crate) async fn parsed(session: &Session, sql: String) -> Result<Vec<Statement>, QueryError> {
     let session = session.clone();

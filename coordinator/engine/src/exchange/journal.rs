@@ -31,6 +31,15 @@ pub struct Journals {
     folder: Path,
 }
 
+/// Journal in a listing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JournalListed {
+    /// Number of its last entry.
+    pub last: u32,
+    /// Bytes of all its entries.
+    pub bytes: u64,
+}
+
 /// Outcome of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
@@ -57,28 +66,52 @@ impl Journals {
         self.folder.parts().chain([PathPart::from(id), PathPart::from(name.as_str())]).collect()
     }
 
-    /// Lists all journals, each with the number of its last entry.
+    /// Lists all journals.
     ///
     /// # Errors
     /// The store's.
-    pub async fn list(&self) -> Result<BTreeMap<String, u32>> {
+    pub async fn list(&self) -> Result<BTreeMap<String, JournalListed>> {
         let mut listing = self.store.list(Some(&self.folder));
-        let mut found = BTreeMap::<String, u32>::new();
+        let mut found = BTreeMap::<String, JournalListed>::new();
         while let Some(object) = listing.try_next().await? {
             if let Some(EntryKey { id, number }) = entry_below(&self.folder, &object.location) {
-                let last = found.entry(id).or_default();
-                *last = (*last).max(number);
+                let listed = found.entry(id).or_default();
+                listed.last = listed.last.max(number);
+                listed.bytes += object.size;
             }
         }
         Ok(found)
     }
 
-    /// Reads an entry.
+    /// Tells if the store creates an entry once. One that does not would give a statement two owners.
+    ///
+    /// # Errors
+    /// The store's, if it cannot be told.
+    pub async fn creates_once(&self) -> Result<bool> {
+        let id = Uuid::now_v7().simple().to_string();
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+        let created = match self.append(&id, 0, &first).await {
+            Ok(_) => self.append(&id, 0, &second).await,
+            Err(error) => Err(error),
+        };
+        let removed = self.remove(&id).await;
+        match created {
+            Ok(appended) => removed.map(|()| appended == Appended::Taken),
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an entry; None if there is none.
     ///
     /// # Errors
     /// The store's.
-    pub async fn read(&self, id: &str, number: u32) -> Result<Bytes> {
-        self.store.get(&self.path(id, number)).await?.bytes().await
+    pub async fn read(&self, id: &str, number: u32) -> Result<Option<Bytes>> {
+        match self.store.get(&self.path(id, number)).await {
+            Ok(found) => found.bytes().await.map(Some),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds an entry after the last one. The same bytes may be added again, because the answer to the first request may have been lost.
@@ -90,7 +123,7 @@ impl Journals {
         match self.store.put_opts(&path, entry.clone().into(), PutMode::Create.into()).await {
             Ok(_) => Ok(Appended::Done),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                match self.read(id, number).await? == *entry {
+                match self.read(id, number).await?.as_ref() == Some(entry) {
                     true => Ok(Appended::Done),
                     false => Ok(Appended::Taken),
                 }
@@ -136,9 +169,14 @@ fn entry_below(folder: &Path, path: &Path) -> Option<EntryKey> {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::BoxStream;
     use gust_protocol::StoreAccess;
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutOptions,
+        PutPayload, PutResult,
+    };
 
     use super::*;
 
@@ -159,10 +197,73 @@ mod tests {
             assert_eq!(journals.append(&id, 0, &other).await.expect("a store"), Appended::Taken);
             assert_eq!(journals.append(&id, 1, &other).await.expect("a store"), Appended::Done);
             assert_eq!(journals.append(&id, 1, &mine).await.expect("a store"), Appended::Taken);
-            assert_eq!(journals.list().await.expect("a store"), BTreeMap::from([(id.clone(), 1)]));
-            assert_eq!(journals.read(&id, 1).await.expect("a store"), other);
+            let listed = JournalListed { last: 1, bytes: 9 };
+            assert_eq!(journals.list().await.expect("a store"), BTreeMap::from([(id.clone(), listed)]));
+            assert_eq!(journals.read(&id, 1).await.expect("a store"), Some(other));
+            assert_eq!(journals.read(&id, 2).await.expect("a store"), None);
             journals.remove(&id).await.expect("a store");
             assert_eq!(journals.list().await.expect("a store"), BTreeMap::new());
+        }
+    }
+
+    /// A store that writes whatever is there already.
+    #[derive(Debug)]
+    struct Overwriting(InMemory);
+
+    impl std::fmt::Display for Overwriting {
+        fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            to.write_str("overwriting")
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for Overwriting {
+        async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            self.0.put_opts(at, payload, PutOptions { mode: PutMode::Overwrite, ..options }).await
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            at: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.0.put_multipart_opts(at, options).await
+        }
+
+        async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+            self.0.get_opts(at, options).await
+        }
+
+        fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.0.delete_stream(paths)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.0.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.0.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.0.copy_opts(from, to, options).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_is_found_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = LocalFileSystem::new_with_prefix(folder.path()).expect("a folder");
+        let stores: [(Arc<dyn ObjectStore>, bool); 3] = [
+            (Arc::new(InMemory::new()), true),
+            (Arc::new(disk), true),
+            (Arc::new(Overwriting(InMemory::new())), false),
+        ];
+        for (store, expect) in stores {
+            let (shown, journals) = (store.to_string(), journals(store));
+            assert_eq!(journals.creates_once().await.expect("a store"), expect, "{shown}");
+            assert_eq!(journals.list().await.expect("a store"), BTreeMap::new(), "{shown}: nothing is left");
         }
     }
 

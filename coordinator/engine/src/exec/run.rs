@@ -1,7 +1,7 @@
 //! Running stage: its fragments' tasks, and the answers on their way to the operators above.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -32,7 +32,7 @@ use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
-use crate::resume::RequestDigest;
+use crate::resume::{RequestDigest, StageDigest};
 use crate::scheduler::{
     AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
     StageAttempts,
@@ -103,6 +103,7 @@ impl StageRun {
             stage: Arc::clone(stage),
             query: Arc::clone(query),
             plan,
+            digest: OnceLock::new(),
             deletes: DeletesPublisher::new(Arc::clone(stage)),
             attempts,
             numbers: numbers.clone(),
@@ -156,6 +157,8 @@ struct StageFragments {
     stage: Arc<Stage>,
     query: Arc<QueryContext>,
     plan: PlanPublisher,
+    /// Digest of the plan, if results may be another coordinator's.
+    digest: OnceLock<Option<StageDigest>>,
     deletes: DeletesPublisher,
     attempts: StageAttempts,
     numbers: AttemptNumbers,
@@ -230,8 +233,20 @@ impl StageFragments {
 
     /// Makes the attempts of a fragment, before the first of them.
     async fn attempts_of(&self, index: usize) -> Result<OpenFragment> {
-        let Self { stage, query, plan, deletes, attempts, numbers, footers, memory, shared, received, fragments } =
-            self;
+        let Self {
+            stage,
+            query,
+            plan,
+            digest,
+            deletes,
+            attempts,
+            numbers,
+            footers,
+            memory,
+            shared,
+            received,
+            fragments,
+        } = self;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: index as u32 };
         let deletes = deletes.published(query, &id).await?;
         let inputs = stage.inputs(index, footers.as_ref(), deletes);
@@ -251,9 +266,10 @@ impl StageFragments {
         let parts_bytes = parts_work.inline_bytes + parts_work.slice_bytes;
         let bytes = limits.inline_bytes_max + plan_bytes + shared.inline_bytes + parts_bytes;
         let fragment = Fragment { id: id.clone(), inputs, parts: Vec::new(), limits };
-        let digest = query.work.as_ref().and_then(|_| {
+        let of_request = query.work.as_ref().and_then(|_| {
             let parts = received.as_ref().map(|received| received.inputs(index)).unwrap_or_default();
-            RequestDigest::of(&plan, &Fragment { parts, ..fragment.clone() })
+            let of_stage = digest.get_or_init(|| StageDigest::of(&plan)).as_ref()?;
+            RequestDigest::of(of_stage, Fragment { parts, ..fragment.clone() })
         });
         let received = received.clone();
         let access = {
@@ -292,7 +308,7 @@ impl StageFragments {
         }
         let requests = AttemptRequests { access: Box::new(access), request: Box::new(request) };
         let attempts = attempts.fragment(id, numbers.clone(), FragmentNeeds { bytes, work }, requests);
-        Ok(OpenFragment { attempts, request: digest })
+        Ok(OpenFragment { attempts, request: of_request })
     }
 }
 

@@ -101,18 +101,29 @@ pub struct SavedResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestDigest(String);
 
+/// Digest of what all fragments of a stage have in common. Rows that all get may be in it, so that it is made once.
+#[derive(Debug)]
+pub struct StageDigest([u8; 32]);
+
+impl StageDigest {
+    /// Makes the digest of a stage. None for one that cannot be encoded.
+    pub fn of(stage: &StagePlan) -> Option<Self> {
+        let encoded = serde_json::to_vec(&(PROTOCOL_VERSION, fingerprint(), stage)).ok()?;
+        Some(Self(Sha256::digest(encoded).into()))
+    }
+}
+
 impl RequestDigest {
     /// Makes the digest of a fragment's request. Limits, credentials, footers and their lengths change no row and are left out.
     /// None for one that cannot be encoded.
-    pub fn of(stage: &StagePlan, fragment: &Fragment) -> Option<Self> {
-        let mut inputs = fragment.inputs.clone();
+    pub fn of(stage: &StageDigest, fragment: Fragment) -> Option<Self> {
+        let Fragment { id, mut inputs, parts, limits: _ } = fragment;
         for (_, Input::Scan(scan)) in &mut inputs {
             for unit in scan.lanes.iter_mut().flatten() {
                 (unit.footer, unit.file.footer_bytes) = (None, None);
             }
         }
-        let request = (PROTOCOL_VERSION, fingerprint(), stage, &fragment.id, &inputs, &fragment.parts);
-        let encoded = serde_json::to_vec(&request).ok()?;
+        let encoded = serde_json::to_vec(&(stage.0, id, inputs, parts)).ok()?;
         Some(Self(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(encoded))))
     }
 }

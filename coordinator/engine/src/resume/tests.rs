@@ -44,21 +44,25 @@ fn fragment(index: u32) -> Fragment {
     Fragment { id, inputs: vec![(0, Input::Scan(scan))], parts: Vec::new(), limits }
 }
 
+fn digest(stage: &StagePlan, fragment: Fragment) -> Option<RequestDigest> {
+    RequestDigest::of(&StageDigest::of(stage)?, fragment)
+}
+
 #[test]
 fn a_request_is_the_same_if_it_makes_the_same_rows() {
-    let of = RequestDigest::of(&stage(), &fragment(0));
+    let of = digest(&stage(), fragment(0));
     let mut other = fragment(0);
     other.limits.inline_bytes_max = 99;
     let Input::Scan(scan) = &mut other.inputs[0].1;
     (scan.lanes[0][0].footer, scan.lanes[0][0].file.footer_bytes) = (None, None);
-    assert_eq!(RequestDigest::of(&stage(), &other), of, "footers and limits make no row");
+    assert_eq!(digest(&stage(), other.clone()), of, "footers and limits make no row");
     let Input::Scan(scan) = &mut other.inputs[0].1;
     scan.lanes[0][0].file.size_bytes = 11;
-    assert_ne!(RequestDigest::of(&stage(), &other), of, "another file");
-    assert_ne!(RequestDigest::of(&stage(), &fragment(1)), of, "another fragment");
+    assert_ne!(digest(&stage(), other.clone()), of, "another file");
+    assert_ne!(digest(&stage(), fragment(1)), of, "another fragment");
     let mut planned = stage();
     planned.options.insert("datafusion.execution.time_zone".to_owned(), "+02:00".to_owned());
-    assert_ne!(RequestDigest::of(&planned, &fragment(0)), of, "another setting");
+    assert_ne!(digest(&planned, fragment(0)), of, "another setting");
     assert_eq!(AccessTable::default().0.len(), 0, "credentials are no part of it");
 }
 
@@ -77,7 +81,7 @@ fn notes(log: &WorkLog) -> Vec<WorkDone> {
     let outcome = AttemptOutcome::Done { usage, cold: Some(false) };
     let billing = Billing::Metered { duration: second, init: Duration::ZERO };
     events.push(QueryEvent::AttemptEnded { id: id(0), attempt: first, outcome, billing, wall: second });
-    let request = RequestDigest::of(&stage(), &fragment(0)).expect("JSON");
+    let request = digest(&stage(), fragment(0)).expect("JSON");
     log.note(request, &AttemptResult { result: result(5), attempt: first });
     notes.extend(log.take(1 << 20));
     assert_eq!(log.take(1 << 20), None, "there is nothing new");
@@ -105,7 +109,7 @@ fn work_of_two_coordinators_is_inherited_with_its_bill() {
     let seen = third.inherited_money(&tariff).nano_dollars();
     assert!(seen.abs_diff(expect) < 10_000, "{seen} for {expect}");
     assert!(cost.at_most.nano_dollars() >= seen && !cost.is_complete, "what began after the last note is not known");
-    let request = RequestDigest::of(&stage(), &fragment(0)).expect("JSON");
+    let request = digest(&stage(), fragment(0)).expect("JSON");
     let inherited = third.inherit(&request).expect("a result");
     assert_eq!((inherited.attempt, inherited.result), (NUMBERS, result(5)), "the newest one");
     assert!(third.inherit(&request).is_none(), "it is used once");
@@ -117,7 +121,7 @@ fn results_are_noted_within_their_bound() {
     log.open_events(&Stores::new(crate::config::Config::default().s3));
     let large = result(RESULTS_BYTES_MAX / 4);
     for index in 0..6 {
-        let request = RequestDigest::of(&stage(), &fragment(index)).expect("JSON");
+        let request = digest(&stage(), fragment(index)).expect("JSON");
         log.note(request, &AttemptResult { result: large.clone(), attempt: 0 });
     }
     let mut counts = Vec::new();

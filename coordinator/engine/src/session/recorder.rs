@@ -109,6 +109,12 @@ impl Recorder {
         }
     }
 
+    /// Records a statement that is not run, with what earlier coordinators have spent on it. Returns its report.
+    pub async fn refuse(&self, statement: &Statement, work: Arc<WorkLog>, error: &QueryError) -> Report {
+        drop(self.begin(statement, Some(work)));
+        self.refused(error).await
+    }
+
     /// Runs a statement to its end and drops its rows. If it paid for reads, or failed, it is recorded and has a report.
     pub(super) async fn run_unshown(self: Arc<Self>, statement: Statement) -> (Option<Report>, Result<(), QueryError>) {
         let new = self.begin(&statement, None);
@@ -174,7 +180,10 @@ impl Recorder {
     async fn refused(&self, error: &QueryError) -> Report {
         if let Some(OpenRecord { events, stores, .. }) = self.open().as_ref() {
             let is_counted = |stamped: &StampedEvent| matches!(stamped.event, QueryEvent::CoordinatorRead { .. });
-            if !events.snapshot().iter().any(is_counted) {
+            // Reads of earlier coordinators are others.
+            let events_until_now = events.snapshot();
+            let is_own = |stamped: &&StampedEvent| !matches!(stamped.event, QueryEvent::TakenOver { .. });
+            if !events_until_now.iter().rev().take_while(is_own).any(is_counted) {
                 let OwnUsage { all: usage, billed } = stores.own_usage();
                 events.push(QueryEvent::CoordinatorRead { usage, billed });
             }

@@ -195,10 +195,10 @@ impl SchemaProvider for Namespace {
         let full_name = [&*self.catalog.name, &self.name, name].map(str::to_owned);
         let pinned = |table: IcebergTable| match &self.catalog.pins {
             Some(pins) => pins.pinned(&full_name.join("."), table),
-            None => table,
+            None => Ok(table),
         };
-        Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new) {
-            Ok(table) => Arc::new(pinned(table).named(full_name)),
+        Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new).and_then(pinned) {
+            Ok(table) => Arc::new(table.named(full_name)),
             Err(error) => Arc::new(BrokenTable::new(error)),
         }))
     }

@@ -124,7 +124,7 @@ impl Flight {
         let mut found = None;
         for handle in tickets.filter_map(|ticket| handle(&ticket.ticket)) {
             if let Some(entry) = stored_id(&handle).and_then(|id| self.door.statements.get(principal, id)) {
-                entry.cancel();
+                self.door.cancel(&entry).await;
                 found = Some(state_of(&entry.wait(WAIT_MAX).await));
             } else if self.streams.cancel(principal, &handle) {
                 found = Some(CancelStatus::Cancelled);

@@ -318,7 +318,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, Problem> {
     let Forget { forget } = of_query(query)?;
     let entry = find(&door, &principal, &id)?;
-    entry.cancel();
+    door.cancel(&entry).await;
     let state = entry.wait(Duration::from_secs(WAIT_SECONDS)).await;
     if forget && state.is_ended() {
         door.statements.forget(&entry);
@@ -344,7 +344,7 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
         error: None,
     };
     if matches!(state, Progress::Queued)
-        && let Some(place) = entry.ticket.get().and_then(|ticket| door.admission.place(*ticket))
+        && let Some(place) = entry.ticket().and_then(|ticket| door.admission.place(ticket))
     {
         told.position = Some(place.position);
         told.expected_wait_seconds = place.expected_wait.map(|wait| wait.as_secs_f64());

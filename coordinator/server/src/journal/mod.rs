@@ -8,10 +8,13 @@
 //! An owner writes at least every few seconds. A server that sees no new entry for as long as the last one promised takes the statement over:
 //! by its own clock alone, so that no two clocks have to agree. Who writes the next entry owns the statement ([`Journals`]).
 //!
-//! A journal has the text of the statements and the hash of the user's token, and no secret. Who may write into the exchange may submit
-//! statements by it.
+//! A journal has the text of the statements and the hash of the user's token. Statements with OPTIONS, which may hold secrets, have none
+//! ([`may_be_kept`]). Who may write into the exchange may submit statements by it.
+//!
+//! Non-goals: rows of statements that have ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +23,9 @@ use gust_engine::config::{Label, LabelError};
 use gust_engine::exchange::{Appended, Journals};
 use gust_engine::money::Money;
 use gust_engine::resume::{WorkDone, WorkLog};
+use gust_engine::session::pieces;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +40,7 @@ use crate::tokens::{Credential, Hash, Principal};
 mod takeover;
 
 /// Version of the entries. A server leaves journals of other versions alone.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of results that one entry has, about.
 const ENTRY_BYTES_MAX: usize = 8 << 20;
@@ -45,7 +50,7 @@ const END_TRIES_MAX: usize = 3;
 const END_PAUSE: Duration = Duration::from_secs(1);
 
 /// Bytes of a whole journal. A statement with more is not taken over.
-const JOURNAL_BYTES_MAX: usize = 256 << 20;
+const JOURNAL_BYTES_MAX: u64 = 256 << 20;
 
 /// Journals of this server and of others.
 #[derive(Debug)]
@@ -53,8 +58,25 @@ pub(crate) struct Keeping {
     journals: Journals,
     /// Name of this server's process, so that no two entries are equal.
     owner: String,
+    /// Digest of what makes statements mean the same on two servers. Others' are left alone.
+    deployment: String,
     /// Age of a statement from which on it has a journal.
     after: Duration,
+    /// True once the store has shown that it creates an entry once.
+    is_usable: AtomicBool,
+    /// Wakes the look at others' journals.
+    woken: Notify,
+}
+
+/// Place at which a server goes on with a journal.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Position {
+    /// Number of the next entry.
+    next: u32,
+    /// Bytes of the entries before it.
+    bytes: u64,
+    /// Servers that ended without a word while they had the statement.
+    deaths: u32,
 }
 
 /// An entry, as it is written.
@@ -64,8 +86,8 @@ struct Record {
     owner: String,
     /// Time in which the next entry comes, or the owner is taken for gone.
     lease: Duration,
-    /// Servers that had the statement before the owner.
-    takeovers: u32,
+    /// Servers that ended without a word while they had the statement.
+    deaths: u32,
     what: What,
 }
 
@@ -91,6 +113,7 @@ enum What {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Submitted {
     pub(crate) submitted: DateTime<Utc>,
+    deployment: String,
     user: Option<String>,
     credential: Option<SavedCredential>,
     sql: String,
@@ -110,7 +133,7 @@ enum SavedCredential {
 }
 
 impl Submitted {
-    pub(crate) fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>) -> Self {
+    fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>, deployment: &str) -> Self {
         let Asked { principal: Principal { user, credential }, sql, wishes, .. } = asked.clone();
         let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
         let credential = credential.map(|credential| match credential {
@@ -122,6 +145,7 @@ impl Submitted {
         });
         Self {
             submitted,
+            deployment: deployment.to_owned(),
             user,
             credential,
             sql,
@@ -158,8 +182,20 @@ impl Submitted {
 }
 
 impl Keeping {
-    pub(crate) fn new(journals: Journals, after: Duration) -> Arc<Self> {
-        Arc::new(Self { journals, owner: Uuid::now_v7().simple().to_string(), after })
+    pub(crate) fn new(journals: Journals, deployment: String, after: Duration) -> Arc<Self> {
+        let owner = Uuid::now_v7().simple().to_string();
+        Arc::new(Self { journals, owner, deployment, after, is_usable: AtomicBool::new(false), woken: Notify::new() })
+    }
+
+    /// Makes the entry of a statement that begins; None for one that ends with its server.
+    pub(crate) fn submitted(&self, asked: &Asked, at: DateTime<Utc>, key: Option<&Key>) -> Option<Submitted> {
+        let is_kept = self.is_usable.load(Ordering::Relaxed) && !asked.dry_run && may_be_kept(&asked.sql);
+        is_kept.then(|| Submitted::of(asked, at, key, &self.deployment))
+    }
+
+    /// Lets others' journals be looked at soon.
+    pub(crate) fn look_soon(&self) {
+        self.woken.notify_one();
     }
 
     /// Returns the time after which an owner that writes nothing is taken for gone.
@@ -167,28 +203,34 @@ impl Keeping {
         3 * self.after
     }
 
-    fn encoded(&self, what: What, takeovers: u32) -> Bytes {
-        self.encoded_for(what, takeovers, self.lease())
+    fn encoded(&self, what: What, deaths: u32) -> Bytes {
+        self.encoded_for(what, deaths, self.lease())
     }
 
-    fn encoded_for(&self, what: What, takeovers: u32, lease: Duration) -> Bytes {
-        let record = Record { version: VERSION, owner: self.owner.clone(), lease, takeovers, what };
+    fn encoded_for(&self, what: What, deaths: u32, lease: Duration) -> Bytes {
+        let record = Record { version: VERSION, owner: self.owner.clone(), lease, deaths, what };
         // All of it are texts and numbers.
         serde_json::to_vec(&record).unwrap_or_default().into()
     }
 
-    /// Keeps the journal of a statement in a task of its own, from this entry on: 0 for a new one. A statement that is lost to another
-    /// server is given up, and cancelled.
+    /// Keeps the journal of a statement in a task of its own, from this place on. A statement that is lost to another server is given up,
+    /// and cancelled.
     pub(crate) fn keep(
         self: &Arc<Self>,
         submitted: Submitted,
         work: Arc<WorkLog>,
-        next: u32,
+        position: Position,
         cancel: CancellationToken,
     ) -> Keeper {
         let stop = CancellationToken::new();
-        let writer =
-            Writer { keeping: Arc::clone(self), work, next, written: Instant::now(), bytes: 0, is_lost: false };
+        let writer = Writer {
+            keeping: Arc::clone(self),
+            work,
+            position,
+            written: Instant::now(),
+            failures: 0,
+            held: Held::Ours,
+        };
         let task = tokio::spawn(writer.run(submitted, stop.clone(), cancel));
         Keeper { stop, task: Some(task), writer: None }
     }
@@ -213,15 +255,20 @@ impl Keeper {
             while written == Some(Appended::Done)
                 && let Some(done) = writer.work.take(ENTRY_BYTES_MAX)
             {
-                let entry = writer.keeping.encoded(What::Work(Box::new(done)), writer.work.takeovers());
+                let entry = writer.keeping.encoded(What::Work(Box::new(done)), writer.position.deaths);
                 written = writer.write(&entry).await;
             }
-            let left = writer.keeping.encoded_for(What::Beat, writer.work.takeovers(), Duration::ZERO);
-            let _is_written = writer.write(&left).await;
-            writer.work.disown();
-            writer.is_lost = true;
+            let left = writer.keeping.encoded_for(What::Beat, writer.position.deaths, Duration::ZERO);
+            if writer.write(&left).await != Some(Appended::Taken) {
+                writer.give_up(Held::Left);
+            }
         }
         self.writer = Some(writer);
+    }
+
+    /// Tells if another server has taken the statement, or may have.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.held == Held::Taken)
     }
 
     /// Ends the journal before the statement's objects are removed. A statement that another server has taken meanwhile is disowned.
@@ -230,7 +277,7 @@ impl Keeper {
         self.stop.cancel();
         let Ok(mut writer) = task.await else { return };
         if writer.is_kept() {
-            let ended = writer.keeping.encoded(What::Ended, writer.work.takeovers());
+            let ended = writer.keeping.encoded(What::Ended, writer.position.deaths);
             let mut written = writer.write(&ended).await;
             for _ in 0..END_TRIES_MAX {
                 if written.is_some() {
@@ -241,8 +288,7 @@ impl Keeper {
             }
             if written.is_none() {
                 // Another server may have it by now: nothing of it is removed here.
-                writer.work.disown();
-                writer.is_lost = true;
+                writer.give_up(Held::Left);
             }
         }
         self.writer = Some(writer);
@@ -267,25 +313,40 @@ impl Drop for Keeper {
 struct Writer {
     keeping: Arc<Keeping>,
     work: Arc<WorkLog>,
-    /// Number of the next entry.
-    next: u32,
+    position: Position,
     /// Time of the last entry that was written.
     written: Instant,
-    bytes: usize,
-    /// True if the journal is another server's, or is left to it.
-    is_lost: bool,
+    /// Writes that failed, one after the other.
+    failures: u32,
+    held: Held,
+}
+
+/// Holder of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Ours,
+    /// Another server has it, or may have it.
+    Taken,
+    /// It is left to any other server.
+    Left,
 }
 
 impl Writer {
     /// Returns true if there is a journal, and it is this server's.
     fn is_kept(&self) -> bool {
-        self.next > 0 && !self.is_lost
+        self.position.next > 0 && self.held == Held::Ours
+    }
+
+    /// Gives the statement up, with its objects.
+    fn give_up(&mut self, held: Held) {
+        self.held = held;
+        self.work.disown();
     }
 
     async fn run(mut self, submitted: Submitted, stop: CancellationToken, cancel: CancellationToken) -> Self {
-        let (begun, after) = (Instant::now(), self.keeping.after);
+        let after = self.keeping.after;
         // Most statements end before.
-        let mut pending = (self.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted)), 0));
+        let mut pending = (self.position.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted)), 0));
         if pending.is_some() && stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
             return self;
         }
@@ -296,11 +357,10 @@ impl Writer {
             let mut has_more = false;
             if let Some(entry) = entry {
                 has_more = entry.len() > ENTRY_BYTES_MAX;
-                self.bytes += entry.len();
-                if self.bytes > JOURNAL_BYTES_MAX {
+                if self.position.bytes + entry.len() as u64 > JOURNAL_BYTES_MAX {
                     tracing::warn!(id = self.work.id(), "its journal is too long: the statement ends with this server");
                     self.remove().await;
-                    self.next = 0;
+                    self.position.next = 0;
                     return self;
                 }
                 match self.write(&entry).await {
@@ -309,13 +369,21 @@ impl Writer {
                         cancel.cancel();
                         return self;
                     }
-                    None => {
-                        self.bytes -= entry.len();
-                        (pending, has_more) = (Some(entry), false);
+                    None if self.position.next > 0 && self.written.elapsed() >= self.keeping.lease() => {
+                        // Another server may have it by now, and spend for it.
+                        tracing::warn!(
+                            id = self.work.id(),
+                            "its journal cannot be written for too long: it is given up here"
+                        );
+                        self.give_up(Held::Taken);
+                        cancel.cancel();
+                        return self;
                     }
+                    None => (pending, has_more) = (Some(entry), false),
                 }
             }
-            let pause = (begun.elapsed() / 20).clamp(after / 5, after);
+            // What begins between two notes is not known to the next server.
+            let pause = (after / 5).saturating_mul(1 << self.failures.min(8)).min(after);
             if !has_more && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return self;
             }
@@ -329,30 +397,33 @@ impl Writer {
             None if is_due => What::Beat,
             None => return None,
         };
-        Some(self.keeping.encoded(what, self.work.takeovers()))
+        Some(self.keeping.encoded(what, self.position.deaths))
     }
 
-    /// Writes an entry. None after an error of the store, which is logged.
+    /// Writes an entry. None after an error of the store. The first of several is logged.
     async fn write(&mut self, entry: &Bytes) -> Option<Appended> {
         let appended = match self.may_be_lost().await {
             true => Ok(Appended::Taken),
-            false => self.keeping.journals.append(self.work.id(), self.next, entry).await,
+            false => self.keeping.journals.append(self.work.id(), self.position.next, entry).await,
         };
         let id = self.work.id();
         match appended {
             Ok(Appended::Done) => {
-                self.next += 1;
-                self.written = Instant::now();
+                self.position.next += 1;
+                self.position.bytes += entry.len() as u64;
+                (self.written, self.failures) = (Instant::now(), 0);
                 Some(Appended::Done)
             }
             Ok(Appended::Taken) => {
                 tracing::warn!(id, "another server has taken the statement over: it is given up here");
-                self.is_lost = true;
-                self.work.disown();
+                self.give_up(Held::Taken);
                 Some(Appended::Taken)
             }
             Err(error) => {
-                tracing::warn!(id, "its journal cannot be written: {error}");
+                if self.failures == 0 {
+                    tracing::warn!(id, "its journal cannot be written: {error}; it is tried again");
+                }
+                self.failures += 1;
                 None
             }
         }
@@ -361,10 +432,11 @@ impl Writer {
     /// Tells if another server may have had the statement since the last entry, and may have removed its journal by now. A number that is
     /// free says nothing then.
     async fn may_be_lost(&self) -> bool {
-        if self.next == 0 || self.written.elapsed() < self.keeping.lease() {
+        let Position { next, .. } = self.position;
+        if next == 0 || self.written.elapsed() < self.keeping.lease() {
             return false;
         }
-        let last = self.keeping.record(self.work.id(), self.next - 1).await;
+        let last = self.keeping.record(self.work.id(), next - 1).await;
         last.is_none_or(|last| last.owner != self.keeping.owner)
     }
 
@@ -376,6 +448,14 @@ impl Writer {
             );
         }
     }
+}
+
+/// Tells if a text may be written into the exchange. Options may hold keys of a store.
+fn may_be_kept(sql: &str) -> bool {
+    let has_options = |word: &str| word.eq_ignore_ascii_case("options");
+    pieces(sql).is_ok_and(|pieces| {
+        pieces.iter().flat_map(|piece| &piece.words).filter_map(|word| word.bare()).all(|word| !has_options(word))
+    })
 }
 
 #[cfg(test)]

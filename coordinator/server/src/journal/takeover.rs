@@ -2,21 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::exchange::Appended;
+use gust_engine::exchange::{Appended, JournalListed};
 use gust_engine::resume::{Inherited, WorkDone, WorkLog};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Header, Keeping, Record, Submitted, VERSION, What};
+use super::{Header, JOURNAL_BYTES_MAX, Keeping, Position, Record, Submitted, VERSION, What};
+use crate::admission::Waiting;
 use crate::door::Door;
 
-/// Most servers that a statement outlives. One that ends its server would end the next one as well.
-const TAKEOVERS_MAX: u32 = 3;
+/// Most servers that end without a word while they have a statement. One that ends its server would end the next one as well.
+const DEATHS_MAX: u32 = 3;
+
+/// Most servers of a statement, those that stop in order among them.
+const SERVERS_MAX: usize = 200;
 
 /// Pause between looks while no other server's journal is there.
 const IDLE_PAUSE: Duration = Duration::from_secs(60);
@@ -24,11 +29,17 @@ const IDLE_PAUSE: Duration = Duration::from_secs(60);
 /// Shortest pause between looks.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
+/// First pause after a store that did not answer, which grows up to [`IDLE_PAUSE`].
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
 /// Journals that are watched.
 const WATCHED_MAX: usize = 1_000;
 
 /// Entries that are read at the same time.
 const READS_AT_ONCE: usize = 16;
+
+/// Tries to take a statement from a server that writes on.
+const CANCEL_TRIES_MAX: usize = 5;
 
 /// Journal of another server.
 #[derive(Debug)]
@@ -39,20 +50,30 @@ enum Watched {
     Foreign,
 }
 
+/// Purpose for which a statement is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    GoOn,
+    Cancel,
+}
+
 impl Door {
     /// Takes statements over whose servers are gone, until this one stops. `shown` hears when those that are there are shown.
     pub(crate) async fn take_over(self: Arc<Self>, shown: oneshot::Sender<()>) {
         let mut shown = Some(shown);
         let Some(keeping) = self.keeping.clone() else { return };
+        if !self.stopping.run_until_cancelled(keeping.probe()).await.unwrap_or_default() {
+            return;
+        }
         let mut watched = HashMap::<String, Watched>::new();
         loop {
             match keeping.journals.list().await {
                 Ok(listed) => {
                     self.statements.keep_unowned(|id| listed.contains_key(id));
                     watched.retain(|id, _| listed.contains_key(id) && !self.statements.owns(id));
-                    for (id, last) in listed.into_iter().take(WATCHED_MAX) {
+                    for (id, listed) in listed.into_iter().take(WATCHED_MAX) {
                         if !self.statements.owns(&id) {
-                            self.look_at(&keeping, &mut watched, id, last).await;
+                            self.look_at(&keeping, &mut watched, id, listed).await;
                         }
                     }
                 }
@@ -67,8 +88,10 @@ impl Door {
                 Watched::Foreign => None,
             });
             let pause = leases.min().unwrap_or(IDLE_PAUSE).clamp(PAUSE_MIN, IDLE_PAUSE);
-            if self.stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = keeping.woken.notified() => {}
+                () = self.stopping.cancelled() => return,
             }
         }
     }
@@ -79,14 +102,15 @@ impl Door {
         keeping: &Keeping,
         watched: &mut HashMap<String, Watched>,
         id: String,
-        last: u32,
+        listed: JournalListed,
     ) {
+        let last = listed.last;
         match watched.get(&id) {
             Some(Watched::Foreign) => {}
             Some(Watched::Alive { last: seen, since, lease }) if *seen == last => {
                 if since.elapsed() >= *lease {
                     watched.remove(&id);
-                    if !self.claim(keeping, &id, last).await {
+                    if !self.claim(keeping, &id, listed, Purpose::GoOn).await {
                         watched.insert(id, Watched::Foreign);
                     }
                 }
@@ -109,8 +133,8 @@ impl Door {
             return Some(lease);
         }
         let submitted = keeping.begun(id).await?;
-        // It is another server's, with other users.
-        if !self.lets_in(&submitted) {
+        // It is another server's, with other users or catalogs.
+        if !self.lets_in(keeping, &submitted) {
             return None;
         }
         if is_new {
@@ -119,27 +143,56 @@ impl Door {
         Some(lease)
     }
 
-    /// Tells if the user of a statement may still run it.
-    fn lets_in(&self, submitted: &Submitted) -> bool {
+    /// Tells if a statement means the same here, and its user may still run it.
+    fn lets_in(&self, keeping: &Keeping, submitted: &Submitted) -> bool {
         let principal = submitted.principal();
-        self.has_users() == (principal.user.is_some() && principal.credential.is_some())
+        submitted.deployment == keeping.deployment
+            && self.has_users() == (principal.user.is_some() && principal.credential.is_some())
             && self.knows(&principal).is_ok()
     }
 
-    /// Takes a statement over, unless another server is faster, and goes on with it. Returns false if its journal makes no sense.
-    async fn claim(self: &Arc<Self>, keeping: &Keeping, id: &str, last: u32) -> bool {
-        let Some(Record { takeovers, what, .. }) = keeping.record(id, last).await else { return true };
-        if matches!(what, What::Ended) {
+    /// Ends a statement. One that another server has is taken from it, and ends here.
+    pub(crate) async fn cancel(self: &Arc<Self>, entry: &crate::statements::Entry) {
+        entry.cancel();
+        let Some(keeping) = self.keeping.as_ref().filter(|_| entry.is_unowned()) else { return };
+        for _ in 0..CANCEL_TRIES_MAX {
+            let listed = keeping.journals.list().await.ok().and_then(|listed| listed.get(&entry.id).copied());
+            let Some(listed) = listed else { return };
+            let is_done = !self.claim(keeping, &entry.id, listed, Purpose::Cancel).await;
+            if is_done || !entry.is_unowned() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a statement over, unless another server is faster, and goes on with it or ends it. Returns false if its journal makes no sense.
+    async fn claim(
+        self: &Arc<Self>,
+        keeping: &Keeping,
+        id: &str,
+        JournalListed { last, bytes }: JournalListed,
+        purpose: Purpose,
+    ) -> bool {
+        let Some(before) = keeping.record(id, last).await else { return true };
+        if matches!(before.what, What::Ended) {
             self.statements.keep_unowned(|kept| kept != id);
             self.remove_leftovers(keeping, id).await;
             return true;
         }
-        let Some(submitted) = keeping.begun(id).await.filter(|submitted| self.lets_in(submitted)) else { return false };
-        // It waits for its turn at the next look if there is no room now.
-        let user = submitted.principal().user.unwrap_or_default();
-        let Ok(waiting) = self.admission.queue(&user) else { return true };
-        let takeovers = takeovers + 1;
-        let taken = keeping.encoded(What::Taken, takeovers);
+        let begun = keeping.begun(id).await.filter(|submitted| self.lets_in(keeping, submitted));
+        let Some(submitted) = begun else { return false };
+        let turn = match purpose {
+            // It waits for its turn at the next look if there is no room now.
+            Purpose::GoOn => match self.admission.queue(&submitted.principal().user.unwrap_or_default()) {
+                Ok(waiting) => Ok(waiting),
+                Err(_) => return true,
+            },
+            Purpose::Cancel => Err(QueryError::interrupted()),
+        };
+        // A server that left the statement is not dead, and nor is one that takes it again.
+        let is_death = purpose == Purpose::GoOn && !before.lease.is_zero() && before.owner != keeping.owner;
+        let deaths = before.deaths + u32::from(is_death);
+        let taken = keeping.encoded(What::Taken, deaths);
         match keeping.journals.append(id, last + 1, &taken).await {
             Ok(Appended::Done) => {}
             Ok(Appended::Taken) => return true,
@@ -148,38 +201,32 @@ impl Door {
                 return true;
             }
         }
-        if takeovers > TAKEOVERS_MAX {
-            // Its work may be what ends servers, and is not read.
-            let message = format!("{takeovers} servers have ended while the statement ran");
-            let hint =
-                "look into their logs; a smaller share of the memory for each query is `queries_max` under [server]";
-            let failed = QueryError::new(ErrorKind::Resources, message).with_hint(hint);
-            let work = WorkLog::new(id.to_owned(), Inherited::of(id, [Vec::new()]));
-            self.statements.resume(self, *submitted, work, last + 2, Err(failed));
-            return true;
-        }
-        let read = stream::iter(0..=last).map(|number| keeping.journals.read(id, number)).buffered(READS_AT_ONCE);
-        let read: Vec<Bytes> = match read.try_collect().await {
-            Ok(read) => read,
+        let turn = turn.and_then(|waiting| may_go_on(waiting, deaths, bytes));
+        let story = match keeping.story(id, last, turn.is_ok()).await {
+            Ok(Some(story)) => story,
+            Ok(None) => {
+                tracing::warn!(id, "its journal makes no sense; `gust exchange gc` removes it later");
+                return false;
+            }
             Err(error) => {
                 // It is tried again after a lease.
                 tracing::warn!(id, "its journal cannot be read: {error}");
                 return true;
             }
         };
-        let records = read.iter().map(decoded).collect::<Option<Vec<_>>>();
-        let Some(Story { submitted, notes }) = records.and_then(Story::of) else {
-            tracing::warn!(id, "its journal makes no sense; `gust exchange gc` removes it later");
-            return false;
+        let turn = match story.notes.len() > SERVERS_MAX {
+            true => Err(QueryError::new(ErrorKind::Resources, format!("{SERVERS_MAX} servers have had the statement"))),
+            false => turn,
         };
-        tracing::info!(id, takeovers, "a statement of a server that is gone is taken over");
-        let work = WorkLog::new(id.to_owned(), Inherited::of(id, notes));
-        self.statements.resume(self, *submitted, work, last + 2, Ok(waiting));
+        tracing::info!(id, deaths, "a statement of another server is taken over");
+        let position = Position { next: last + 2, bytes: bytes + taken.len() as u64, deaths };
+        let work = WorkLog::new(id.to_owned(), Inherited::of(id, story.notes));
+        self.statements.resume(self, *submitted, work, position, turn);
         true
     }
 
     /// Removes what a statement of another server has left.
-    pub(crate) async fn remove_leftovers(&self, keeping: &Keeping, id: &str) {
+    async fn remove_leftovers(&self, keeping: &Keeping, id: &str) {
         let cleaned = self.clean_exchange(id).await;
         let removed = match cleaned {
             Ok(_) => keeping.journals.remove(id).await.map_err(|error| error.to_string()),
@@ -191,10 +238,50 @@ impl Door {
     }
 }
 
+/// Gives the place in the queue up for a statement that must not run again.
+fn may_go_on(waiting: Waiting, deaths: u32, bytes: u64) -> Result<Waiting, QueryError> {
+    let failed = |message: String| QueryError::new(ErrorKind::Resources, message);
+    if deaths > DEATHS_MAX {
+        let hint = "look into their logs; a smaller share of the memory for each query is `queries_max` under [server]";
+        return Err(failed(format!("{deaths} servers have ended while the statement ran")).with_hint(hint));
+    }
+    if bytes > JOURNAL_BYTES_MAX {
+        let message = format!("the statement's journal has more than {JOURNAL_BYTES_MAX} bytes");
+        return Err(failed(message).with_hint("submit it again"));
+    }
+    Ok(waiting)
+}
+
 impl Keeping {
+    /// Finds out if the store creates an entry once. False for a store that does not: then there are no journals. It waits for a store
+    /// that does not answer.
+    async fn probe(&self) -> bool {
+        let mut pause = PROBE_PAUSE;
+        loop {
+            match self.journals.creates_once().await {
+                Ok(is_usable) => {
+                    if !is_usable {
+                        let what = "the exchange's store does not create an object once (If-None-Match)";
+                        tracing::warn!("{what}: submitted statements end with this server");
+                    }
+                    self.is_usable.store(is_usable, Ordering::Relaxed);
+                    return is_usable;
+                }
+                Err(error) if pause == PROBE_PAUSE => {
+                    tracing::warn!(
+                        "submitted statements end with this server until the exchange can be written: {error}"
+                    );
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(IDLE_PAUSE);
+        }
+    }
+
     pub(super) async fn record(&self, id: &str, number: u32) -> Option<Record> {
         let read = self.journals.read(id, number).await;
-        read.ok().and_then(|entry| decoded(&entry))
+        read.ok().flatten().as_ref().and_then(decoded)
     }
 
     /// Reads the statement of a journal.
@@ -204,6 +291,22 @@ impl Keeping {
             What::Work(_) | What::Beat | What::Taken | What::Ended => None,
         }
     }
+
+    /// Reads a journal up to an entry, with or without results. None if it makes no sense.
+    async fn story(&self, id: &str, last: u32, has_results: bool) -> Result<Option<Story>, String> {
+        let mut read = stream::iter(0..=last).map(|number| self.journals.read(id, number)).buffered(READS_AT_ONCE);
+        let mut story = Story::default();
+        while let Some(entry) = read.next().await {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Err(error.to_string()),
+            };
+            // Nobody writes an entry that is missing any more.
+            let Some(record) = entry.as_ref().and_then(decoded) else { return Ok(None) };
+            story.add(record.what, has_results);
+        }
+        Ok((!story.notes.is_empty()).then_some(story))
+    }
 }
 
 fn decoded(entry: &Bytes) -> Option<Record> {
@@ -211,26 +314,25 @@ fn decoded(entry: &Bytes) -> Option<Record> {
     (version == VERSION).then(|| serde_json::from_slice(entry).ok()).flatten()
 }
 
-/// Journal that was read.
-pub(super) struct Story {
-    pub(super) submitted: Box<Submitted>,
-    /// Notes of each server that had it.
-    pub(super) notes: Vec<Vec<WorkDone>>,
+/// Work of a journal that was read: the notes of each server that had the statement.
+#[derive(Debug, Default)]
+struct Story {
+    notes: Vec<Vec<WorkDone>>,
 }
 
 impl Story {
-    /// Reads entries, from the first on; None if they do not begin with a statement.
-    fn of(records: Vec<Record>) -> Option<Self> {
-        let mut records = records.into_iter();
-        let What::Begun(submitted) = records.next()?.what else { return None };
-        let mut story = Self { submitted, notes: vec![Vec::new()] };
-        for Record { what, .. } in records {
-            match what {
-                What::Work(done) => story.notes.last_mut()?.push(*done),
-                What::Taken => story.notes.push(Vec::new()),
-                What::Begun(_) | What::Beat | What::Ended => {}
+    fn add(&mut self, what: What, has_results: bool) {
+        match what {
+            What::Begun(_) | What::Taken => self.notes.push(Vec::new()),
+            What::Work(mut done) => {
+                if !has_results {
+                    done.results.clear();
+                }
+                if let Some(notes) = self.notes.last_mut() {
+                    notes.push(*done);
+                }
             }
+            What::Beat | What::Ended => {}
         }
-        Some(story)
     }
 }

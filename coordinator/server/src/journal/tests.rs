@@ -19,12 +19,28 @@ fn a_request_comes_back_as_it_was() {
         let principal = Principal { user, credential };
         let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes: wishes.clone() };
         let key = Key { key: "once".to_owned(), hash: [3; 32] };
-        let submitted = Submitted::of(&asked, Utc::now(), Some(&key));
+        let submitted = Submitted::of(&asked, Utc::now(), Some(&key), "here");
         let text = serde_json::to_string(&submitted).expect("JSON");
         assert!(!text.contains("gust_secret"), "{text}");
         let back: Submitted = serde_json::from_str(&text).expect("JSON");
         assert_eq!(back.key, Some(("once".to_owned(), [3; 32])));
         let back = back.asked().expect("a request");
         assert_eq!(format!("{back:?}"), format!("{asked:?}"));
+    }
+}
+
+#[test]
+fn texts_with_options_stay_on_the_server() {
+    for (sql, expect) in [
+        ("SELECT 'options' AS o FROM t", true),
+        ("SELECT \"options\" FROM t", true),
+        (
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'data/' OPTIONS ('aws.secret_access_key' 'x'); SELECT 1",
+            false,
+        ),
+        ("COPY t TO 'x' options (format csv)", false),
+        ("SELECT 'open", false),
+    ] {
+        assert_eq!(may_be_kept(sql), expect, "{sql}");
     }
 }

@@ -7,19 +7,14 @@
 //! Each belongs to its user: for others its id does not exist. Statements, their rows and their time are bounded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{EventLog, StampedEvent};
 use gust_engine::resume::{Inherited, WorkLog};
-use gust_engine::session::RunningStatement;
-use gust_output::StreamError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,14 +22,13 @@ use uuid::Uuid;
 
 use crate::admission::{Full, Ticket, Waiting};
 use crate::door::Door;
-use crate::journal::{Keeper, Submitted};
-use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, spawn};
-use crate::spool::{Space, Spool, SpoolWriter};
+use crate::journal::{Position, Submitted};
+use crate::run::{Asked, Done, Failure, spawn};
+use crate::spool::{Space, Spool};
 use crate::tokens::Principal;
+use work::{Journaled, Spooling, carry_out, end};
 
-/// First events of an ended statement that are kept, and last ones, and the bytes of the texts of either.
-const EVENTS_KEPT_MAX: usize = 1_000;
-const EVENTS_KEPT_BYTES_MAX: usize = 128 << 10;
+mod work;
 
 /// Statements of a server. The oldest is first.
 #[derive(Debug)]
@@ -62,10 +56,18 @@ pub(crate) struct Entry {
     /// Key of the user's, and the hash of what he submitted with it.
     key: Option<(String, [u8; 32])>,
     pub(crate) submitted: DateTime<Utc>,
-    /// Place in the queue; none while another server has the statement.
-    pub(crate) ticket: OnceLock<Ticket>,
+    held: Mutex<Held>,
     cancel: CancellationToken,
     state: watch::Sender<State>,
+}
+
+/// Server that has a statement.
+#[derive(Debug, Clone, Copy)]
+enum Held {
+    /// This one, with its place in the queue if it is to run.
+    Here(Option<Ticket>),
+    /// Another one, or nobody now.
+    Elsewhere,
 }
 
 /// State of a statement. Clones are cheap.
@@ -198,20 +200,20 @@ impl Statements {
             principal: asked.principal.clone(),
             key: key.clone().map(|Key { key, hash }| (key, hash)),
             submitted: Utc::now(),
-            ticket: OnceLock::from(waiting.ticket()),
+            held: Mutex::new(Held::Here(Some(waiting.ticket()))),
             cancel: CancellationToken::new(),
             state: watch::Sender::new(State::Queued),
         });
         entries.insert(&entry);
         drop(entries);
-        let journaled = door.keeping.as_ref().filter(|_| !asked.dry_run).map(|keeping| {
+        let journaled = door.keeping.as_ref().and_then(|keeping| {
+            let submitted = keeping.submitted(&asked, entry.submitted, key.as_ref())?;
             let work = WorkLog::new(entry.id.clone(), Inherited::default());
-            let submitted = Submitted::of(&asked, entry.submitted, key.as_ref());
-            let keeper = keeping.keep(submitted, Arc::clone(&work), 0, entry.cancel.clone());
-            Journaled { work, keeper, stopping: door.stopping.clone() }
+            let keeper = keeping.keep(submitted, Arc::clone(&work), Position::default(), entry.cancel.clone());
+            Some(Journaled { work, keeper, stopping: door.stopping.clone() })
         });
         let spooling = self.spooling(&entry, journaled);
-        spawn(door, carry_out(Arc::clone(door), asked, waiting, spooling));
+        spawn(door, carry_out(Arc::clone(door), asked, Ok(waiting), spooling));
         Ok(entry)
     }
 
@@ -225,33 +227,28 @@ impl Statements {
         }
     }
 
-    /// Goes on with a statement of a server that is gone, from this entry of its journal on, in its turn, or lets it fail.
+    /// Goes on with a statement of another server, from this place in its journal on, in its turn, or ends it.
     pub(crate) fn resume(
         &self,
         door: &Arc<Door>,
         submitted: Submitted,
         work: Arc<WorkLog>,
-        next: u32,
+        position: Position,
         turn: Result<Waiting, QueryError>,
     ) {
         let entry = self.show_unowned(work.id(), submitted.principal(), &submitted);
-        let keeper = door
-            .keeping
-            .as_ref()
-            .map(|keeping| keeping.keep(submitted.clone(), Arc::clone(&work), next, entry.cancel.clone()));
-        let Some(keeper) = keeper else { return };
+        let Some(keeping) = &door.keeping else { return };
+        entry.hold(Held::Here(turn.as_ref().ok().map(Waiting::ticket)));
+        let keeper = keeping.keep(submitted.clone(), Arc::clone(&work), position, entry.cancel.clone());
         let spooling = self.spooling(&entry, Some(Journaled { work, keeper, stopping: door.stopping.clone() }));
-        let asked = submitted.asked().map_err(|error| QueryError::sql(error.to_string()));
-        let (asked, waiting) = match (asked, turn) {
-            (Ok(asked), Ok(waiting)) => (asked, waiting),
-            (Err(error), _) | (_, Err(error)) => {
-                spawn(door, end(Arc::clone(door), spooling, Err(error.into())));
+        let asked = match submitted.asked() {
+            Ok(asked) => asked,
+            Err(error) => {
+                spawn(door, end(Arc::clone(door), spooling, Err(QueryError::sql(error.to_string()).into())));
                 return;
             }
         };
-        // It is this server's from here on.
-        let _is_first = entry.ticket.set(waiting.ticket()).is_ok();
-        spawn(door, carry_out(Arc::clone(door), asked, waiting, spooling));
+        spawn(door, carry_out(Arc::clone(door), asked, turn, spooling));
     }
 
     /// Shows a statement that another server has, or had, as one that waits.
@@ -265,12 +262,30 @@ impl Statements {
             principal,
             key: submitted.key.clone(),
             submitted: submitted.submitted,
-            ticket: OnceLock::new(),
+            held: Mutex::new(Held::Elsewhere),
             cancel: CancellationToken::new(),
             state: watch::Sender::new(State::Queued),
         });
         entries.insert(&entry);
         entry
+    }
+
+    /// Shows a statement as one that waits, because another server has it now.
+    fn give_up(&self, entry: &Entry) {
+        let mut entries = self.entries();
+        entry.hold(Held::Elsewhere);
+        entry.state.send_replace(State::Queued);
+        // The token of the old one has ended its work here.
+        let anew = Arc::new(Entry {
+            id: entry.id.clone(),
+            principal: entry.principal.clone(),
+            key: entry.key.clone(),
+            submitted: entry.submitted,
+            held: Mutex::new(Held::Elsewhere),
+            cancel: CancellationToken::new(),
+            state: watch::Sender::new(State::Queued),
+        });
+        entries.insert(&anew);
     }
 
     /// Tells if a statement is this server's own.
@@ -362,9 +377,21 @@ impl Entries {
 }
 
 impl Entry {
+    /// Returns the place in the queue; None if it has none on this server.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match *self.held.lock().expect("no holder panics") {
+            Held::Here(ticket) => ticket,
+            Held::Elsewhere => None,
+        }
+    }
+
+    fn hold(&self, held: Held) {
+        *self.held.lock().expect("no holder panics") = held;
+    }
+
     /// Tells if another server has the statement, or had it.
-    fn is_unowned(&self) -> bool {
-        self.ticket.get().is_none() && !self.state().is_ended()
+    pub(crate) fn is_unowned(&self) -> bool {
+        matches!(*self.held.lock().expect("no holder panics"), Held::Elsewhere) && !self.state().is_ended()
     }
 
     pub(crate) fn state(&self) -> State {
@@ -379,7 +406,7 @@ impl Entry {
         self.state()
     }
 
-    /// Ends the statement, if it has not ended.
+    /// Ends the statement on this server, if it has not ended.
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
     }
@@ -387,166 +414,5 @@ impl Entry {
     /// Returns a guard that ends the statement when it is dropped.
     pub(crate) fn cancel_on_drop(&self) -> DropGuard {
         self.cancel.clone().drop_guard()
-    }
-}
-
-async fn carry_out(door: Arc<Door>, asked: Asked, waiting: Waiting, mut spooling: Spooling) {
-    let entry = Arc::clone(&spooling.entry);
-    let permit = tokio::select! {
-        permit = waiting.turn() => Ok(permit),
-        gone = gone(&door, &asked.principal, entry.cancel.clone().cancelled_owned().boxed()) => Err(gone),
-    };
-    let ended = match &permit {
-        Ok(_) => {
-            entry.state.send_replace(State::Running { query: None });
-            // After a panic its client would wait for an end that never comes.
-            let ran = AssertUnwindSafe(Box::pin(run(&door, asked, &mut spooling))).catch_unwind().await;
-            ran.unwrap_or_else(|_| Err(panicked().into()))
-        }
-        Err(gone) => Err(gone.clone().into()),
-    };
-    drop(permit);
-    end(door, spooling, ended).await;
-}
-
-/// Ends a statement, and its journal.
-async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<Done, Failure>) {
-    let entry = Arc::clone(&spooling.entry);
-    let journaled = spooling.journaled.take();
-    let state = entry.state();
-    let (query_id, events_total) = (state.query_id().map(str::to_owned), state.events_total());
-    let events = state.log().map(kept).unwrap_or_default();
-    let result = ended.map(|done| (done, spooling.spool.take()));
-    entry.state.send_replace(State::Ended(Arc::new(Ended {
-        query_id,
-        events,
-        events_total,
-        result,
-        at: Instant::now(),
-    })));
-    if let Some(mut journaled) = journaled {
-        journaled.end().await;
-        let Journaled { work, keeper, .. } = journaled;
-        let has_left_some = work.is_inherited() && !work.is_disowned();
-        if has_left_some && let Err(error) = door.clean_exchange(work.id()).await {
-            tracing::warn!(id = work.id(), "the exchange could not be cleaned: {error}");
-        }
-        keeper.remove().await;
-    }
-}
-
-/// Returns the first and the last events of a log, with their numbers. A log of a thousand fragments would be kept as long as the
-/// rows are. An event that is too large by itself is left out.
-fn kept(log: &EventLog) -> Vec<(usize, StampedEvent)> {
-    let events: Vec<(usize, StampedEvent)> = (0..).zip(log.snapshot()).collect();
-    let (first, rest) = events.split_at(events.len().min(EVENTS_KEPT_MAX));
-    let last = &rest[rest.len().saturating_sub(EVENTS_KEPT_MAX)..];
-    let mut kept = within_bytes(first.iter());
-    let mut of_end = within_bytes(last.iter().rev());
-    of_end.reverse();
-    kept.extend(of_end);
-    kept
-}
-
-/// Takes events in their order, and leaves those out that would pass the bound.
-fn within_bytes<'a>(events: impl Iterator<Item = &'a (usize, StampedEvent)>) -> Vec<(usize, StampedEvent)> {
-    let mut bytes = 0;
-    let fits = |(_, stamped): &&(usize, StampedEvent)| {
-        let more = format!("{:?}", stamped.event).len();
-        let fits = bytes + more <= EVENTS_KEPT_BYTES_MAX;
-        bytes += if fits { more } else { 0 };
-        fits
-    };
-    events.filter(fits).cloned().collect()
-}
-
-/// Rows of a statement on their way into its spool.
-struct Spooling {
-    entry: Arc<Entry>,
-    folder: PathBuf,
-    space: Arc<Space>,
-    spool: Option<Spool>,
-    /// Journal of the statement; None if it ends with the server.
-    journaled: Option<Journaled>,
-}
-
-/// Statement that another server may go on with.
-struct Journaled {
-    work: Arc<WorkLog>,
-    keeper: Keeper,
-    /// Token that says that the server stops.
-    stopping: CancellationToken,
-}
-
-impl Journaled {
-    /// Ends the journal before anything is removed, or leaves it to the next server if this one stops.
-    async fn end(&mut self) {
-        match self.stopping.is_cancelled() {
-            true => self.keeper.leave().await,
-            false => self.keeper.end().await,
-        }
-    }
-}
-
-impl Sink for Spooling {
-    async fn take(&mut self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
-        let query = Some(Query { id: running.id().to_owned(), events: running.events().clone() });
-        self.entry.state.send_replace(State::Running { query });
-        if running.is_silent() {
-            while running.next().await.map_err(StreamError::Query)?.is_some() {}
-            return Ok(0);
-        }
-        let spool = async {
-            let mut writer = SpoolWriter::new(&self.folder, running.schema(), Arc::clone(&self.space))?;
-            while let Some(batch) = running.next().await? {
-                tokio::task::block_in_place(|| writer.push(&batch))?;
-            }
-            writer.finish()
-        };
-        let spool = spool.await.map_err(StreamError::Query)?;
-        Ok(self.spool.insert(spool).rows())
-    }
-
-    fn work(&self) -> Option<Arc<WorkLog>> {
-        self.journaled.as_ref().map(|journaled| Arc::clone(&journaled.work))
-    }
-
-    async fn ending(&mut self) {
-        if let Some(journaled) = &mut self.journaled {
-            journaled.end().await;
-        }
-    }
-
-    fn unwanted(&self) -> BoxFuture<'static, ()> {
-        self.entry.cancel.clone().cancelled_owned().boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use gust_engine::events::QueryEvent;
-
-    use super::*;
-
-    #[test]
-    fn events_are_kept_within_their_bounds() {
-        for (reason, pushed, least, most) in [
-            ("x".repeat(1_000), 5_000, 200, 262),
-            (String::new(), 5_000, 2 * EVENTS_KEPT_MAX, 2 * EVENTS_KEPT_MAX),
-            (String::new(), 1_001, 1_001, 1_001),
-            (String::new(), 7, 7, 7),
-            ("x".repeat(300_000), 3, 0, 0),
-        ] {
-            let log = EventLog::start();
-            for _ in 0..pushed {
-                log.push(QueryEvent::Replanned { reason: reason.clone() });
-            }
-            let numbers: Vec<usize> = kept(&log).iter().map(|(number, _)| *number).collect();
-            assert!((least..=most).contains(&numbers.len()), "{} of {pushed}", numbers.len());
-            assert!(numbers.is_sorted());
-            if most > 0 {
-                assert_eq!((numbers.first(), numbers.last()), (Some(&0), Some(&(pushed - 1))), "the end is there");
-            }
-        }
     }
 }
