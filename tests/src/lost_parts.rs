@@ -13,19 +13,22 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use fragment_fn::{Environment, connect, handler};
-use gust_protocol::exchange::result_path;
+use futures::TryStreamExt;
+use gust_protocol::exchange::{ResultKey, result_at, result_path};
 use gust_protocol::parts::{LaneSlices, Slice};
 use gust_protocol::{FragmentId, InvokeRequest, Output, wire};
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 /// Fault of rows in the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartsFault {
     /// The object is deleted.
     Gone,
-    /// All objects that the reader needs are deleted.
+    /// All objects of the stage that the reader needs are deleted.
     AllGone,
+    /// All objects of the query are deleted.
+    EverythingGone,
     /// The object ends within the bytes that the reader needs.
     Torn,
     /// The object is as long as before, and has other bytes.
@@ -35,12 +38,14 @@ pub enum PartsFault {
 }
 
 impl PartsFault {
-    pub const ALL: [Self; 5] = [Self::Gone, Self::AllGone, Self::Torn, Self::Flipped, Self::Swapped];
+    pub const ALL: [Self; 6] =
+        [Self::Gone, Self::AllGone, Self::EverythingGone, Self::Torn, Self::Flipped, Self::Swapped];
 
     fn name(self) -> &'static str {
         match self {
             Self::Gone => "gone",
             Self::AllGone => "all-gone",
+            Self::EverythingGone => "everything-gone",
             Self::Torn => "torn",
             Self::Flipped => "flipped",
             Self::Swapped => "swapped",
@@ -48,18 +53,19 @@ impl PartsFault {
     }
 }
 
-/// Spoiling of the rows of one stage.
+/// Spoiling of the rows of one stage, or of each stage once.
 #[derive(Debug, Clone, Copy)]
 pub struct Spoiling {
     pub fault: PartsFault,
-    /// Stage whose rows are spoiled.
-    pub stage: u32,
+    /// Stage whose rows are spoiled. None for each, also when the query runs anew.
+    pub stage: Option<u32>,
 }
 
 impl Spoiling {
     /// Returns the mode of `faulty_bootstrap` that spoils rows so.
     pub fn mode(self) -> String {
-        format!("parts-{}-{}", self.stage, self.fault.name())
+        let stage = self.stage.map_or_else(|| "each".to_owned(), |stage| stage.to_string());
+        format!("parts-{stage}-{}", self.fault.name())
     }
 }
 
@@ -70,7 +76,8 @@ impl FromStr for Spoiling {
         let parse = || {
             let (stage, name) = mode.strip_prefix("parts-")?.split_once('-')?;
             let fault = PartsFault::ALL.into_iter().find(|fault| fault.name() == name)?;
-            Some(Self { fault, stage: stage.parse().ok()? })
+            let stage = if stage == "each" { None } else { Some(stage.parse().ok()?) };
+            Some(Self { fault, stage })
         };
         parse().ok_or_else(|| format!("`{mode}` spoils nothing"))
     }
@@ -89,26 +96,28 @@ pub async fn answer(
         request.fragment.limits.inline_bytes_max = 0;
     }
     let slices = slices(&request, spoiling.stage);
-    if !slices.is_empty() && is_first(mark) {
+    if slices.first().is_some_and(|slice| is_first(mark, slice.stage)) {
         spoil(&request, spoiling.fault, &slices, mark).await;
     }
     let payload = wire::encode_request(&request).expect("it was decoded");
     handler::handle(environment, payload, deadline).await
 }
 
-/// Lists what a request reads of a stage's objects, one slice an object.
-fn slices(request: &InvokeRequest, stage: u32) -> Vec<Slice> {
+/// Lists what a request reads of a stage's objects, or of those of any, one slice an object.
+fn slices(request: &InvokeRequest, stage: Option<u32>) -> Vec<Slice> {
     let lanes = request.fragment.parts.iter().flat_map(|input| &input.lanes);
     let slices = lanes.flat_map(|lane| LaneSlices::decoded(lane).expect("the coordinator's own").slices);
-    let mut slices: Vec<Slice> = slices.filter(|slice| slice.stage == stage && slice.inline.is_none()).collect();
-    slices.sort_by_key(|slice| slice.index);
-    slices.dedup_by_key(|slice| slice.index);
+    let mut slices: Vec<Slice> =
+        slices.filter(|slice| stage.is_none_or(|stage| slice.stage == stage) && slice.inline.is_none()).collect();
+    slices.sort_by_key(|slice| (slice.stage, slice.index));
+    slices.dedup_by_key(|slice| (slice.stage, slice.index));
     slices
 }
 
-/// Returns true for one caller, also among processes.
-fn is_first(mark: &Path) -> bool {
-    OpenOptions::new().create_new(true).write(true).mode(0o600).open(mark.join("first")).is_ok()
+/// Returns true for one reader of a stage, also among processes.
+fn is_first(mark: &Path, stage: u32) -> bool {
+    let first = mark.join(format!("first-{stage}"));
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(first).is_ok()
 }
 
 async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mark: &Path) {
@@ -119,11 +128,23 @@ async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mar
         let Slice { stage, index, .. } = *slice;
         result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, slice.attempt)
     };
+    if fault == PartsFault::EverythingGone {
+        let objects: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("a listing");
+        for object in objects {
+            let Some(ResultKey { fragment, attempt }) = result_at(prefix, &object.location) else { continue };
+            if fragment.query == request.fragment.id.query {
+                store.delete(&object.location).await.expect("it is there");
+                fired(mark, fragment.stage, fragment.index, attempt);
+            }
+        }
+        return;
+    }
     let first = &slices[0];
     let spoiled: Vec<&Slice> = if fault == PartsFault::AllGone { slices.iter().collect() } else { vec![first] };
     for slice in &spoiled {
         match fault {
             PartsFault::Gone | PartsFault::AllGone => store.delete(&key(slice)).await.expect("it is there"),
+            PartsFault::EverythingGone => unreachable!("it is done"),
             PartsFault::Torn => {
                 let bytes = object(&store, &key(slice)).await;
                 // Others may have read their parts by now.
@@ -139,10 +160,15 @@ async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mar
                 put(&store, &key(slice), bytes).await;
             }
         }
-        let fired = OpenOptions::new().create(true).append(true).mode(0o600).open(mark.join("fired"));
-        let line = format!("{} {} {}\n", slice.stage, slice.index, slice.attempt);
-        fired.and_then(|mut file| file.write_all(line.as_bytes())).expect("the test's folder is writable");
+        fired(mark, slice.stage, slice.index, slice.attempt);
     }
+}
+
+/// Notes an object that was spoiled.
+fn fired(mark: &Path, stage: u32, index: u32, attempt: u32) {
+    let fired = OpenOptions::new().create(true).append(true).mode(0o600).open(mark.join("fired"));
+    let line = format!("{stage} {index} {attempt}\n");
+    fired.and_then(|mut file| file.write_all(line.as_bytes())).expect("the test's folder is writable");
 }
 
 async fn object(store: &Arc<dyn ObjectStore>, key: &Key) -> Bytes {

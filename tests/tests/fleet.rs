@@ -58,6 +58,8 @@ fn lost_rows_of_functions_are_made_anew() {
     let trials = trials(0..300, Adoption::On);
     let restored: usize = trials.iter().map(|(_, trial)| trial.restored).sum();
     assert!(restored >= 50, "rows were made anew {restored} times");
+    let unplanned: usize = trials.iter().map(|(_, trial)| trial.unplanned).sum();
+    assert!(unplanned >= 100, "{unplanned} fragments ran beyond the planned ones");
 }
 
 #[test]

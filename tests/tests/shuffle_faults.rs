@@ -1,5 +1,6 @@
 //! Rows from functions to functions when something goes wrong: lost objects, little memory, little money. Functions are real processes where rows are lost.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
@@ -11,7 +12,7 @@ use gust_tests::chaos::script;
 use gust_tests::cloud;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::lost_parts::{PartsFault, Spoiling};
-use gust_tests::query::{assert_remote, plain, run};
+use gust_tests::query::{assert_partly_remote, assert_remote, plain, run};
 use gust_tests::s3::S3Server;
 use object_store::path::Path as Key;
 use tempfile::TempDir;
@@ -61,19 +62,25 @@ impl Spoiled {
     }
 }
 
-/// Spoils rows of a stage that scans, and checks that they are made anew.
+/// Spoils rows of a stage, and checks that they are made anew.
 async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
     let (lake, what) = (Lake::new().await, format!("{fault:?}: {sql}"));
-    let spoiled = Spoiled::new(&lake, Spoiling { fault, stage }, false).await;
+    let spoiled = Spoiled::new(&lake, Spoiling { fault, stage: Some(stage) }, false).await;
     let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
-    assert!(if fault == PartsFault::AllGone { fired.len() > 4 } else { fired.len() == 1 }, "{what}: {fired:?}");
+    let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone);
+    assert!(if is_one { fired.len() == 1 } else { fired.len() > 4 }, "{what}: {fired:?}");
+    let stages: BTreeSet<&str> = fired.iter().filter_map(|line| line.split(' ').next()).collect();
+    // A stage over others is there only where it is spoiled.
+    let expect = if fault == PartsFault::EverythingGone && stage == 2 { 3 } else { 1 };
+    assert_eq!(stages.len(), expect, "{what}: {fired:?}");
     assert_eq!(report.shuffles_restored, fired.len(), "{what}: {report:?}");
     assert!(report.attempts_failed.get("InputLost").is_some_and(|times| *times > 0), "{what}: {report:?}");
     assert_eq!(report.fragments_adopted, report.fragments, "{what}: {report:?}");
     // Those that lost rows, and those whose rows were lost.
     assert!(report.attempts_wasted > fired.len(), "{what}: {report:?}");
-    assert_eq!((&report.fell_back, report.shuffle_objects > 0), (&None, true), "{what}: {report:?}");
+    let told = (&report.fell_back, &report.restarted, report.shuffle_objects > 0);
+    assert_eq!(told, (&None, &None, true), "{what}: {report:?}");
     spoiled.close().await;
 }
 
@@ -91,34 +98,61 @@ async fn lost_rows_of_either_side_of_a_join_are_made_anew() {
     check_restored(PartsFault::AllGone, 1, join).await;
 }
 
-/// Spoils rows that another attempt might part in another way. The query fails by name, or runs here where that is allowed.
-async fn check_refused(stage: u32, sql: &str) {
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_of_a_stage_over_others_are_made_anew() {
+    let sql = "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n";
+    for fault in [PartsFault::Gone, PartsFault::Swapped, PartsFault::EverythingGone] {
+        check_restored(fault, 2, sql).await;
+    }
+}
+
+/// Spoils rows that another attempt might part in another way. The query begins anew once, as long as no row has gone out. Then it fails by name, or runs here where
+/// that is allowed.
+async fn check_restarted(stage: u32, sql: &str) {
     let lake = Lake::new().await;
     for fault in [PartsFault::Gone, PartsFault::Swapped] {
-        let spoiled = Spoiled::new(&lake, Spoiling { fault, stage }, false).await;
-        let error = spoiled.run(&lake, sql).await.expect_err(sql);
-        let told = format!("rows of fragment 0 of stage {stage}, attempt 0, are lost");
-        assert_eq!((error.kind(), spoiled.fired().len()), (ErrorKind::Functions, 1), "{sql}: {error}");
-        assert!(error.to_string().contains(&told), "{sql}: {error}");
+        let what = format!("{fault:?}: {sql}");
+        let spoiled = Spoiled::new(&lake, Spoiling { fault, stage: Some(stage) }, false).await;
+        let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let why = report.restarted.clone().unwrap_or_default();
+        assert!(why.contains(&format!("of stage {stage}, attempt 0, are lost")), "{what}: {report:?}");
+        assert_eq!((spoiled.fired().len(), report.shuffles_restored, &report.fell_back), (1, 0, &None), "{what}");
+        // Readers of the first run were not adopted.
+        assert_partly_remote(&report, &what);
+        assert!(
+            report.to_string().contains("ran twice  began anew, as rows between functions were lost: "),
+            "{report}"
+        );
         spoiled.close().await;
     }
-    // Nothing runs here once a row has gone out.
-    let sql = format!("SELECT count(*) FROM ({sql})");
-    let spoiled = Spoiled::new(&lake, Spoiling { fault: PartsFault::Gone, stage }, true).await;
-    let report = spoiled.run(&lake, &sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-    assert!(report.fell_back.as_ref().is_some_and(|why| why.contains("are lost")), "{report:?}");
-    assert_eq!((report.fragments_adopted > 0, spoiled.fired().len()), (true, 1), "{report:?}");
-    spoiled.close().await;
+    // Rows are lost in both runs.
+    for allow_fallback in [false, true] {
+        let what = format!("in both runs, {allow_fallback}: {sql}");
+        let spoiled = Spoiled::new(&lake, Spoiling { fault: PartsFault::Gone, stage: None }, allow_fallback).await;
+        match spoiled.run(&lake, sql).await {
+            Ok(report) => {
+                let told = [&report.restarted, &report.fell_back].map(|why| why.clone().unwrap_or_default());
+                assert!(allow_fallback && told.iter().all(|why| why.contains("are lost")), "{what}: {report:?}");
+            }
+            Err(error) => {
+                assert_eq!((error.kind(), allow_fallback), (ErrorKind::Functions, false), "{what}: {error}");
+                assert!(error.to_string().contains("are lost"), "{what}: {error}");
+            }
+        }
+        assert!(spoiled.fired().len() >= 2, "{what}: {:?}", spoiled.fired());
+        spoiled.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_volatile_stage_are_not_made_anew() {
-    check_refused(0, "SELECT k, count(*) FROM a WHERE random() >= 0 GROUP BY k").await;
+async fn a_query_begins_anew_if_rows_of_a_volatile_stage_are_lost() {
+    check_restarted(0, "SELECT count(*) FROM (SELECT k, count(*) FROM a WHERE random() >= 0 GROUP BY k)").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_stage_over_others_are_not_made_anew() {
-    check_refused(2, "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n").await;
+async fn a_query_begins_anew_if_rows_are_lost_whose_sums_have_another_rounding_each_time() {
+    let sums = "SELECT k, sum(f) AS s FROM a GROUP BY k";
+    check_restarted(1, &format!("SELECT count(*) FROM (SELECT s, count(*) FROM ({sums}) GROUP BY s)")).await;
 }
 
 /// Rows of texts that do not compress, of more bytes than a small function's memory.

@@ -105,6 +105,10 @@ pub enum QueryEvent {
     Replanned {
         reason: String,
     },
+    /// Rows between functions were lost that another attempt would not give again. The query runs anew.
+    Restarted {
+        reason: String,
+    },
     /// Storage requests and bytes of the coordinator itself, counted at its stores, with its reads ahead and its waits.
     CoordinatorRead {
         usage: Usage,

@@ -150,7 +150,9 @@ impl ProgressCounts {
                 AttemptOutcome::Cancelled => {}
             },
             QueryEvent::FragmentAdopted { .. } => self.adopted += 1,
-            QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } => (self.fragments, self.adopted) = (0, 0),
+            QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } | QueryEvent::Restarted { .. } => {
+                (self.fragments, self.adopted) = (0, 0)
+            }
             QueryEvent::CoordinatorRead { usage, .. } => self.bytes_read += usage.bytes_read,
             QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => self.is_over = true,
         }

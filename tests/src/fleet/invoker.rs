@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Fault, FaultPlan};
 use super::fragment_rows::{FragmentRows, number, schema, wrong_batches};
-use super::parts::{PartsReading, object_slices, parted, read};
+use super::parts::{PartsReading, object_slices, parted, parts_alike, read};
 use super::pipe::Burst;
 use super::platform::Platform;
 
@@ -465,9 +465,9 @@ impl Inner {
         writer.finish().await.expect("in memory")
     }
 
-    /// Returns the number by which rows are parted. Stages over others have one for each attempt: rows come to them in any order, and they are not determined.
+    /// Returns the number by which rows are parted. Stages over others have one for each attempt, where these do not part alike.
     fn salt(&self, request: &InvokeRequest) -> u64 {
-        match request.fragment.parts.is_empty() {
+        match request.fragment.parts.is_empty() || parts_alike(self.seed) {
             true => self.seed,
             false => number(self.seed, (&request.fragment.id, request.attempt, "parted")),
         }

@@ -98,6 +98,11 @@ fn messages(bytes: &Bytes) -> Vec<RecordBatch> {
     StreamReader::try_new(Cursor::new(stream), None).into_iter().flatten().map_while(Result::ok).collect()
 }
 
+/// Returns true in worlds where each attempt of a stage over others parts its rows alike, as plans of joins do. In the others it does not, as with sums of floats.
+pub(super) fn parts_alike(seed: u64) -> bool {
+    number(seed, "parts alike").is_multiple_of(2)
+}
+
 /// Parts rows. Rows of one number are in one partition, for one salt.
 pub(super) fn parted(batches: &[RecordBatch], partitions: u32, salt: u64) -> (Bytes, Regions) {
     let (mut bytes, mut regions) = (Vec::new(), Vec::new());

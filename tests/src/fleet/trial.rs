@@ -20,6 +20,7 @@ use gust_engine::scheduler::SchedulerSettings;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::fragment_rows::number;
 use super::unchecked::UncheckedInvoker;
 use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
 use super::{Fault, FaultPlan, Graph, PartsReading, Pipe, Platform, Quantiles};
@@ -50,6 +51,8 @@ pub struct Trial {
     pub second_attempts: usize,
     /// Fragments whose rows were lost and made anew.
     pub restored: usize,
+    /// Fragments of stages beyond those that were planned.
+    pub unplanned: usize,
     pub fired: BTreeMap<Fault, u64>,
     /// Objects that zombies wrote after their query had been cleaned up, and that the collection found.
     pub late_objects: usize,
@@ -86,7 +89,9 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
             let exchanges =
                 if adoption == Adoption::Off { 0 } else { random.random_range(0..4_usize).saturating_sub(1) };
             let partitions = random.random_range(1..20);
-            let graph = Graph { exchanges, partitions, restores_all: adoption == Adoption::RestoresAll };
+            let restores_all = adoption == Adoption::RestoresAll;
+            let outgrows_plan = number(seed, "outgrows its plan").is_multiple_of(3);
+            let graph = Graph { exchanges, partitions, restores_all, outgrows_plan };
             SimulatedQuery { graph, ..query }
         })
         .collect();
@@ -188,7 +193,7 @@ pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcom
     if *took > query.timeout + Duration::from_secs(1) {
         trial.broken.push(format!("query {id}: took {took:?} of {:?}", query.timeout));
     }
-    check_books(id, rows.is_ok(), events, trial);
+    check_books(id, rows.is_ok(), query.graph, events, trial);
 }
 
 /// Returns the name of an error's kind, if faults may end a query with it.
@@ -206,14 +211,19 @@ pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
 const FAILURES_MAX: u32 = 8 * (1 + 4);
 
 /// Checks that the event log adds up.
-fn check_books(query: &str, succeeded: bool, events: &[StampedEvent], trial: &mut Trial) {
+fn check_books(query: &str, succeeded: bool, graph: Graph, events: &[StampedEvent], trial: &mut Trial) {
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<(u32, u32), u32> = BTreeMap::new();
     let mut fragments_started = 0;
     let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
     for StampedEvent { event, .. } in events {
         match event {
-            QueryEvent::StageStarted { fragments, .. } => fragments_started += *fragments as usize,
+            QueryEvent::StageStarted { stage, fragments, .. } => {
+                fragments_started += *fragments as usize;
+                if graph.outgrows_plan && *stage > 0 {
+                    trial.unplanned += (*fragments as usize).saturating_sub(1);
+                }
+            }
             QueryEvent::AttemptStarted { id, attempt, cause, .. } => {
                 trial.attempts += 1;
                 trial.retries += usize::from(*cause == AttemptCause::Retry);

@@ -40,6 +40,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fragment_rows::{number, schema, sorted};
 use super::invoker::PlatformUsage;
+use super::parts::parts_alike;
 use super::{FaultPlan, FragmentRows, PartsReading, Platform, SimInvoker};
 
 /// Epoch of every world's clock.
@@ -75,6 +76,8 @@ pub struct Graph {
     pub partitions: usize,
     /// True where rows are made anew that another attempt parts in another way. A test uses it to show that the trial would notice.
     pub restores_all: bool,
+    /// True where one fragment is planned for each stage over an exchange, and functions have so little memory that each partition needs one.
+    pub outgrows_plan: bool,
 }
 
 /// Query over some files.
@@ -185,7 +188,7 @@ impl World {
         let (started, events) = (Instant::now(), EventLog::start());
         let deadline = started + query.timeout;
         let id = self.query_id(index, clock);
-        let planned = plan(query, self.model).expect("a plan of one scan");
+        let planned = plan(query, self.model, parts_alike(self.seed)).expect("a plan of one scan");
         let fragments = planned.stages.first().map_or(0, |stage| stage.fragments.len() as u32);
         let all = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let own = Arc::<Counters>::default();
@@ -199,7 +202,7 @@ impl World {
             credentials: StoreCredentials::Own,
             stores: Stores::new(S3Config::default()),
             limits: FragmentLimits {
-                memory_bytes_max: 1 << 30,
+                memory_bytes_max: if query.graph.outgrows_plan { 1 } else { 1 << 30 },
                 temp_bytes_max: 1 << 30,
                 bridge_bytes: 1 << 20,
                 inline_bytes_max: self.inline_bytes_max,
@@ -249,7 +252,8 @@ impl World {
     }
 }
 
-fn plan(query: &SimulatedQuery, model: TimeModel) -> EngineResult<DistributedPlan> {
+/// Plans a query. Attempts of a stage over others part their rows alike, or not.
+fn plan(query: &SimulatedQuery, model: TimeModel, parts_alike: bool) -> EngineResult<DistributedPlan> {
     let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
     let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
     let groups = vec![FileGroup::new(files), FileGroup::default()];
@@ -273,8 +277,11 @@ fn plan(query: &SimulatedQuery, model: TimeModel) -> EngineResult<DistributedPla
     let shuffles = Shuffles { place: ShufflePlace::Hash, partitions: Some(query.graph.partitions), ..Shuffles::NONE };
     let cut = CutPlan::of(&plan, StageRules { shuffles, ..StageRules::SCANS }, &reach)?.on_functions()?;
     let mut stages = cut.packer(footers.as_ref()).stages(0, &packing);
-    if query.graph.restores_all {
-        stages.iter_mut().for_each(|stage| stage.shuffle.is_determinate = true);
+    for stage in stages.iter_mut().filter(|stage| stage.is_over_parts()) {
+        stage.shuffle.is_determinate = parts_alike || query.graph.restores_all;
+        if query.graph.outgrows_plan {
+            stage.fragments.truncate(1);
+        }
     }
     cut.with_leaves(stages.into_iter().map(Arc::new).collect(), &RemoteFragmentExec::leaf)
 }

@@ -39,7 +39,7 @@ use crate::scheduler::{
 };
 
 /// Most times that a fragment runs again because rows of other stages were lost and are there again. All rows that are gone are made anew at once.
-const RESTORES_MAX: usize = 4;
+pub(super) const RESTORES_MAX: usize = 4;
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]

@@ -148,6 +148,15 @@ pub struct PlannedQuery {
     pub kept_shuffles: Vec<String>,
 }
 
+/// Second plan of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// It is like the first.
+    Alike,
+    /// It has so many fragments for each fragment of the first, and its joins on the coordinator.
+    Finer { more: usize },
+}
+
 /// The part of a query that functions run.
 #[derive(Debug, Clone)]
 pub struct FunctionsPlan {
@@ -221,16 +230,21 @@ impl Planner {
         Ok(PlannedQuery::here(state, plan, decision))
     }
 
-    /// Plans a query anew that has run with `first`: at the same place, with another state, and with `more` fragments for each of its fragments.
+    /// Plans a query anew that has run with `first`: at the same place, with another state.
     pub async fn again(
         &self,
         state: SessionState,
         logical: &LogicalPlan,
         first: &FunctionsPlan,
-        more: usize,
+        again: Again,
         decision: Decision,
     ) -> Result<PlannedQuery> {
         let FunctionsPlan { stages, packed: PackedSize { size, packing }, facts, .. } = first;
+        let (more, rules) = match again {
+            Again::Alike => (1, self.settings.stages),
+            // The first run has shown that memory is short: joins stay here, where they spill.
+            Again::Finer { more } => (more, StageRules::SCANS),
+        };
         let packing = Packing {
             functions_max: packing.functions_max * more,
             functions: packing.functions.map(|functions| functions * more),
@@ -238,16 +252,16 @@ impl Planner {
             ..*packing
         };
         let optimized = optimized(&state, logical)?;
-        // The first run has shown that memory is short: joins stay here, where they spill.
-        let (distributing, plan) = distributed(&state, &optimized, StageRules::SCANS).await?;
-        match self.cut(&plan, StageRules::SCANS)? {
+        let (distributing, plan) = distributed(&state, &optimized, rules).await?;
+        match self.cut(&plan, rules)? {
             Placement::Here(reason) => self.here(state, logical, Decision::local(reason, decision.workload)).await,
             Placement::Functions(cut) => {
                 // Books and results are told apart by the number of a stage.
                 let footers = footers(&state);
                 let mut maker = StageMaker::of(&cut, footers.as_ref());
                 let readers = FunctionReaders { facts, size };
-                let numbers = stages.iter().map(|stage| 1 + u32::from(stage.alone.is_some())).sum();
+                let numbered = stages.iter().flat_map(|stage| std::iter::once(stage).chain(&stage.alone));
+                let numbers = numbered.map(|stage| stage.index + 1).max().unwrap_or(0);
                 let stages = maker.stages(numbers, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };

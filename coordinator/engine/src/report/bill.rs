@@ -210,6 +210,7 @@ impl<'a> BillFold<'a> {
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }
+            | QueryEvent::Restarted { .. }
             | QueryEvent::Finished { .. }
             | QueryEvent::Failed { .. } => {}
         }

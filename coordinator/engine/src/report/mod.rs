@@ -38,6 +38,8 @@ pub struct Report {
     pub fell_back_hint: Option<String>,
     /// Reason why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
     pub planned_again: Option<String>,
+    /// Loss of rows between functions after which the query ran anew. Its other figures are of both runs.
+    pub restarted: Option<String>,
     /// Message of the error that ended the query.
     pub failed: Option<String>,
     /// Next step after that error.
@@ -288,6 +290,7 @@ impl Report {
                 (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());
             }
             QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
+            QueryEvent::Restarted { reason } => self.restarted = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage, .. } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
             QueryEvent::Failed { error } => self.fail(error),
@@ -398,6 +401,9 @@ impl Display for Report {
         if let Some(reason) = &self.planned_again {
             let reason = first_line(reason);
             writeln!(f, "ran twice  planned again with sort-merge joins, for less memory: {reason}")?;
+        }
+        if let Some(reason) = &self.restarted {
+            writeln!(f, "ran twice  began anew, as rows between functions were lost: {}", first_line(reason))?;
         }
         if self.attempts > 0 {
             let (fragments, stages, attempts) = (self.fragments, self.stages, self.attempts);

@@ -212,6 +212,11 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
         && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
+/// Returns true if rows that functions had left for others are lost, and another attempt would not give them again.
+pub(super) fn lost_rows(error: &DataFusionError) -> bool {
+    fragment_fn::find::<FragmentFailure>(error).is_some_and(|failure| failure.lost().is_some())
+}
+
 /// Returns the next step if the chain of AWS has no credentials.
 fn credentials_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     fragment_fn::causes(error).any(|cause| cause.is::<NoCredentials>()).then_some(NoCredentials::HINT)

@@ -3,7 +3,7 @@
 //! ```text
 //!  plan ([`start`]) ──► execute ([`stream`]) ──► rows ──► [`closing`]
 //!    ▲                    │ functions fail, no row was seen: once more, locally
-//!    └────────────────────┤ memory is full, no row was seen: once more, with joins that spill ([`replan`])
+//!    └────────────────────┤ memory is full, or rows between functions are lost, and no row was seen: once more ([`replan`])
 //!                         └ CREATE TABLE AS: the rows are a table's ([`create`])
 //! ```
 
@@ -21,7 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
 use super::Session;
-use super::classify::{ran_out_of_memory_here, ran_out_of_time};
+use super::classify::{lost_rows, ran_out_of_memory_here, ran_out_of_time};
 use super::copy::CopyTarget;
 use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
@@ -64,6 +64,8 @@ pub struct RunningStatement {
     replan: Option<Replan>,
     /// True if it has been planned again with sort-merge joins.
     sort_merge_joins: bool,
+    /// True if it has begun anew because rows between functions were lost.
+    restarted: bool,
     /// Context that all runs on functions share.
     functions: Option<Arc<QueryContext>>,
     /// Attempts of its fragments; None if it has used no functions.
@@ -194,9 +196,12 @@ impl RunningStatement {
                     return Err(self.timed_out());
                 }
                 self.stream = None;
-                match ran_out_of_memory_here(&error) {
-                    true => Box::pin(self.replan_after(QueryError::from_engine(error))).await?,
-                    false => Box::pin(self.fall_back(QueryError::from_engine(error))).await?,
+                let (is_short, is_lost) = (ran_out_of_memory_here(&error), lost_rows(&error));
+                let error = QueryError::from_engine(error);
+                match (is_short, is_lost) {
+                    (true, _) => Box::pin(self.replan_after(error)).await?,
+                    (false, true) => Box::pin(self.restart_after(error)).await?,
+                    (false, false) => Box::pin(self.fall_back(error)).await?,
                 }
                 Box::pin(self.next_batch()).await
             }

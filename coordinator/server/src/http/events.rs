@@ -135,6 +135,7 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::FellBack { reason, hint } => ("fell-back", json!({ "reason": reason, "hint": hint })),
         QueryEvent::TakenOver { takeovers } => ("taken-over", json!({ "takeovers": takeovers })),
         QueryEvent::Replanned { reason } => ("planned-again", json!({ "reason": reason })),
+        QueryEvent::Restarted { reason } => ("restarted", json!({ "reason": reason })),
         QueryEvent::CoordinatorRead { usage, .. } => ("coordinator-read", json!({ "bytes_read": usage.bytes_read })),
         QueryEvent::Finished { rows } => ("finished", json!({ "rows": rows })),
         QueryEvent::Failed { error } => ("failed", json!({ "message": error.message(), "hint": error.hint() })),

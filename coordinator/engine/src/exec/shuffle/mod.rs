@@ -26,7 +26,7 @@ use super::run::{FragmentAnswer, StageRun};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
 use crate::planner::graph::StageShuffle;
-use produced::Produced;
+use produced::{Produced, Restored};
 
 mod produced;
 
@@ -118,18 +118,25 @@ impl ReceivedParts {
         partitions.map(|partition| self.produced.iter().map(|produced| produced.weights[partition]).sum::<u64>()).sum()
     }
 
-    /// Makes rows anew that are lost, if that gives the same rows. Others that are gone, too, are made anew with them.
+    /// Makes rows anew that are lost, if that gives the same rows. Others that are gone, too, are made anew with them. Returns false where it does not.
     ///
     /// # Errors
     /// The failure of a fragment.
-    pub(super) async fn restore(&self, lost: &LostInput, query: &QueryContext) -> Result<bool> {
-        let Some(of) = self.produced.iter().find(|produced| produced.stage == lost.stage) else { return Ok(false) };
-        if !of.restore(lost, query).await? {
-            return Ok(false);
+    pub(super) fn restore<'a>(&'a self, lost: &'a LostInput, query: &'a QueryContext) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let Some(of) = self.produced.iter().find(|produced| produced.stage == lost.stage) else { return Ok(false) };
+            match of.restore(lost, query).await? {
+                Restored::Refused => return Ok(false),
+                // Whoever did it has looked at the others as well.
+                Restored::ByAnother => {}
+                Restored::Now => {
+                    let others = self.produced.iter().filter(|produced| produced.stage != lost.stage);
+                    try_join_all(others.map(|produced| produced.restore_gone(query))).await?;
+                }
+            }
+            Ok(true)
         }
-        let others = self.produced.iter().filter(|produced| produced.stage != lost.stage);
-        try_join_all(others.map(|produced| produced.restore_gone(query))).await?;
-        Ok(true)
+        .boxed()
     }
 
     /// Returns the bytes of all rows.
@@ -217,11 +224,11 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         let partitions = stage.shuffle.partitions.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} leaves no rows in the exchange", stage.index))
         })?;
-        let mut runs = StageRun::start(stage, query, 1, numbers, context, Vec::new(), received)?;
+        let mut runs = StageRun::start(stage, query, 1, numbers, context, Vec::new(), received.clone())?;
         let answers =
             runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
         let answers: Vec<FragmentAnswer> = answers.answers().try_collect().await?;
-        let produced = Produced::of(stage, partitions, answers, context.memory_pool()).await?;
+        let produced = Produced::of(stage, partitions, answers, received, context.memory_pool()).await?;
         produced.note(query.attempts.events());
         Ok(produced)
     }

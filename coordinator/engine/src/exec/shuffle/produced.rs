@@ -15,11 +15,11 @@ use gust_protocol::parts::{LaneSlices, Regions, Slice};
 use gust_protocol::{Base64, FragmentId, FragmentResult, LostInput, PartsPlace, StreamSummary};
 use object_store::path::Path;
 
-use super::{PartsWork, SLICE_BYTES};
+use super::{PartsWork, ReceivedParts, SLICE_BYTES};
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::query::QueryContext;
 use crate::exec::result_memory::ResultReservation;
-use crate::exec::run::FragmentAnswer;
+use crate::exec::run::{FragmentAnswer, RESTORES_MAX};
 use crate::planner::Stage;
 use crate::scheduler::{AttemptResult, FragmentAttempts};
 
@@ -109,14 +109,23 @@ impl ProducedFragment {
         Arc::clone(&self.rows.lock().expect("no holder panics"))
     }
 
-    /// Runs the fragment again, unless another reader has had that done.
-    async fn restore(&self, lost: &LostInput, partitions: usize, events: &EventLog) -> Result<()> {
+    /// Runs the fragment again, unless another reader has had that done. Rows of other stages that are lost by then are made anew before.
+    async fn restore(&self, lost: &LostInput, of: &Produced, query: &QueryContext) -> Result<()> {
         let mut attempts = self.attempts.lock().await;
         if self.rows().attempt != lost.attempt {
             return Ok(());
         }
-        let adopted = attempts.restore(lost.to_string()).await;
+        let mut adopted = attempts.restore(lost.to_string()).await;
+        for restored in 0.. {
+            let Err(failure) = &adopted else { break };
+            let (Some(lost), Some(received)) = (failure.lost(), &of.received) else { break };
+            if restored == RESTORES_MAX || !received.restore(lost, query).await? {
+                break;
+            }
+            adopted = attempts.result().await;
+        }
         let adopted = adopted.map_err(|failure| DataFusionError::External(Box::new(failure)))?;
+        let (partitions, events) = (of.partitions, query.attempts.events());
         let rows = PartedRows::of(&mut attempts, adopted, partitions).await?;
         events.push(QueryEvent::RowsRestored {
             id: self.id.clone(),
@@ -129,6 +138,17 @@ impl ProducedFragment {
     }
 }
 
+/// Answer to a reader whose rows are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// They are made anew for this reader.
+    Now,
+    /// Another reader has had them made anew.
+    ByAnother,
+    /// Another attempt would part its rows in another way: then its rows and those that others have read would be of two answers.
+    Refused,
+}
+
 /// Rows of a stage, by partition.
 pub(super) struct Produced {
     pub(super) stage: u32,
@@ -136,6 +156,8 @@ pub(super) struct Produced {
     partitions: usize,
     /// True if another attempt of a fragment gives the same rows to each partition.
     is_determinate: bool,
+    /// Rows that the stage itself reads. None where it reads files.
+    received: Option<Arc<ReceivedParts>>,
     /// Bytes of each partition.
     pub(super) weights: Vec<u64>,
     /// Held by the reader that makes rows anew.
@@ -153,6 +175,7 @@ impl Produced {
         stage: &Stage,
         partitions: usize,
         answers: Vec<FragmentAnswer>,
+        received: Option<Arc<ReceivedParts>>,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Self> {
         let held = MemoryConsumer::new(format!("places of the rows of stage {}", stage.index)).register(pool);
@@ -171,6 +194,7 @@ impl Produced {
             fragments,
             partitions,
             is_determinate: stage.shuffle.is_determinate,
+            received,
             weights,
             restoring: tokio::sync::Mutex::default(),
             _held: held,
@@ -216,22 +240,22 @@ impl Produced {
         }
     }
 
-    /// Makes rows anew that a reader has lost, and all others that are gone, too. Returns false if another attempt would part its rows in another way: then its rows
-    /// and those that others have read would be of two answers.
+    /// Makes rows anew that a reader has lost, and all others of the stage that are gone, too.
     ///
     /// # Errors
     /// The failure of a fragment.
-    pub(super) async fn restore(&self, lost: &LostInput, query: &QueryContext) -> Result<bool> {
+    pub(super) async fn restore(&self, lost: &LostInput, query: &QueryContext) -> Result<Restored> {
         let named = self.fragments.iter().find(|fragment| fragment.id.index == lost.index);
-        let Some(named) = named.filter(|_| self.is_determinate) else { return Ok(false) };
+        let Some(named) = named.filter(|_| self.is_determinate) else { return Ok(Restored::Refused) };
         let _one_at_a_time = self.restoring.lock().await;
-        if named.rows().attempt == lost.attempt {
-            let gone = self.gone(query).await;
-            let others = gone.iter().filter(|(fragment, _)| fragment.id != named.id);
-            let all = others.map(|(fragment, gone)| (*fragment, gone)).chain([(named, lost)]);
-            self.restore_all(all, query).await?;
+        if named.rows().attempt != lost.attempt {
+            return Ok(Restored::ByAnother);
         }
-        Ok(true)
+        let gone = self.gone(query).await;
+        let others = gone.iter().filter(|(fragment, _)| fragment.id != named.id);
+        let all = others.map(|(fragment, gone)| (*fragment, gone)).chain([(named, lost)]);
+        self.restore_all(all, query).await?;
+        Ok(Restored::Now)
     }
 
     /// Makes rows anew whose objects are gone.
@@ -252,8 +276,7 @@ impl Produced {
         lost: impl Iterator<Item = (&'a ProducedFragment, &'a LostInput)>,
         query: &QueryContext,
     ) -> Result<()> {
-        let events = query.attempts.events();
-        try_join_all(lost.map(|(fragment, lost)| fragment.restore(lost, self.partitions, events))).await.map(drop)
+        try_join_all(lost.map(|(fragment, lost)| fragment.restore(lost, self, query))).await.map(drop)
     }
 
     /// Lists the fragments whose objects are not there, or have another length. None where the store does not tell.

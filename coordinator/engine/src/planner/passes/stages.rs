@@ -22,7 +22,7 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 use super::broadcast::{Joins, alone, broadcasts, marked, marks_deep, unmarked, with_leaves};
 use super::cut::{cut, has_rows_over_none, is_sorted};
 use super::pack::{Lane, PackedFragment, Packing, input_partitions, over_parts, pack, parts_bytes_min};
-use super::shuffle::{Shuffled, Shuffles, StageRules, is_determinate, shuffled, shuffles};
+use super::shuffle::{Shuffled, Shuffles, StageRules, is_determinate, is_order_free, shuffled, shuffles};
 use super::spread::keeps_groups;
 use super::unions::into_branches;
 use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
@@ -378,7 +378,7 @@ impl StageTemplate {
                 producers: Vec::new(),
                 siblings: 0,
                 reason: "".into(),
-                is_determinate: scan.is_some() && is_determinate(&self.plan),
+                is_determinate: is_determinate(&self.plan) && (scan.is_some() || is_order_free(&self.plan)),
                 input_partitions: input_partitions(self.shuffles, lanes, packing),
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
                 fragments_max: packing.functions_max.max(1),

@@ -1,7 +1,9 @@
-//! Plans a query once more if its hash joins do not fit memory, with joins that spill, as long as no row was seen.
+//! Runs a query once more, as long as no row was seen: with joins that spill if its hash joins do not fit memory, or alike if rows between functions are lost.
 //!
 //! ```text
-//!  hash joins ── memory is full, no row was seen ──► sort-merge joins, at the same place ──► rows, or an error that names the need
+//!  hash joins ──── memory is full ───► sort-merge joins, at the same place ──► rows, or an error that names the need
+//!  functions that read of functions
+//!     └── rows are lost that another attempt would not give again ──► the same once more ──► rows, or an error that names what is lost
 //! ```
 //!
 //! Hash joins hold one of their sides and cannot spill (DataFusion 55.2). Sort-merge joins read sorted sides, and sorts
@@ -27,7 +29,7 @@ use super::RunningStatement;
 use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
-use crate::planner::{FunctionsPlan, PlannedQuery};
+use crate::planner::{Again, FunctionsPlan, PlannedQuery};
 
 /// Bytes of memory for each row of a batch. Many batches are held at once, one for each run that is merged.
 const ROW_BYTES: u64 = 64 << 10;
@@ -74,19 +76,38 @@ impl RunningStatement {
         };
         self.events.push(QueryEvent::Replanned { reason: error.message().to_owned() });
         self.sort_merge_joins = true;
+        Box::pin(self.run_again(replan, Again::Finer { more: MORE_FRAGMENTS })).await
+    }
+
+    /// Runs the query once more from its beginning, after rows were lost that another attempt would not give again.
+    pub(super) async fn restart_after(&mut self, error: QueryError) -> Result<(), QueryError> {
+        let may_restart = self.rows == 0 && !self.restarted;
+        let Some(replan) = self.replan.take().filter(|_| may_restart) else {
+            return Box::pin(self.fall_back(error)).await;
+        };
+        self.events.push(QueryEvent::Restarted { reason: error.message().to_owned() });
+        self.restarted = true;
+        Box::pin(self.run_again(replan, Again::Alike)).await
+    }
+
+    async fn run_again(&mut self, replan: Replan, again: Again) -> Result<(), QueryError> {
         self.released().await;
-        let session = self.session.clone();
+        let (session, sort_merge_joins) = (self.session.clone(), self.sort_merge_joins);
         let planning = async move {
             let Replan { logical, decision, functions } = replan;
-            let (state, planner) = (session.planning_state(true), session.planner());
+            let (state, planner) = (session.planning_state(sort_merge_joins), session.planner());
             let planned = match &functions {
-                Some(first) => planner.again(state, &logical, first, MORE_FRAGMENTS, decision).await,
+                Some(first) => planner.again(state, &logical, first, again, decision).await,
                 None => planner.here(state, &logical, decision).await,
             };
-            planned.map_err(QueryError::from_engine)
+            let planned = planned.map_err(QueryError::from_engine)?;
+            // Memory may be short after a restart, too.
+            let replan = (again == Again::Alike).then(|| Replan::of(&planned, &logical)).flatten();
+            Ok((planned, replan))
         };
-        let planned = self.planned_in_time(planning).await?;
+        let (planned, replan) = self.planned_in_time(planning).await?;
         self.announced(&planned)?;
+        self.replan = replan;
         match self.execute(planned).await {
             Ok(stream) => {
                 self.stream = Some(stream);

@@ -131,6 +131,7 @@ impl Session {
             is_silent: copying.is_some() || matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
             replan: None,
+            restarted: false,
             sort_merge_joins: false,
             functions: None,
             attempts: None,

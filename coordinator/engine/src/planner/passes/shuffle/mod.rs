@@ -317,7 +317,25 @@ pub(super) fn is_keyed(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.is::<ShuffleExec>() || (!children.is_empty() && is_key_local(plan) && children.into_iter().all(is_keyed))
 }
 
-/// Returns true if a plan over files gives the same rows whenever it runs. A limit takes the rows that come first.
+/// Aggregates whose values are the same in whichever order their rows come, for types without rounding.
+const ORDER_FREE: [&str; 9] = ["count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor"];
+
+/// Returns true if a plan over rows of other stages gives the same rows in whichever order those come. Sums of floats, the float that stands for its equals, and
+/// windows over ties depend on it.
+pub(super) fn is_order_free(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let is_free = match plan.downcast_ref::<AggregateExec>() {
+        Some(aggregate) => {
+            let schema = aggregate.schema();
+            let is_exact = |data_type: &DataType| !data_type.is_floating() && !data_type.is_nested();
+            aggregate.aggr_expr().iter().all(|function| ORDER_FREE.contains(&function.fun().name()))
+                && schema.fields().iter().all(|field| is_exact(field.data_type()))
+        }
+        None => !plan.is::<WindowAggExec>() && !plan.is::<BoundedWindowAggExec>(),
+    };
+    is_free && plan.children().into_iter().all(is_order_free)
+}
+
+/// Returns true if a plan gives the same rows whenever it runs over the same rows in the same order. A limit takes the rows that come first.
 pub(super) fn is_determinate(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let mut is_volatile = false;
     let visited = plan.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
