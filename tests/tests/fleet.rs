@@ -120,7 +120,7 @@ async fn queries_on_real_processes_are_right_or_fail_as_they_may() {
     let bench = chaos::Bench::new(faulty, Path::new(env!("CARGO_TARGET_TMPDIR"))).await.unwrap();
     let (mut fired, mut right) = (0, 0);
     for seed in 0..20 {
-        let trial = bench.trial(seed).await.unwrap();
+        let trial = Box::pin(bench.trial(seed)).await.unwrap();
         assert!(
             trial.broken.is_empty(),
             "{:?}\nof {}\nreproduce it with: lab faults --process-seed {seed}",

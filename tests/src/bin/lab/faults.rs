@@ -89,7 +89,7 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
     let started = Instant::now();
     let mut trials = Vec::new();
     for seed in only.map_or(0..seeds, |seed| seed..seed + 1) {
-        trials.push((seed, bench.trial(seed).await?));
+        trials.push((seed, Box::pin(bench.trial(seed)).await?));
     }
     let seconds = started.elapsed().as_secs_f64();
     let failed = trials.iter().filter(|(_, trial)| !trial.broken.is_empty()).count();
