@@ -20,7 +20,6 @@ use datafusion::datasource::physical_plan::{
     FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use gust_protocol::ColumnMatching;
@@ -64,8 +63,6 @@ pub struct ScanReader {
     ahead: Option<Arc<ScanAhead>>,
     /// File that each partition opened last.
     open: Mutex<BTreeMap<usize, Arc<OpenFile>>>,
-    /// Memory of the scan's files, where it is counted.
-    _files_held: Option<MemoryReservation>,
 }
 
 impl ScanReader {
@@ -89,7 +86,6 @@ impl ScanReader {
             pace: None,
             ahead: None,
             open: Mutex::default(),
-            _files_held: None,
         }
     }
 
@@ -97,12 +93,6 @@ impl ScanReader {
     #[must_use]
     pub fn bridging(self, bridge_bytes: u64) -> Self {
         Self { bridge_bytes, ..self }
-    }
-
-    /// Makes the reader hold the memory in which its scan's files are counted.
-    #[must_use]
-    pub fn holding(self, files: MemoryReservation) -> Self {
-        Self { _files_held: Some(files), ..self }
     }
 
     /// Makes reading ahead slow down when the store's client is asked to.

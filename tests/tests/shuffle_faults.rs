@@ -39,10 +39,15 @@ impl Spoiled {
         Self { session, server, folder }
     }
 
-    /// Lists the objects that were spoiled.
-    fn fired(&self) -> Vec<String> {
+    /// Lists the fragments whose objects were spoiled, by their stages. A fragment may have an object of each attempt.
+    fn fired(&self) -> BTreeSet<(u32, u32)> {
         let path: PathBuf = self.folder.path().join("mark").join("fired");
-        std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let fragment = |line: &str| {
+            let mut numbers = line.split(' ').filter_map(|number| number.parse().ok());
+            Some((numbers.next()?, numbers.next()?))
+        };
+        text.lines().filter_map(fragment).collect()
     }
 
     async fn run(&self, lake: &Lake, sql: &str) -> Result<Report, QueryError> {
@@ -70,7 +75,7 @@ async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
     let fired = spoiled.fired();
     let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone);
     assert!(if is_one { fired.len() == 1 } else { fired.len() > 4 }, "{what}: {fired:?}");
-    let stages: BTreeSet<&str> = fired.iter().filter_map(|line| line.split(' ').next()).collect();
+    let stages: BTreeSet<u32> = fired.iter().map(|(stage, _)| *stage).collect();
     // A stage over others is there only where it is spoiled.
     let expect = if fault == PartsFault::EverythingGone && stage == 2 { 3 } else { 1 };
     assert_eq!(stages.len(), expect, "{what}: {fired:?}");
@@ -106,9 +111,9 @@ async fn lost_rows_of_a_stage_over_others_are_made_anew() {
     }
 }
 
-/// Spoils rows that another attempt might part in another way. The query begins anew once, as long as no row has gone out. Then it fails by name, or runs here where
-/// that is allowed.
-async fn check_restarted(stage: u32, sql: &str) {
+/// Spoils rows that another attempt might part in another way, of a query of so many stages. It begins anew once, as long as no row has gone out. Then it fails by
+/// name, or runs here where that is allowed.
+async fn check_restarted(stage: u32, stages: u32, sql: &str) {
     let lake = Lake::new().await;
     for fault in [PartsFault::Gone, PartsFault::Swapped] {
         let what = format!("{fault:?}: {sql}");
@@ -139,20 +144,21 @@ async fn check_restarted(stage: u32, sql: &str) {
                 assert!(error.to_string().contains("are lost"), "{what}: {error}");
             }
         }
-        assert!(spoiled.fired().len() >= 2, "{what}: {:?}", spoiled.fired());
+        // Stages of the second run have the next numbers.
+        assert!(spoiled.fired().iter().any(|(stage, _)| *stage >= stages), "{what}: {:?}", spoiled.fired());
         spoiled.close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_begins_anew_if_rows_of_a_volatile_stage_are_lost() {
-    check_restarted(0, "SELECT count(*) FROM (SELECT k, count(*) FROM a WHERE random() >= 0 GROUP BY k)").await;
+    check_restarted(0, 2, "SELECT count(*) FROM (SELECT k, count(*) FROM a WHERE random() >= 0 GROUP BY k)").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_begins_anew_if_rows_are_lost_whose_sums_have_another_rounding_each_time() {
     let sums = "SELECT k, sum(f) AS s FROM a GROUP BY k";
-    check_restarted(1, &format!("SELECT count(*) FROM (SELECT s, count(*) FROM ({sums}) GROUP BY s)")).await;
+    check_restarted(1, 3, &format!("SELECT count(*) FROM (SELECT s, count(*) FROM ({sums}) GROUP BY s)")).await;
 }
 
 /// Rows of texts that do not compress, of more bytes than a small function's memory.

@@ -169,24 +169,26 @@ async fn start(
     recorder: &Recorder,
     statement: Statement,
     work: Option<Arc<WorkLog>>,
-    sink: &impl Sink,
+    sink: &mut impl Sink,
 ) -> Result<RunningStatement, Failure> {
-    tokio::select! {
+    let unwanted = sink.unwanted();
+    let gone = tokio::select! {
         running = Box::pin(recorder.run_noted(statement, work)) => {
-            running.map_err(|refused| {
+            return running.map_err(|refused| {
                 door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
-            })
+            });
         }
-        gone = gone(door, principal, sink.unwanted()) => {
-            let report = recorder.interrupt().await.map(Box::new);
-            if let Some(report) = &report {
-                door.metrics.count(report, &StatementEnd::from(&gone));
-            }
-            let id = report.as_ref().and_then(|report| report.id.clone());
-            Err(Failure { id, error: gone, report })
-        }
+        gone = gone(door, principal, unwanted) => gone,
+    };
+    // Whose statement it is has to be known before it is recorded.
+    sink.ending().await;
+    let report = recorder.interrupt().await.map(Box::new);
+    if let Some(report) = &report {
+        door.metrics.count(report, &StatementEnd::from(&gone));
     }
+    let id = report.as_ref().and_then(|report| report.id.clone());
+    Err(Failure { id, error: gone, report })
 }
 
 /// Ends a statement before the last one, which has no rows.

@@ -193,8 +193,8 @@ impl Loading {
         let (mut behind, mut memory) = (Behind { keys: !keys.is_empty(), number: false }, None);
         if let Some(found) = &deleted {
             let rows = deletes.unit().rows;
-            // No position is beyond the file. Without a row the file need not be opened, and its footer is not read.
-            if found.rows.len() == rows {
+            // No position is beyond the file, by its manifest. Reading ahead and the planner leave such a file out, too.
+            if deletes.deletes_all() && found.rows.len() == rows {
                 return Ok(Box::new(NoRows));
             }
             let runs = Runs::of(&found.rows);

@@ -143,7 +143,8 @@ impl IcebergTable {
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
             .with_statistics(statistics);
         let footers = Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(FOOTERS_BYTES_MAX));
-        let reader = ScanReader::of_stores(stores, footers, matching_of(schema)?).holding(held);
+        let reader = ScanReader::of_stores(stores, footers, matching_of(schema)?);
+        ScanPlans::hold(session, held);
         Ok(PlannedScan { config, reader })
     }
 }

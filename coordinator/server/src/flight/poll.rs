@@ -17,6 +17,7 @@ use arrow_flight::{CancelStatus, FlightDescriptor, FlightEndpoint, FlightInfo, P
 use gust_engine::events::QueryEvent;
 use prost::Message;
 use serde_json::json;
+use tokio_util::sync::DropGuard;
 use tonic::{Request, Status};
 
 use super::rows::{Messages, kept, told};
@@ -75,6 +76,9 @@ fn progress(state: &State) -> Option<f64> {
         match stamped.event {
             QueryEvent::StageStarted { fragments: more, .. } => fragments += more,
             QueryEvent::FragmentAdopted { .. } => adopted += 1,
+            QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } | QueryEvent::Restarted { .. } => {
+                (fragments, adopted) = (0, 0);
+            }
             _ => {}
         }
     }
@@ -85,11 +89,14 @@ impl Flight {
     /// Submits a statement, or looks at one that was submitted.
     pub(super) async fn poll(&self, request: Request<FlightDescriptor>) -> Result<PollInfo, Status> {
         let principal = principal(&request)?;
-        let entry = match (followed(request.get_ref()), statement(request.get_ref())) {
-            (Some(id), _) => self.door.statements.get(&principal, id).ok_or_else(unknown)?,
+        let (entry, submitted) = match (followed(request.get_ref()), statement(request.get_ref())) {
+            (Some(id), _) => (self.door.statements.get(&principal, id).ok_or_else(unknown)?, None),
             (None, Some(CommandStatementQuery { query, .. })) => {
                 let asked = self.asked(&request, bounded(query)?)?;
-                self.door.statements.submit(&self.door, asked, None).map_err(|why| not_taken(&why))?
+                let entry = self.door.statements.submit(&self.door, asked, None).map_err(|why| not_taken(&why))?;
+                // A client that goes before the answer never learns the statement's id.
+                let submitted = entry.cancel_on_drop();
+                (entry, Some(submitted))
             }
             (None, None) => {
                 let info = Some(self.get_flight_info(request).await?.into_inner());
@@ -100,6 +107,7 @@ impl Flight {
             state = entry.wait(WAIT_MAX) => state,
             () = self.door.dismissed(&principal) => return Err(of_error(&dismissed())),
         };
+        drop(submitted.map(DropGuard::disarm));
         let mut info = FlightInfo::new().with_endpoint(endpoint(&entry)).with_descriptor(request.into_inner());
         match &state {
             State::Ended(ended) => {
@@ -121,20 +129,22 @@ impl Flight {
 
     /// Returns the kept rows of a submitted statement, once it has ended.
     pub(super) async fn stored(&self, principal: &Principal, id: &str) -> Result<Messages, Status> {
-        let entry = self.door.statements.get(principal, id).ok_or_else(unknown)?;
         let ended = tokio::select! {
-            ended = ended(&entry) => ended,
+            ended = self.ended(principal, id) => ended?,
             () = self.door.dismissed(principal) => return Err(of_error(&dismissed())),
+            () = self.door.stopping.cancelled() => return Err(Status::unavailable("the server shuts down")),
         };
         let (done, spool) = ended.result.as_ref().map_err(|failure| of_failure(failure.clone()))?;
         kept(&self.door, principal, done.clone(), spool.clone()).await
     }
-}
 
-async fn ended(entry: &Entry) -> Arc<Ended> {
-    loop {
-        if let State::Ended(ended) = entry.wait(WAIT_MAX).await {
-            return ended;
+    /// Waits for the end of a statement. Another server may have it by now, or have ended it.
+    async fn ended(&self, principal: &Principal, id: &str) -> Result<Arc<Ended>, Status> {
+        loop {
+            let entry = self.door.statements.get(principal, id).ok_or_else(unknown)?;
+            if let State::Ended(ended) = entry.wait(WAIT_MAX).await {
+                return Ok(ended);
+            }
         }
     }
 }

@@ -145,6 +145,10 @@ impl Sessions {
         let mut kept = sessions.get(&id).cloned().unwrap_or_else(new);
         kept.used = Instant::now();
         let mut refusals = Refusals::default();
+        if options.options.contains_key(CATALOG) && !options.options.contains_key(SCHEMA) {
+            // A schema belongs to its catalog.
+            kept.schema = None;
+        }
         for (name, OptionValue { value }) in options.options {
             let text = match value {
                 None => Ok(None),

@@ -88,6 +88,9 @@ struct Record {
     lease: Duration,
     /// Servers that ended without a word while they had the statement.
     deaths: u32,
+    /// Tells two entries of one server apart. A write that is repeated has the same.
+    #[serde(default)]
+    nonce: String,
     what: What,
 }
 
@@ -208,7 +211,8 @@ impl Keeping {
     }
 
     fn encoded_for(&self, what: What, deaths: u32, lease: Duration) -> Bytes {
-        let record = Record { version: VERSION, owner: self.owner.clone(), lease, deaths, what };
+        let nonce = Uuid::now_v7().simple().to_string();
+        let record = Record { version: VERSION, owner: self.owner.clone(), lease, deaths, nonce, what };
         // All of it are texts and numbers.
         serde_json::to_vec(&record).unwrap_or_default().into()
     }

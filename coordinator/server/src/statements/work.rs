@@ -53,7 +53,7 @@ pub(super) async fn carry_out(
         }
         Err(error) => {
             spooling.ending().await;
-            match spooling.work().filter(|work| work.is_inherited()) {
+            match spooling.work().filter(|work| work.is_inherited() && !work.is_disowned()) {
                 Some(work) => Err(Box::pin(unrun(&door, asked, work, error.clone())).await),
                 None => Err(error.clone().into()),
             }

@@ -86,6 +86,12 @@ fn short_tail(scan: &FileScanConfig, footers: &FileMetadataCache, part_bytes_min
                 continue;
             };
             let own = within(&known, row_groups);
+            if own.is_empty() {
+                // Nobody knows where its row groups begin, or none of the known ones begins in this part.
+                left += file.effective_size();
+                cut.push(file.clone());
+                continue;
+            }
             left += own.iter().map(|group| group.weight_bytes).sum::<u64>();
             let units = runs(&known, &own, (left / parts).max(part_bytes_min));
             cut.extend(units.into_iter().rev().map(|Unit { file, .. }| file));
@@ -171,6 +177,9 @@ mod tests {
         // Nobody knows its row groups.
         let unknown = || PartitionedFile::new("t/9.parquet", 4 * MIB);
         check(vec![vec![file(0)], vec![unknown()]], 1, &["0: 0..2", "0: 2..4", "9"]);
+        // Parts of such a file stay, whichever row groups begin in them.
+        let half = |from: i64, to: i64| unknown().with_range(from << 20, to << 20);
+        check(vec![vec![half(0, 2)], vec![half(2, 4)]], 1, &["9: 0..2", "9: 2..4"]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::tables::predicate::predicate;
 #[derive(Debug, Default)]
 pub struct ScanPlans {
     tables: Mutex<HashMap<TableName, Arc<TableScans>>>,
+    /// Memory of the files of its scans.
+    files: Mutex<Vec<MemoryReservation>>,
 }
 
 /// Table of a statement, by what messages call it and the metadata file that all of its versions have.
@@ -173,10 +175,18 @@ impl ScanPlans {
         }
     }
 
-    /// Lets go of all plans.
+    /// Lets go of all plans, and of the memory of the files of scans.
     pub fn forget(session: &dyn Session) {
         if let Some(plans) = session.config().get_extension::<ScanPlans>() {
             plans.lock().clear();
+            plans.files.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Counts the files of a scan until the plans are let go.
+    pub(super) fn hold(session: &dyn Session, files: MemoryReservation) {
+        if let Some(plans) = session.config().get_extension::<ScanPlans>() {
+            plans.files.lock().unwrap_or_else(PoisonError::into_inner).push(files);
         }
     }
 
