@@ -109,7 +109,7 @@ impl Found {
 /// Opens a session of each way. The first is [`Way::Here`].
 ///
 /// # Panics
-/// Where an engine does not open.
+/// An engine that does not open.
 pub fn sessions() -> Vec<(Way, Session)> {
     let open = |on, digest| {
         let options = EngineOptions { digest, ..EngineOptions::default() };

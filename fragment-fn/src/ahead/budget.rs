@@ -354,7 +354,7 @@ mod tests {
         let deep = Room { under_way_bytes_max: 100, ..FREE };
         let mut held: Vec<_> = std::iter::from_fn(|| query.try_grant(10, 1, deep)).collect();
         assert_eq!(held.len(), 10, "a full pipe");
-        // What has come waits for its reader in the larger bound.
+        // Bytes that have come wait for their reader in the larger bound.
         let came: Vec<_> = held.drain(..4).map(|Grant { slot, share }| (drop(slot), share)).collect();
         held.extend(std::iter::from_fn(|| query.try_grant(10, 1, deep)));
         assert_eq!((held.len(), came.len()), (10, 4));

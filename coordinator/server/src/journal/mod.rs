@@ -386,7 +386,7 @@ impl Writer {
                     None => (pending, has_more) = (Some(entry), false),
                 }
             }
-            // What begins between two notes is not known to the next server.
+            // The next server does not know of attempts that begin between two notes.
             let pause = (after / 5).saturating_mul(1 << self.failures.min(8)).min(after);
             if !has_more && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return self;

@@ -5,7 +5,7 @@
 //!  cut               ▭▭▭▭ ▭▭▭▭ ▭▭▭▭ ▭▭ ▭▭ ▭ ▭ ▭ ▭   no part has more than its share of what is left
 //! ```
 //!
-//! The streams of a scan take files from one queue. A whole last file keeps one core for its own time, or for that of a late answer, while the
+//! The streams of a scan take files from one queue, or the byte ranges that DataFusion has made of them. A whole last file keeps one core for its own time, or for that of a late answer, while the
 //! others have nothing to do. So the last files become runs of row groups. A part is opened like a file, so that the first ones stay whole.
 //!
 //! Non-goals: scans that keep an order or a partitioning, and those with a limit, whose first files are the ones that count.
