@@ -16,7 +16,7 @@ use fragment_fn::{Environment, connect, handler};
 use futures::TryStreamExt;
 use gust_protocol::exchange::{ResultKey, result_at, result_path};
 use gust_protocol::parts::{LaneSlices, Slice};
-use gust_protocol::{FragmentId, InvokeRequest, Output, wire};
+use gust_protocol::{Base64, FragmentId, FragmentResult, InvokeRequest, Output, PartsPlace, wire};
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -35,11 +35,23 @@ pub enum PartsFault {
     Flipped,
     /// The object has the bytes of another producer of the same stage.
     Swapped,
+    /// One object of each stage that the reader reads is as long as before, and has other bytes.
+    EachFlipped,
+    /// The reader runs, and its answer has other bytes. By then all objects of the stage that it needs are deleted.
+    Refused,
 }
 
 impl PartsFault {
-    pub const ALL: [Self; 6] =
-        [Self::Gone, Self::AllGone, Self::EverythingGone, Self::Torn, Self::Flipped, Self::Swapped];
+    pub const ALL: [Self; 8] = [
+        Self::Gone,
+        Self::AllGone,
+        Self::EverythingGone,
+        Self::Torn,
+        Self::Flipped,
+        Self::Swapped,
+        Self::EachFlipped,
+        Self::Refused,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -49,6 +61,8 @@ impl PartsFault {
             Self::Torn => "torn",
             Self::Flipped => "flipped",
             Self::Swapped => "swapped",
+            Self::EachFlipped => "each-flipped",
+            Self::Refused => "refused",
         }
     }
 }
@@ -92,15 +106,35 @@ pub async fn answer(
     deadline: SystemTime,
 ) -> Bytes {
     let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
-    if matches!(request.stage.output, Output::Parts { .. }) {
+    let slices = slices(&request, spoiling.stage);
+    let spoils = slices.first().is_some_and(|slice| is_first(mark, slice.stage));
+    let is_refused = spoils && spoiling.fault == PartsFault::Refused;
+    if matches!(request.stage.output, Output::Parts { .. }) && !is_refused {
         request.fragment.limits.inline_bytes_max = 0;
     }
-    let slices = slices(&request, spoiling.stage);
-    if slices.first().is_some_and(|slice| is_first(mark, slice.stage)) {
+    if spoils && !is_refused {
         spoil(&request, spoiling.fault, &slices, mark).await;
     }
     let payload = wire::encode_request(&request).expect("it was decoded");
-    handler::handle(environment, payload, deadline).await
+    let answer = handler::handle(environment, payload, deadline).await;
+    if !is_refused {
+        return answer;
+    }
+    spoil(&request, PartsFault::AllGone, &slices, mark).await;
+    with_other_bytes(&answer)
+}
+
+/// Changes the rows of an answer that has them itself.
+fn with_other_bytes(answer: &Bytes) -> Bytes {
+    let mut response = wire::decode_response(answer).expect("the function's own");
+    let bytes = match &mut response.outcome {
+        Ok(FragmentResult::Inline { bytes, .. } | FragmentResult::Parts { place: PartsPlace::Inline(bytes), .. }) => {
+            bytes
+        }
+        other => panic!("an answer without rows: {other:?}"),
+    };
+    *bytes = Base64(bytes.0.iter().map(|byte| byte ^ 1).collect());
+    wire::encode_response(&response).expect("it was decoded")
 }
 
 /// Lists what a request reads of a stage's objects, or of those of any, one slice an object.
@@ -139,18 +173,21 @@ async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mar
         }
         return;
     }
-    let first = &slices[0];
-    let spoiled: Vec<&Slice> = if fault == PartsFault::AllGone { slices.iter().collect() } else { vec![first] };
+    let spoiled: Vec<&Slice> = match fault {
+        PartsFault::AllGone => slices.iter().collect(),
+        PartsFault::EachFlipped => slices.chunk_by(|a, b| a.stage == b.stage).map(|stage| &stage[0]).collect(),
+        _ => vec![&slices[0]],
+    };
     for slice in &spoiled {
         match fault {
             PartsFault::Gone | PartsFault::AllGone => store.delete(&key(slice)).await.expect("it is there"),
-            PartsFault::EverythingGone => unreachable!("it is done"),
+            PartsFault::EverythingGone | PartsFault::Refused => unreachable!("it is done elsewhere"),
             PartsFault::Torn => {
                 let bytes = object(&store, &key(slice)).await;
                 // Others may have read their parts by now.
                 put(&store, &key(slice), bytes.slice(..(slice.start + slice.bytes / 2) as usize)).await;
             }
-            PartsFault::Flipped => {
+            PartsFault::Flipped | PartsFault::EachFlipped => {
                 let flipped: Vec<u8> = object(&store, &key(slice)).await.iter().map(|byte| byte ^ 1).collect();
                 put(&store, &key(slice), flipped.into()).await;
             }

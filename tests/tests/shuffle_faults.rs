@@ -34,7 +34,9 @@ impl Spoiled {
         let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
         let program = script(folder.path(), faulty, &spoiling.mode(), &mark).expect("written");
         let exchange = Some(server.url("exchange"));
-        let config = Config { exchange, allow_fallback, ..config(Target::Processes, 6, Some(16), 1) };
+        // Another reader would have lost rows made anew before the refused one runs again.
+        let partitions = if spoiling.fault == PartsFault::Refused { 1 } else { 16 };
+        let config = Config { exchange, allow_fallback, ..config(Target::Processes, 6, Some(partitions), 1) };
         let session = lake.session(cloud::config(&server, config, &program)).await;
         Self { session, server, folder }
     }
@@ -73,7 +75,7 @@ async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
     let spoiled = Spoiled::new(&lake, Spoiling { fault, stage: Some(stage) }, false).await;
     let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
-    let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone);
+    let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone | PartsFault::Refused);
     assert!(if is_one { fired.len() == 1 } else { fired.len() > 4 }, "{what}: {fired:?}");
     let stages: BTreeSet<u32> = fired.iter().map(|(stage, _)| *stage).collect();
     // A stage over others is there only where it is spoiled.
@@ -101,6 +103,29 @@ async fn lost_rows_of_either_side_of_a_join_are_made_anew() {
     let join = "SELECT a.v, b.n FROM a FULL JOIN b ON a.k = b.k";
     check_restored(PartsFault::Torn, 0, join).await;
     check_restored(PartsFault::AllGone, 1, join).await;
+}
+
+/// A reader finds the wrong bytes of one stage at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_rows_of_many_stages_are_made_anew() {
+    let lake = Lake::new().await;
+    let joins: String = (2..=6).map(|x| format!(" JOIN a AS x{x} ON x{x}.v = x{}.v", x - 1)).collect();
+    let sql = format!("SELECT count(*), sum(x6.v) FROM a AS x1{joins}");
+    let spoiled = Spoiled::new(&lake, Spoiling { fault: PartsFault::EachFlipped, stage: None }, false).await;
+    let report = spoiled.run(&lake, &sql).await.expect("rows");
+    let stages: BTreeSet<u32> = spoiled.fired().iter().map(|(stage, _)| *stage).collect();
+    assert_eq!((stages.len(), spoiled.fired().len()), (6, 6), "one reader reads all of them: {:?}", spoiled.fired());
+    assert_eq!((report.shuffles_restored, &report.restarted, &report.fell_back), (6, &None, &None), "{report:?}");
+    assert_eq!(report.fragments_adopted, report.fragments, "{report:?}");
+    spoiled.close().await;
+}
+
+/// A result that is refused comes from rows that are lost by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_refused_result_are_made_anew() {
+    // The rows are for functions. Those for the coordinator are among the faults of [`lost_rows_are_made_anew`].
+    let sql = "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k) GROUP BY n";
+    check_restored(PartsFault::Refused, 0, sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

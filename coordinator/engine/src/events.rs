@@ -105,7 +105,7 @@ pub enum QueryEvent {
     Replanned {
         reason: String,
     },
-    /// Rows between functions were lost that another attempt would not give again. The query runs anew.
+    /// Rows between functions were lost and not made anew. The query runs anew.
     Restarted {
         reason: String,
     },

@@ -38,9 +38,6 @@ use crate::scheduler::{
     StageAttempts,
 };
 
-/// Most times that a fragment runs again because rows of other stages were lost and are there again. All rows that are gone are made anew at once.
-pub(super) const RESTORES_MAX: usize = 4;
-
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
 pub(super) struct StageRun {
@@ -55,6 +52,61 @@ pub(super) struct FragmentAnswer {
     pub(super) attempts: FragmentAttempts,
     /// Memory of the encoded rows, if they are in the answer itself.
     pub(super) inline: ResultReservation,
+    /// Rows of other stages that the fragment reads, for another result. None where it reads files.
+    pub(super) received: Option<Arc<ReceivedParts>>,
+}
+
+/// Refuses the result of a fragment, and returns another one. Rows of other stages that are lost by then are made anew.
+///
+/// # Errors
+/// The failure of the fragment, or of one whose rows it needs.
+pub(super) async fn refused(
+    attempts: &mut FragmentAttempts,
+    reason: String,
+    received: Option<&ReceivedParts>,
+    query: &QueryContext,
+) -> Result<AttemptResult> {
+    let again = attempts.refuse(reason).await;
+    with_inputs(again, attempts, received, query).await
+}
+
+/// Returns a result, or that of another attempt, for as long as rows of other stages are what is missing: they are made anew, where that gives the same rows.
+///
+/// # Errors
+/// The failure of the fragment, or of one whose rows it needs.
+pub(super) async fn with_inputs(
+    mut result: Result<AttemptResult, FragmentFailure>,
+    attempts: &mut FragmentAttempts,
+    received: Option<&ReceivedParts>,
+    query: &QueryContext,
+) -> Result<AttemptResult> {
+    let mut restored = 0;
+    loop {
+        let failure = match result {
+            Ok(adopted) => return Ok(adopted),
+            Err(failure) => failure,
+        };
+        if !is_restored(&failure, restored, received, query).await? {
+            return Err(failed(failure));
+        }
+        restored += 1;
+        result = attempts.result().await;
+    }
+}
+
+/// Makes the rows anew whose loss a fragment has failed of, after so many times. Returns false where it has failed of something else, or too often, or
+/// where another attempt would not give the same rows.
+///
+/// # Errors
+/// The failure of a fragment whose rows were lost.
+async fn is_restored(
+    failure: &FragmentFailure,
+    restored: usize,
+    received: Option<&ReceivedParts>,
+    query: &QueryContext,
+) -> Result<bool> {
+    let (Some(lost), Some(received)) = (failure.lost(), received) else { return Ok(false) };
+    Ok(restored < received.restores_max() && received.restore(lost, query).await?)
 }
 
 /// Answers of one output partition.
@@ -219,12 +271,12 @@ impl StageFragments {
             let failure = match result {
                 Ok(adopted) => {
                     let inline = self.memory.hold(inline_bytes(&adopted.result))?;
-                    return Ok(FragmentAnswer { adopted, attempts, inline });
+                    let received = self.received.clone();
+                    return Ok(FragmentAnswer { adopted, attempts, inline, received });
                 }
                 Err(failure) => failure,
             };
-            let (Some(lost), Some(received)) = (failure.lost(), &self.received) else { return Err(failed(failure)) };
-            if restored == RESTORES_MAX || !received.restore(lost, &self.query).await? {
+            if !is_restored(&failure, restored, self.received.as_deref(), &self.query).await? {
                 return Err(failed(failure));
             }
             restored += 1;
@@ -414,8 +466,8 @@ async fn adopt(
     query: Arc<QueryContext>,
     schema: SchemaRef,
 ) -> Result<Adopted> {
-    let FragmentAnswer { adopted: AttemptResult { mut result, mut attempt }, mut attempts, inline: mut reservation } =
-        answer;
+    let FragmentAnswer { adopted, mut attempts, inline: mut reservation, received } = answer;
+    let AttemptResult { mut result, mut attempt } = adopted;
     let ReadResult { rows, part, inline, read } = loop {
         let reading = Instant::now();
         let part = *result.part();
@@ -432,7 +484,8 @@ async fn adopt(
             }
             Err(error) => {
                 drop(reservation);
-                AttemptResult { result, attempt } = attempts.refuse(error.to_string()).await.map_err(failed)?;
+                let again = refused(&mut attempts, error.to_string(), received.as_deref(), &query).await?;
+                AttemptResult { result, attempt } = again;
                 reservation = memory.hold(inline_bytes(&result))?;
             }
         }

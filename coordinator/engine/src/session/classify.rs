@@ -212,7 +212,7 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
         && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
-/// Returns true if rows that functions had left for others are lost, and another attempt would not give them again.
+/// Returns true if rows that functions had left for others are lost and were not made anew: another attempt would not give the same rows, or they were lost too often.
 pub(super) fn lost_rows(error: &DataFusionError) -> bool {
     fragment_fn::find::<FragmentFailure>(error).is_some_and(|failure| failure.lost().is_some())
 }
@@ -222,7 +222,7 @@ fn credentials_hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     fragment_fn::causes(error).any(|cause| cause.is::<NoCredentials>()).then_some(NoCredentials::HINT)
 }
 
-/// Hint for rows that another attempt of their producer would not give again.
+/// Hint for rows between functions that were lost and not made anew.
 const INPUT_LOST_HINT: &str = "run the statement again, or use --allow-fallback";
 
 /// Hint for functions, which have memory of their own.

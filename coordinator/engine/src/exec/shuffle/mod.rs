@@ -39,6 +39,10 @@ const FRAGMENT_BYTES_MAX: u64 = 128 << 20;
 /// Bytes of a function's memory for each encoded byte that it reads of other stages. Rows are twice as long when they are decoded, and a hash table has them and more.
 const MEMORY_PER_FRAGMENT_BYTE: u64 = 8;
 
+/// Most times that a fragment runs again because rows of other stages were lost and are there again, beside once for each of these stages. All rows that are gone are made
+/// anew at once, but those with other bytes are found one stage after the other.
+const RESTORES_MAX: usize = 4;
+
 /// Returns the most bytes of one fragment's rows by partition that travel with its response.
 pub(super) fn parts_inline_bytes_max(stage: &Stage, fragments: usize) -> u64 {
     PARTS_INLINE_BYTES_MAX / (fragments * stage.shuffle.siblings).max(1) as u64
@@ -51,6 +55,12 @@ pub(super) struct ReceivedParts {
     /// Partitions of each fragment's lanes.
     fragments: Vec<Vec<Range<usize>>>,
     prefix: String,
+}
+
+impl std::fmt::Debug for ReceivedParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReceivedParts").field("fragments", &self.fragments).finish_non_exhaustive()
+    }
 }
 
 /// Bytes of a slice's place in a request: eight numbers, in Base64.
@@ -91,6 +101,11 @@ impl ReceivedParts {
     /// Returns the number of fragments: none where there are no rows.
     pub(super) fn fragments(&self) -> usize {
         self.fragments.len()
+    }
+
+    /// Returns the most times that one fragment runs again because rows were lost and are there again.
+    pub(super) fn restores_max(&self) -> usize {
+        RESTORES_MAX + self.produced.len()
     }
 
     /// Returns the rows of a fragment, by the numbers of the plan's leaves. They are those of the attempts that are read now.
@@ -228,7 +243,7 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         let answers =
             runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
         let answers: Vec<FragmentAnswer> = answers.answers().try_collect().await?;
-        let produced = Produced::of(stage, partitions, answers, received, context.memory_pool()).await?;
+        let produced = Produced::of(stage, partitions, answers, received, query, context.memory_pool()).await?;
         produced.note(query.attempts.events());
         Ok(produced)
     }

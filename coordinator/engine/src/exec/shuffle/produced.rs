@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -19,7 +19,7 @@ use super::{PartsWork, ReceivedParts, SLICE_BYTES};
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::query::QueryContext;
 use crate::exec::result_memory::ResultReservation;
-use crate::exec::run::{FragmentAnswer, RESTORES_MAX};
+use crate::exec::run::{FragmentAnswer, refused, with_inputs};
 use crate::planner::Stage;
 use crate::scheduler::{AttemptResult, FragmentAttempts};
 
@@ -35,14 +35,20 @@ struct PartedRows {
 
 impl PartedRows {
     /// Takes an answer of a fragment apart, and verifies it. What is not as it says is refused, and the fragment runs again.
-    async fn of(attempts: &mut FragmentAttempts, mut adopted: AttemptResult, partitions: usize) -> Result<Self> {
+    async fn of(
+        attempts: &mut FragmentAttempts,
+        mut adopted: AttemptResult,
+        partitions: usize,
+        received: Option<&ReceivedParts>,
+        query: &QueryContext,
+    ) -> Result<Self> {
         loop {
             let reason = match Self::verified(adopted, partitions) {
                 Ok(rows) => return Ok(rows),
                 Err(reason) => reason,
             };
-            let again = attempts.refuse(format!("rows by partition of fragment {}: {reason}: refused", attempts.id()));
-            adopted = again.await.map_err(|failure| DataFusionError::External(Box::new(failure)))?;
+            let reason = format!("rows by partition of fragment {}: {reason}: refused", attempts.id());
+            adopted = refused(attempts, reason, received, query).await?;
         }
     }
 
@@ -115,18 +121,10 @@ impl ProducedFragment {
         if self.rows().attempt != lost.attempt {
             return Ok(());
         }
-        let mut adopted = attempts.restore(lost.to_string()).await;
-        for restored in 0.. {
-            let Err(failure) = &adopted else { break };
-            let (Some(lost), Some(received)) = (failure.lost(), &of.received) else { break };
-            if restored == RESTORES_MAX || !received.restore(lost, query).await? {
-                break;
-            }
-            adopted = attempts.result().await;
-        }
-        let adopted = adopted.map_err(|failure| DataFusionError::External(Box::new(failure)))?;
-        let (partitions, events) = (of.partitions, query.attempts.events());
-        let rows = PartedRows::of(&mut attempts, adopted, partitions).await?;
+        let (received, events) = (of.received.as_deref(), query.attempts.events());
+        let again = attempts.restore(lost.to_string()).await;
+        let adopted = with_inputs(again, &mut attempts, received, query).await?;
+        let rows = PartedRows::of(&mut attempts, adopted, of.partitions, received, query).await?;
         events.push(QueryEvent::RowsRestored {
             id: self.id.clone(),
             lost: lost.attempt,
@@ -176,14 +174,15 @@ impl Produced {
         partitions: usize,
         answers: Vec<FragmentAnswer>,
         received: Option<Arc<ReceivedParts>>,
+        query: &QueryContext,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Self> {
         let held = MemoryConsumer::new(format!("places of the rows of stage {}", stage.index)).register(pool);
         let (mut fragments, mut weights) = (Vec::with_capacity(answers.len()), vec![0; partitions]);
-        for FragmentAnswer { adopted, mut attempts, inline } in answers {
+        for FragmentAnswer { adopted, mut attempts, inline, .. } in answers {
             held.try_grow(partitions * (size_of::<StreamSummary>() + size_of::<u64>()))?;
             let id = attempts.id().clone();
-            let rows = PartedRows::of(&mut attempts, adopted, partitions).await?;
+            let rows = PartedRows::of(&mut attempts, adopted, partitions, received.as_deref(), query).await?;
             weights.iter_mut().zip(&rows.regions.0).for_each(|(weight, region)| *weight += region.bytes);
             let (rows, attempts) = (Mutex::new(Arc::new(rows)), tokio::sync::Mutex::new(attempts));
             fragments.push(ProducedFragment { id, rows, attempts, _held: inline });

@@ -3,7 +3,7 @@
 //! ```text
 //!  hash joins ──── memory is full ───► sort-merge joins, at the same place ──► rows, or an error that names the need
 //!  functions that read of functions
-//!     └── rows are lost that another attempt would not give again ──► the same once more ──► rows, or an error that names what is lost
+//!     └── rows are lost and not made anew ──► the same once more ──► rows, or an error that names what is lost
 //! ```
 //!
 //! Hash joins hold one of their sides and cannot spill (DataFusion 55.2). Sort-merge joins read sorted sides, and sorts
@@ -79,7 +79,7 @@ impl RunningStatement {
         Box::pin(self.run_again(replan, Again::Finer { more: MORE_FRAGMENTS })).await
     }
 
-    /// Runs the query once more from its beginning, after rows were lost that another attempt would not give again.
+    /// Runs the query once more from its beginning, after rows between functions were lost and not made anew.
     pub(super) async fn restart_after(&mut self, error: QueryError) -> Result<(), QueryError> {
         let may_restart = self.rows == 0 && !self.restarted;
         let Some(replan) = self.replan.take().filter(|_| may_restart) else {
