@@ -245,12 +245,12 @@ async fn the_report_says_for_how_long_compute_waited() {
             lake.slow(27.0, Faults::default());
             let Answer { report, requests, .. } = lake.query(6).await;
             let what = format!("{on:?}, {read_ahead_requests_max} requests ahead: {report}");
-            let (waited, lanes_seconds) = match &report.reading[..] {
+            let (waited, lanes_seconds) = match &report.by_stage[..] {
                 [] => (report.coordinator.waited_seconds, 2.0 * report.seconds.finish),
                 [stage] => (stage.storage.waited_seconds, stage.execute_seconds),
                 more => panic!("{} stages", more.len()),
             };
-            assert_eq!(report.reading.is_empty(), on == Target::Local, "{what}");
+            assert_eq!(report.by_stage.is_empty(), on == Target::Local, "{what}");
             assert!(waited <= lanes_seconds, "{what}");
             let reads = lake.row_reads(&requests, TpchTable::LineItem).len();
             assert!(read_ahead_requests_max > 0 || waited >= 0.027 * reads as f64, "{reads} reads, {what}");
@@ -339,7 +339,7 @@ async fn a_limit_reads_two_row_groups_a_lane() {
         run(&lake.session, &format!("SET datafusion.execution.target_partitions = {lanes}")).await.expect("set");
         lake
     };
-    let lake = open(local()).await;
+    let lake = Box::pin(open(local())).await;
     let folder = lake.tables.folder(TpchTable::LineItem);
     let sizes =
         std::fs::read_dir(folder).expect("files").map(|file| file.expect("a file").metadata().expect("it is").len());
@@ -362,7 +362,7 @@ async fn a_limit_reads_two_row_groups_a_lane() {
     }
     // A build side without rows, which the statistics do not tell: of the probe side only a first window is read, with a
     // GET a row group. Its row groups are too large for a 16th of what may be ahead.
-    let lake = open(Config { read_ahead_bytes_max: 64 << 10, ..local() }).await;
+    let lake = Box::pin(open(Config { read_ahead_bytes_max: 64 << 10, ..local() })).await;
     let sql = "SELECT count(*) FROM (SELECT * FROM region WHERE r_name = 'ATLANTIS') r \
                JOIN nation ON n_regionkey = r_regionkey JOIN customer ON c_nationkey = n_nationkey \
                JOIN orders ON o_custkey = c_custkey JOIN lineitem ON l_orderkey = o_orderkey";

@@ -15,7 +15,6 @@ use datafusion::datasource::sink::DataSinkExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::InputOrderMode;
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::buffer::BufferExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -175,7 +174,7 @@ fn inputs(node: &Arc<dyn ExecutionPlan>, reading: Reading) -> Vec<Input> {
             None => reading.of_other_rows(),
         });
     }
-    if node.is::<WindowAggExec>() || node.is::<AnalyzeExec>() || node.is::<DataSinkExec>() {
+    if node.is::<WindowAggExec>() || node.is::<DataSinkExec>() {
         return each(reading.all());
     }
     if hands_rows_on(node) {

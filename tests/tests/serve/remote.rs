@@ -237,3 +237,32 @@ fn rows_of_a_server_that_dies_are_cut() {
     let output = client.wait_with_output().expect("its end");
     check(&output, 1, &["the connection to the server broke among the rows", "history has it as 0"]);
 }
+
+/// The command line and a server's clients see the same description of a run, and the history has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analyzed_query_is_described() {
+    let place = numbers().await;
+    let server = Served::start(&place, &["--setup", "setup.sql", "--on", "in-process"]);
+    let sql = "EXPLAIN ANALYZE SELECT k % 7 AS g, count(*) FROM t GROUP BY 1";
+    let flags = ["--format", "json", "--report", "none", sql];
+    let mut here = place.gust(&[&["query", "--setup", "setup.sql", "--on", "in-process"], &flags[..]].concat());
+    for output in [here.output().expect("rows"), server.remote(&flags)] {
+        check(&output, 0, &[]);
+        let rows: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(
+            (&rows[0]["plan_type"], &rows[1]["plan_type"]),
+            (&json!("gust"), &json!("Plan with Metrics")),
+            "{rows}"
+        );
+        let work = rows[0]["plan"].as_str().expect("text");
+        for told in
+            ["decision     functions", "\nstage 0      ", " adopted", "\nhere         7 rows", "\ntotal        "]
+        {
+            assert!(work.contains(told), "{told}: {work}");
+        }
+    }
+    let analyzed = "SELECT place, attempts > 0 AS ran, rows FROM gust.queries WHERE statement LIKE 'EXPLAIN ANALYZE%'";
+    let expect = json!({"place": "functions", "ran": true, "rows": 2});
+    assert_eq!(server.rows(analyzed), json!([expect, expect]), "both records are in the place's history");
+    server.is_well();
+}

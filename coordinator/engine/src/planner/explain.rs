@@ -84,11 +84,11 @@ impl Holder {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     format_size(bytes, BINARY)
 }
 
-fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
+pub(super) fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
     let plan = displayable(plan.as_ref()).indent(false).to_string();
     plan.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
 }
@@ -253,19 +253,25 @@ fn broadcasts(stage: &Stage) -> String {
 
 /// Writes the exchange that a stage's rows take to functions of another stage.
 fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
-    let Some(partitions) = stage.shuffle.partitions else { return String::new() };
+    let Some(exchange) = exchange(stage, stages) else { return String::new() };
+    let bytes = match stage.load.results.expected {
+        Some(bytes) => format!("about {}", size(bytes)),
+        None => "rows of unknown size".to_owned(),
+    };
+    let reason = &stage.shuffle.reason;
+    format!("shuffle      {bytes} {exchange}; {reason}\n")
+}
+
+/// Writes how a stage's rows are parted for functions of another stage. None where they go to the coordinator.
+pub(super) fn exchange(stage: &Stage, stages: &[Arc<Stage>]) -> Option<String> {
+    let partitions = stage.shuffle.partitions?;
     let keys = match stage.plan.output_partitioning() {
         Partitioning::Hash(keys, _) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
     let consumer = stages.iter().find(|other| other.shuffle.producers.contains(&stage.index));
     let consumer = consumer.map_or_else(String::new, |consumer| format!(" for stage {}", consumer.index));
-    let bytes = match stage.load.results.expected {
-        Some(bytes) => format!("about {}", size(bytes)),
-        None => "rows of unknown size".to_owned(),
-    };
-    let reason = &stage.shuffle.reason;
-    format!("shuffle      {bytes} by hash of [{keys}], {partitions} partitions{consumer}; {reason}\n")
+    Some(format!("by hash of [{keys}], {partitions} partitions{consumer}"))
 }
 
 /// Names the holder that is expected to need the largest part of what it may have.

@@ -30,6 +30,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use gust_catalog::Pruning;
 use url::Url;
 
+pub mod analyzed;
 pub mod candidates;
 pub mod certain_work;
 pub mod choose;

@@ -11,6 +11,7 @@ use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::load::OwnUsage;
 use crate::money::Money;
+use crate::report::StageCost;
 
 /// Bytes that Athena bills at least: ten megabytes. It bills by the megabyte (AWS, Athena pricing, November 2026).
 const ATHENA_BYTES_MIN: u64 = 10 << 20;
@@ -105,6 +106,44 @@ pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
     fold.report()
 }
 
+/// Returns the time at which the exchange is cleaned.
+fn end_of(events: &[StampedEvent]) -> Duration {
+    events.last().map_or(Duration::ZERO, |last| last.at)
+}
+
+/// Returns the money for the attempts of each stage.
+///
+/// Money is made of sums, and each line of a bill is rounded. So a stage has what the sum over the stages grows by with it, and the stages add up to
+/// the bill.
+pub(super) fn stage_costs(events: &[StampedEvent], tariff: &Tariff) -> BTreeMap<u32, StageCost> {
+    let (tariff, end) = (&picked_tariff(events, tariff), end_of(events));
+    let mut by_stage: BTreeMap<u32, Quantities> = BTreeMap::new();
+    for StampedEvent { at, event } in events {
+        if let QueryEvent::AttemptEnded { id, outcome, billing, .. } = event {
+            let spent = attempt_spent(outcome, *billing, end.saturating_sub(*at), tariff);
+            by_stage.entry(id.stage).or_default().add_all(&spent);
+        }
+    }
+    let (mut sum, mut before) = (Quantities::default(), StageCost::default());
+    let mut cost = |(stage, spent): (u32, Quantities)| {
+        sum.add_all(&spent);
+        let known = |basis| matches!(basis, Basis::Reported | Basis::Metered);
+        let lines = sum.iter().map(|(item, basis, quantity)| (basis, line_cost(item, basis, quantity, tariff)));
+        let lines: Vec<(Basis, Money)> = lines.filter_map(|(basis, cost)| Some((basis, cost?))).collect();
+        let after = StageCost {
+            known: lines.iter().filter(|(basis, _)| known(*basis)).map(|(_, cost)| *cost).sum(),
+            at_most: lines.iter().map(|(_, cost)| *cost).sum(),
+        };
+        let own = StageCost {
+            known: after.known.saturating_sub(before.known),
+            at_most: after.at_most.saturating_sub(before.at_most),
+        };
+        before = after;
+        (stage, own)
+    };
+    by_stage.into_iter().map(&mut cost).collect()
+}
+
 struct BillFold<'a> {
     tariff: &'a Tariff,
     /// Time at which the exchange is cleaned.
@@ -149,7 +188,7 @@ impl<'a> BillFold<'a> {
         Self {
             tariff,
             doubled: doubled.collect(),
-            end: events.last().map_or(Duration::ZERO, |last| last.at),
+            end: end_of(events),
             adopted,
             open: BTreeMap::new(),
             total: Quantities::default(),

@@ -9,16 +9,17 @@ use humansize::{BINARY, format_size};
 use serde::Serialize;
 
 mod bill;
-mod reading;
+mod stages;
 mod text;
 
 pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price, spent_until_now};
-pub use reading::StageReading;
+pub use stages::{FragmentSeconds, StageCost, StageParts, StageWork};
 
 use crate::cost::{PriceError, Tariff};
 use crate::error::{Position, QueryError, continued};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::{Decision, Quote};
+use stages::StageFold;
 
 /// Report on one statement. Times are in seconds, sizes in bytes. `docs/report.md` lists its fields for programs.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -70,8 +71,8 @@ pub struct Report {
     pub attempts_failed: BTreeMap<String, usize>,
     pub cold_starts: usize,
     pub functions: StorageUse,
-    /// Reads of the functions by stage, in the order of stages. Stages without an answer are not in it.
-    pub reading: Vec<StageReading>,
+    /// Work of the functions by stage, in the order of stages.
+    pub by_stage: Vec<StageWork>,
     pub coordinator: StorageUse,
     /// Bytes of all adopted results.
     pub result_bytes: u64,
@@ -153,7 +154,7 @@ impl StorageUse {
     }
 
     /// Writes for how long compute waited, and what was read and not used; None where it did not wait and all was used.
-    fn waits_text(&self) -> Option<String> {
+    pub(crate) fn waits_text(&self) -> Option<String> {
         let ahead = &self.ahead;
         let is_waited = self.waited_seconds >= WAITED_SECONDS_MIN;
         if !is_waited && ahead.unused_bytes() == 0 {
@@ -194,9 +195,13 @@ pub struct Phases {
 impl Report {
     /// Folds a query's events, and prices them if there are prices.
     pub fn priced(events: &[StampedEvent], tariff: Result<&Tariff, &PriceError>) -> Self {
-        let report = Self::from_events(events);
+        let mut report = Self::from_events(events);
         match tariff {
-            Ok(tariff) => Self { cost: Some(price(events, tariff)), ..report },
+            Ok(tariff) => {
+                let mut of_stages = bill::stage_costs(events, tariff);
+                report.by_stage.iter_mut().for_each(|work| work.cost = of_stages.remove(&work.stage));
+                Self { cost: Some(price(events, tariff)), ..report }
+            }
             Err(error) => Self { cost_unknown: Some(error.to_string()), cost_unknown_hint: error.hint(), ..report },
         }
     }
@@ -211,14 +216,16 @@ impl Report {
     /// Folds a query's events.
     pub fn from_events(events: &[StampedEvent]) -> Self {
         let mut report = Self::default();
-        let mut times = EventTimes::default();
+        let (mut times, mut stages) = (EventTimes::default(), StageFold::default());
         for StampedEvent { at, event } in events {
             times.total = *at;
             report.add(*at, event, &mut times);
+            stages.add(*at, event);
         }
         let unused = || times.ended.iter().filter(|(attempt, _)| !times.used.contains(attempt));
         report.attempts_wasted = unused().count();
         report.wasted_seconds = unused().map(|(_, wall)| *wall).sum::<Duration>().as_secs_f64();
+        report.by_stage = stages.stages(unused().map(|(attempt, _)| &attempt.fragment));
         report.seconds = times.phases();
         report
     }
@@ -268,7 +275,7 @@ impl Report {
             QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
                 times.last_attempt = at;
                 times.ended.insert(AttemptKey { fragment: id.clone(), attempt: *attempt }, *wall);
-                self.end_attempt(id.stage, outcome);
+                self.end_attempt(outcome);
             }
             QueryEvent::FragmentAdopted { id, attempt, rows, result_bytes, inline, read } => {
                 let key = AttemptKey { fragment: id.clone(), attempt: *attempt };
@@ -305,10 +312,7 @@ impl Report {
         self.failed_at = error.position();
     }
 
-    fn end_attempt(&mut self, stage: u32, outcome: &AttemptOutcome) {
-        if let AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } = outcome {
-            StageReading::add(&mut self.reading, stage, usage);
-        }
+    fn end_attempt(&mut self, outcome: &AttemptOutcome) {
         let failed = match outcome {
             AttemptOutcome::Done { usage, cold } => {
                 self.functions.add(usage);
@@ -374,12 +378,12 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn counted(count: usize, what: &str) -> String {
+pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Writes the number of requests, and of those that were reads sent a second time.
-fn requests_text(requests: &Requests) -> String {
+pub(crate) fn requests_text(requests: &Requests) -> String {
     let hedged = if requests.hedged > 0 { format!(" ({} hedged)", requests.hedged) } else { String::new() };
     format!("{} requests{hedged}", requests.total())
 }

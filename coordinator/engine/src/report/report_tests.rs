@@ -129,7 +129,7 @@ fn the_page_for_programs_has_every_field() {
     let events = events.map(|event| StampedEvent { at: Duration::from_secs(1), event });
     let priced = Report::priced(&events, Ok(&Tariff::of_tests()));
     let position = Some(Position { line: 1, column: 2 });
-    let failed = Report { failed_at: position, cost: priced.cost, reading: priced.reading, ..report() };
+    let failed = Report { failed_at: position, cost: priced.cost, by_stage: priced.by_stage, ..report() };
     let failed = serde_json::to_value(failed).expect("JSON");
     let mut found = BTreeSet::new();
     names(&failed, &mut found);

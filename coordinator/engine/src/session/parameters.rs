@@ -67,6 +67,9 @@ impl Session {
         if let LogicalPlan::Explain(explain) = &logical {
             return Ok(described(Some(explain.schema.inner().clone())));
         }
+        if let LogicalPlan::Analyze(analyze) = &logical {
+            return Ok(described(Some(analyze.schema.inner().clone())));
+        }
         let values = match values.is_empty() {
             true => types.iter().map(ScalarValue::try_new_null).collect::<Result<_, _>>(),
             false => Ok(values),

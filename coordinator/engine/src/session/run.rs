@@ -4,7 +4,7 @@
 //!  plan ([`start`]) ──► execute ([`stream`]) ──► rows ──► [`closing`]
 //!    ▲                    │ functions fail, no row was seen: once more, locally
 //!    └────────────────────┤ memory is full, or rows between functions are lost, and no row was seen: once more ([`replan`])
-//!                         └ CREATE TABLE AS: the rows are a table's ([`create`])
+//!                         └ CREATE TABLE AS: the rows are a table's ([`create`]); EXPLAIN ANALYZE: they are dropped ([`analyze`])
 //! ```
 
 use std::sync::Arc;
@@ -36,9 +36,12 @@ use crate::scheduler::QueryAttempts;
 use crate::sql::Names;
 use crate::tables::folder::Listings;
 use crate::tables::iceberg::ScanPlans;
+use analyze::Analyzing;
 use replan::Replan;
 pub(super) use start::NewStatement;
+use stream::Started;
 
+mod analyze;
 mod closing;
 mod computing;
 mod create;
@@ -52,6 +55,8 @@ pub struct RunningStatement {
     session: Session,
     id: String,
     schema: SchemaRef,
+    /// Columns of the first plan's rows.
+    made: SchemaRef,
     names: Names,
     stream: Option<SendableRecordBatchStream>,
     events: EventLog,
@@ -76,6 +81,10 @@ pub struct RunningStatement {
     watched: Option<AbortOnDropHandle<()>>,
     /// Table that the rows are for, if it is CREATE TABLE AS.
     creating: Option<CreateMemoryTable>,
+    /// Description of the run that stands for the rows, if it is EXPLAIN ANALYZE.
+    analyzing: Option<Box<Analyzing>>,
+    /// True once its part of the exchange is cleaned and its reads are counted.
+    is_settled: bool,
     /// File that the rows are for, if it is COPY … TO and nobody has taken it on.
     copying: Option<CopyTarget>,
     /// Account of what the coordinator has read ahead for it, and waited for.
@@ -165,6 +174,7 @@ impl RunningStatement {
             }
             match self.creating.take() {
                 Some(create) => Box::pin(self.create(create)).await.map(|()| None),
+                None if self.analyzing.is_some() => Box::pin(self.analyze()).await,
                 None => self.next_batch().await,
             }
         };
@@ -196,6 +206,10 @@ impl RunningStatement {
                     return Err(self.timed_out());
                 }
                 self.stream = None;
+                // Its operators may hold memory that another run needs.
+                if let Some(analyzing) = &mut self.analyzing {
+                    analyzing.forget_plan();
+                }
                 let (is_short, is_lost) = (ran_out_of_memory_here(&error), lost_rows(&error));
                 let error = QueryError::from_engine(error);
                 match (is_short, is_lost) {
@@ -233,7 +247,10 @@ impl RunningStatement {
         self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
         let remote = planned.functions.is_some();
         let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
-        self.schema = shown(&planned.plan.schema(), &logical, &self.names);
+        self.made = planned.plan.schema();
+        if self.analyzing.is_none() {
+            self.schema = shown(&self.made, &logical, &self.names);
+        }
         self.replan = Replan::of(&planned, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
         match self.execute(planned).await {
@@ -246,6 +263,9 @@ impl RunningStatement {
     }
 
     async fn execute(&mut self, planned: PlannedQuery) -> Result<SendableRecordBatchStream, QueryError> {
+        if let Some(analyzing) = &mut self.analyzing {
+            analyzing.note_stages(&planned);
+        }
         let PlannedQuery { state, plan, functions, .. } = planned;
         Listings::of(&state).forget();
         ScanPlans::forget(&state);
@@ -270,7 +290,16 @@ impl RunningStatement {
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
-        stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)
+        let started = stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)?;
+        Ok(self.rows_of(started))
+    }
+
+    /// Returns the rows of a plan that has begun.
+    fn rows_of(&mut self, Started { rows, plan }: Started) -> SendableRecordBatchStream {
+        if let Some(analyzing) = &mut self.analyzing {
+            analyzing.note_plan(plan);
+        }
+        rows
     }
 
     /// Runs the statement locally instead, if that is allowed, may help, and no row has been seen yet. Else it returns
@@ -288,15 +317,15 @@ impl RunningStatement {
             let planned = planned.map_err(QueryError::from_engine)?;
             ScanPlans::forget(&planned.state);
             let context = TaskContext::from(&planned.state);
-            let stream = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
-            Ok((planned, stream))
+            let started = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
+            Ok((planned, started))
         };
-        let (planned, stream) = self.planned_in_time(locally).await?;
+        let (planned, started) = self.planned_in_time(locally).await?;
         self.announced(&planned)?;
         if !self.sort_merge_joins {
             self.replan = Replan::of(&planned, &logical);
         }
-        self.stream = Some(stream);
+        self.stream = Some(self.rows_of(started));
         Ok(())
     }
 
@@ -319,7 +348,7 @@ impl RunningStatement {
 
     /// Checks that another plan of the query makes columns of the announced types.
     fn announced(&self, planned: &PlannedQuery) -> Result<(), QueryError> {
-        same_columns(&self.schema, &planned.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
+        same_columns(&self.made, &planned.plan.schema()).map_err(|error| self.failed(QueryError::from_engine(error)))
     }
 
     fn failed(&self, error: QueryError) -> QueryError {

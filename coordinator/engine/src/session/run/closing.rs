@@ -57,7 +57,17 @@ impl RunningStatement {
     }
 
     async fn end(mut self) -> EventLog {
+        self.settle().await;
+        self.events.push(QueryEvent::Finished { rows: self.rows });
+        self.events
+    }
+
+    /// Ends the statement's work, once: cleans up, and counts its reads. No row comes after it.
+    pub(super) async fn settle(&mut self) {
         self.stream = None;
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
         let is_disowned = self.work.as_ref().is_some_and(|work| work.is_disowned());
         if is_disowned {
             // Another coordinator reads what is in the exchange, and removes it.
@@ -75,8 +85,6 @@ impl RunningStatement {
         usage.ahead = self.ahead.usage();
         usage.spans.waited_us = self.ahead.waited_us();
         self.events.push(QueryEvent::CoordinatorRead { usage, billed });
-        self.events.push(QueryEvent::Finished { rows: self.rows });
-        self.events
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::analyze::Analyzing;
 use super::{RunningStatement, stream};
 use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
@@ -123,6 +124,7 @@ impl Session {
             session: query.clone(),
             id,
             schema: Arc::new(Schema::empty()),
+            made: Arc::new(Schema::empty()),
             names,
             stream: None,
             events,
@@ -138,6 +140,8 @@ impl Session {
             cap: None,
             watched: None,
             creating: None,
+            analyzing: None,
+            is_settled: false,
             copying,
             ahead: Arc::default(),
             computing: TaskTracker::new(),
@@ -154,10 +158,7 @@ impl Session {
         }
         match logical {
             logical if mode.is_cost_of(&logical)? => {
-                let logical = match logical {
-                    LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
-                    logical => logical,
-                };
+                let logical = explained(logical);
                 let planner = query.planner();
                 let quoted = Box::pin(planner.quote(query.context.state(), &logical)).await;
                 let (decision, quote) = quoted.map_err(QueryError::from_engine)?;
@@ -171,6 +172,13 @@ impl Session {
                 let text = query.explain_plan(&explain.plan).await?;
                 running.schema = Arc::new(explain.schema.as_arrow().clone());
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
+            }
+            LogicalPlan::Analyze(analyze) => {
+                running.schema = Arc::new(analyze.schema.as_arrow().clone());
+                let analyzing = Analyzing::of(analyze)?;
+                let logical = analyzing.query();
+                running.analyzing = Some(Box::new(analyzing));
+                Box::pin(running.begin(logical)).await?;
             }
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
                 if query.is_to_create(&create).await? {
@@ -224,11 +232,7 @@ impl Session {
         let explaining = async move {
             let (sql, _) = statement.without_copy()?;
             let (logical, _) = session.logical_plan(sql).await?;
-            let logical = match session.executed(logical)? {
-                LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
-                logical => logical,
-            };
-            session.explain_plan(&logical).await
+            session.explain_plan(&explained(session.executed(logical)?)).await
         };
         self.engine.workers.run(explaining).await
     }
@@ -271,6 +275,15 @@ impl Session {
             options: function_options(self.context.state().config(), size.limits.memory_bytes_max),
             work,
         })
+    }
+}
+
+/// Returns the plan inside an EXPLAIN, or any other plan.
+fn explained(logical: LogicalPlan) -> LogicalPlan {
+    match logical {
+        LogicalPlan::Explain(explain) => Arc::unwrap_or_clone(explain.plan),
+        LogicalPlan::Analyze(analyze) => Arc::unwrap_or_clone(analyze.input),
+        logical => logical,
     }
 }
 

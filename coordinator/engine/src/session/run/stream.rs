@@ -23,6 +23,13 @@ use crate::planner::passes::tails::{PART_BYTES_MIN, with_short_tails};
 use crate::session::Engine;
 use crate::tables::reading::Readers;
 
+/// Plan that has begun.
+pub(super) struct Started {
+    pub(super) rows: SendableRecordBatchStream,
+    /// Plan as it runs, whose operators count.
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+}
+
 /// Starts a plan in a task of its own. An operator that computes for minutes without a pause then holds up no time-out.
 /// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead. `tasks` has those that compute.
 pub(super) fn start(
@@ -31,7 +38,7 @@ pub(super) fn start(
     context: TaskContext,
     account: &Arc<AheadAccount>,
     tasks: &TaskTracker,
-) -> Result<SendableRecordBatchStream, QueryError> {
+) -> Result<Started, QueryError> {
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
     let ahead = read_ahead(engine, &context, account);
@@ -46,7 +53,8 @@ pub(super) fn start(
     if let Some(ahead) = &ahead {
         ahead.start();
     }
-    let mut stream = counted(tasks, || execute_stream(plan, Arc::new(context))).map_err(QueryError::from_engine)?;
+    let mut stream =
+        counted(tasks, || execute_stream(Arc::clone(&plan), Arc::new(context))).map_err(QueryError::from_engine)?;
     let running = async move {
         // It ends with the rows, also where they are not read to their end, and is dropped before the stream.
         let reading = ahead;
@@ -67,7 +75,7 @@ pub(super) fn start(
         Ok(())
     };
     counted(tasks, || rows.spawn(running.in_current_span()));
-    Ok(dropped.set_with(rows.build()))
+    Ok(Started { rows: dropped.set_with(rows.build()), plan })
 }
 
 /// Opens the reading ahead of a plan; None if it is turned off.
