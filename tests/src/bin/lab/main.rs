@@ -39,6 +39,7 @@ mod plan;
 mod planning;
 mod random_tables;
 mod scaling;
+mod shuffle;
 mod subqueries;
 mod tail;
 mod tax;
@@ -191,6 +192,8 @@ enum Measurement {
         #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32])]
         functions: Vec<u32>,
     },
+    /// Rows from 200 functions to 200 others: requests, bytes and dollars of their exchange
+    Shuffle,
     /// Users at once on shared functions and on the coordinator alone, on cloud-shaped S3
     Concurrency {
         #[arg(long, default_value_t = 20)]
@@ -299,6 +302,9 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         }
         Measurement::Concurrency { queries } => {
             concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
+        }
+        Measurement::Shuffle => {
+            Box::pin(shuffle::measure(&workload.shuffle, &workload.prices, workload.cloud.limits)).await
         }
         Measurement::Metering => metering::measure(&workload.metering, cache).await,
         Measurement::Names => names::measure(&workload.names, cache).await,

@@ -40,6 +40,7 @@ pub struct Workload {
     pub cloud_table: CloudTable,
     pub scaling: Scaling,
     pub concurrency: Concurrency,
+    pub shuffle: Shuffle,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +331,27 @@ pub struct JudgedScaling {
     pub functions: u32,
     pub aim_ratio: f64,
     pub worst_ratio: f64,
+}
+
+/// Exchange between functions.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shuffle {
+    pub seed: u64,
+    /// Functions that leave rows, a file each.
+    pub producers: u32,
+    /// Functions that read them.
+    pub consumers: u32,
+    pub partitions: u32,
+    pub rows_per_file: usize,
+    pub text_bytes: usize,
+    /// Producers of the run with one partition.
+    pub producers_of_one: u32,
+    /// Functions that run at a time.
+    pub in_flight: usize,
+    pub bytes: Limits,
+    pub requests: Limits,
+    pub dollars: Limits,
 }
 
 #[derive(Deserialize)]
