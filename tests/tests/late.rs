@@ -96,7 +96,7 @@ pub(super) fn write(folder: &Path, seed: u64) {
 }
 
 /// Joins of all kinds over the three tables. `a` is the side that is built.
-const STATEMENTS: [&str; 27] = [
+pub(super) const STATEMENTS: [&str; 27] = [
     "SELECT a.n, b.n, b.t, b.x, b.m FROM a JOIN b ON a.k = b.k",
     "SELECT a.n, b.n, b.t FROM a JOIN b ON a.s = b.s WHERE b.n % 3 = 0",
     "SELECT a.n, b.n, b.t FROM a JOIN b ON a.k = b.k AND a.s = b.s",

@@ -35,6 +35,7 @@ mod iceberg;
 mod iceberg_matrix;
 mod iceberg_odd;
 mod invokers;
+mod join_filters;
 mod lake;
 mod lambda;
 mod late;

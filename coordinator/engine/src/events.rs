@@ -62,6 +62,15 @@ pub enum QueryEvent {
         attempt: u32,
         result_bytes: u64,
     },
+    /// Files or parts of files have none of the keys of a stage's build sides. They are left out before a function is invoked.
+    KeysLeftOut {
+        stage: u32,
+        units: u64,
+        /// Fragments that the stage has less.
+        fragments: u64,
+        /// Projected bytes of the units.
+        bytes: u64,
+    },
     /// The build sides of a stage have more rows than functions should hold. The coordinator does its joins.
     JoinedHere {
         stage: u32,

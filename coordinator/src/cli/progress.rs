@@ -137,6 +137,7 @@ impl ProgressCounts {
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
             | QueryEvent::RowsRestored { .. }
+            | QueryEvent::KeysLeftOut { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::TakenOver { .. }
             | QueryEvent::AttemptStarted { .. } => {}

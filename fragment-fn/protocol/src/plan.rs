@@ -26,6 +26,7 @@ use crate::{Base64, LeafId};
 mod check;
 mod codec;
 mod exchange_leaf;
+mod identities;
 mod parts_leaf;
 
 pub use check::{Obstacle, encode_checked, loses_values};
@@ -33,6 +34,7 @@ pub use exchange_leaf::ExchangeExec;
 pub use parts_leaf::{PartsExec, PartsLanes};
 
 use codec::GustCodec;
+use identities::CountedIdentities;
 
 /// Encodes a fragment's plan without its files and statistics.
 ///
@@ -49,7 +51,7 @@ fn emptied(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
 }
 
 fn encode_emptied(plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-    physical_plan_to_bytes_with_proto_converter(plan, &GustCodec, &DeduplicatingProtoConverter {})
+    physical_plan_to_bytes_with_proto_converter(plan, &GustCodec, &CountedIdentities::default())
 }
 
 /// Values and rows that come beside a fragment's plan.

@@ -6,7 +6,7 @@
 //!                       └─ too many ─► the part of the stage that needs none ─► joins on the coordinator
 //! ```
 //!
-//! Fragments start when all build sides are there. Nothing of a build side is read twice.
+//! Fragments start when all build sides are there. Files without any of their keys are left out before ([`super::keys`]). Nothing of a build side is read twice.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -33,6 +33,7 @@ use tracing::Instrument;
 
 use super::LatestRun;
 use super::RemoteFragmentExec;
+use super::keys::{narrowed, told};
 use super::query::QueryContext;
 use super::run::{StageRun, with_schema};
 use super::shuffle::received;
@@ -150,10 +151,24 @@ impl Joining {
             self.query.attempts.events().push(QueryEvent::JoinedHere { stage: self.stage.index });
             return self.here(builds, &held).map(JoiningPlace::Here);
         };
+        let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
+        let rows: Vec<&GatheredRows> = builds.iter().map(|build| &build.rows).collect();
+        let narrowed = narrowed(&self.stage, &rows, footers.as_ref()).await?;
         drop((builds, held));
-        let shared = self.published(encoded).await?;
-        let Self { stage, partitions, numbers, query, context, .. } = &self;
-        let answers = StageRun::start(stage, query, *partitions, numbers, context, shared, received)?;
+        let stage = match narrowed {
+            Some(narrowed) => {
+                let (planned, left) = (self.stage.fragments.len(), narrowed.fragments.len());
+                self.query.attempts.events().push(told(&self.stage, &narrowed));
+                self.query.attempts.expect_fragments(planned, left);
+                Arc::new(narrowed)
+            }
+            None => Arc::clone(&self.stage),
+        };
+        // Nobody needs them.
+        let is_read = !stage.fragments.is_empty() || received.is_some();
+        let shared = if is_read { self.published(encoded).await? } else { Vec::new() };
+        let Self { partitions, numbers, query, context, .. } = &self;
+        let answers = StageRun::start(&stage, query, *partitions, numbers, context, shared, received)?;
         Ok(JoiningPlace::Functions(Mutex::new(answers)))
     }
 
@@ -212,9 +227,9 @@ impl Joining {
 }
 
 /// Rows of a build side that have come.
-struct GatheredRows {
-    schema: SchemaRef,
-    batches: Vec<RecordBatch>,
+pub(super) struct GatheredRows {
+    pub(super) schema: SchemaRef,
+    pub(super) batches: Vec<RecordBatch>,
 }
 
 /// A build side.

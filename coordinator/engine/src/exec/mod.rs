@@ -18,6 +18,7 @@ use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
 mod broadcast;
 mod digest;
+mod keys;
 mod publish;
 mod query;
 mod result_memory;

@@ -176,13 +176,14 @@ impl Planner {
         let begun = self.stores.own_usage();
         // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
         let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
-        let (state, plan) = distributed(state, optimized, self.settings.stages).await?;
+        let rules = self.rules(state);
+        let (state, plan) = distributed(state, optimized, rules).await?;
         let ended = self.stores.own_usage();
         candidates.planning = OwnUsage {
             all: after(first.all, begun.all, ended.all),
             billed: after(first.billed, begun.billed, ended.billed),
         };
-        let cut = match self.cut(&plan, self.settings.stages)? {
+        let cut = match self.cut(&plan, rules)? {
             Placement::Functions(cut) => cut,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
         };

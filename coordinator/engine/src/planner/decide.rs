@@ -87,8 +87,9 @@ impl Planner {
             Placement::Functions(facts) => facts,
             Placement::Here(reason) => return self.here(state, logical, here(reason)).await,
         };
-        let (distributing, plan) = distributed(&state, &optimized, self.settings.stages).await?;
-        let cut = match self.cut(&plan, self.settings.stages)? {
+        let rules = self.rules(&state);
+        let (distributing, plan) = distributed(&state, &optimized, rules).await?;
+        let cut = match self.cut(&plan, rules)? {
             Placement::Functions(cut) => cut,
             Placement::Here(Reason::PlanNotSupported(why)) if !self.settings.allow_fallback => {
                 return Err(QueryError::functions(format!("functions cannot run this query: {why}"))
@@ -241,7 +242,7 @@ impl Planner {
         decision: Decision,
     ) -> Result<PlannedQuery> {
         let plan = on.cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
-        Ok(PlannedQuery::on_functions(on.state, plan, packed, on.facts, decision))
+        PlannedQuery::on_functions(on.state, plan, packed, on.facts, decision)
     }
 }
 

@@ -18,6 +18,7 @@ use gust_protocol::plan::scans;
 use gust_protocol::{AheadBounds, with_hint_line};
 use humansize::{BINARY, format_size};
 
+use super::keys::join_keys;
 use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by};
 use super::{PlannedQuery, Stage};
 use crate::config::Config;
@@ -242,10 +243,16 @@ fn digest(stage: &Stage) -> String {
 /// Writes the build sides that each fragment gets, and the bound beyond which the coordinator joins.
 fn broadcasts(stage: &Stage) -> String {
     let (fragments, most) = (stage.fragments.len(), size(stage.broadcast_bytes_max));
+    let keys = join_keys(stage);
     let line = |(number, bytes): (usize, &Option<u64>)| {
         let bytes = bytes.map_or_else(|| "of unknown size".to_owned(), |bytes| format!("of about {}", size(bytes)));
+        let columns = keys.iter().filter(|key| key.build == number).map(|key| key.column.as_str()).collect::<Vec<_>>();
+        let keys = match columns.is_empty() {
+            true => String::new(),
+            false => format!("keys {number:<8}leave out files, row groups and pages by {}\n", columns.join(", ")),
+        };
         format!(
-            "broadcast {number}  rows {bytes} for each of {fragments} fragments; beyond {most} in all the coordinator joins\n"
+            "broadcast {number}  rows {bytes} for each of {fragments} fragments; beyond {most} in all the coordinator joins\n{keys}"
         )
     };
     stage.broadcasts.iter().enumerate().map(line).collect()

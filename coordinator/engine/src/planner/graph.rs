@@ -20,7 +20,7 @@ use gust_protocol::{
 use object_store::ObjectMeta;
 
 use super::deletes::{DigestedDeletes, RequestDeletes, StageDeletes};
-use super::passes::pack::{Lane, PackedFragment};
+use super::passes::pack::{Lane, PackedFragment, Packing};
 use super::passes::units::Unit;
 use super::shipped;
 use crate::exchange::{DATA_ACCESS_FIRST, PLAN_INLINE_BYTES_MAX};
@@ -65,7 +65,7 @@ impl<T> Placement<T> {
 }
 
 /// Fragments that run the same plan over different inputs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stage {
     pub index: u32,
     /// Plan of each function, over all of the stage's files.
@@ -102,6 +102,8 @@ pub struct Stage {
     pub broadcast_bytes_max: u64,
     /// Number of stages that end before it begins, one after the other, because it needs their rows.
     pub stages_before: usize,
+    /// Packing of its fragments.
+    pub(super) packing: Packing,
 }
 
 /// Part of a stage in exchanges between functions.

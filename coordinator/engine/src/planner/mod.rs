@@ -7,13 +7,15 @@
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
 //! 5. [`passes::broadcast`] marks the joins whose build side every function can have. [`passes::unions`] moves partition-local operators into
-//!    the branches of unions. [`passes::shuffle`] marks the exchanges between functions. [`passes::cut`] finds each scan's maximal partition-local subtree, and [`passes::stages`] encodes it once.
+//!    the branches of unions. [`passes::shuffle`] marks the exchanges between functions. [`passes::cut`] finds each scan's maximal partition-local subtree. [`passes::facts`] lets
+//!    its joins and sorts tell its scan what they learn, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
 //! 8. Leaves that run stages take the place of the subtrees.
 //! 9. When a fragment is handed out, [`shipped`] gives it the footers that the session has.
-//! 10. When the coordinator's own streams start, [`passes::tails`] cuts the last files of their scans at row groups.
+//! 10. When the build sides of a stage's joins are there, [`keys`] leaves out the files that have none of their keys.
+//! 11. When the coordinator's own streams start, [`passes::tails`] cuts the last files of their scans at row groups.
 //!
 //! The passes are pure and do no I/O. Footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
 //! node. Local plans have the rules beside the passes, too: [`rules::unsound`], after DataFusion's own, refuses operators that give wrong rows.
@@ -38,6 +40,7 @@ mod decide;
 mod deletes;
 pub mod explain;
 pub mod graph;
+pub mod keys;
 pub mod loads;
 pub mod passes;
 mod quote;
@@ -57,6 +60,7 @@ use crate::tables::iceberg::ScanPlans;
 use crate::tables::pruning::PruningNotes;
 use loads::stages::{FunctionReaders, StageMaker};
 use passes::broadcast::Joins;
+use passes::facts::Facts;
 use passes::pack::Packing;
 use passes::shuffle::{Shuffles, StageRules};
 use passes::spread::distributing;
@@ -120,7 +124,7 @@ impl From<&Config> for PlannerSettings {
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
         let shuffles = Shuffles { place: config.shuffle, partitions, bytes_min: config.shuffle_bytes_min };
-        let stages = StageRules { joins, shuffles };
+        let stages = StageRules { joins, shuffles, facts: Facts::NONE };
         Self {
             on,
             allow_fallback,
@@ -193,7 +197,8 @@ impl PlannedQuery {
         packed: PackedSize,
         facts: FleetFacts,
         decision: Decision,
-    ) -> Self {
+    ) -> Result<Self> {
+        let plan = Facts::of(state.config_options()).told(plan)?;
         let fragments = stages.iter().map(|stage| stage.fragments.len()).sum();
         let at_once = packed.size.at_once(fragments);
         // Without a stage the decision's own reason tells them.
@@ -202,7 +207,7 @@ impl PlannedQuery {
         let decision = decision.keeping(&kept.into_iter().chain(others).collect::<Vec<_>>());
         let functions = FunctionsPlan { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
-        Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles }
+        Ok(Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles })
     }
 }
 
@@ -242,9 +247,9 @@ impl Planner {
     ) -> Result<PlannedQuery> {
         let FunctionsPlan { stages, packed: PackedSize { size, packing }, facts, .. } = first;
         let (more, rules) = match again {
-            Again::Alike => (1, self.settings.stages),
+            Again::Alike => (1, self.rules(&state)),
             // The first run has shown that memory is short: joins stay here, where they spill.
-            Again::Finer { more } => (more, StageRules::SCANS),
+            Again::Finer { more } => (more, StageRules { facts: self.rules(&state).facts, ..StageRules::SCANS }),
         };
         let packing = Packing {
             functions_max: packing.functions_max * more,
@@ -266,7 +271,7 @@ impl Planner {
                 let stages = maker.stages(numbers, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };
-                Ok(PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision))
+                PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision)
             }
         }
     }
@@ -281,6 +286,11 @@ impl Planner {
             lanes_max: size.lanes,
             digest: DigestBounds { bridge_bytes: size.limits.bridge_bytes, ..self.settings.digest },
         }
+    }
+
+    /// Returns the rules for a session's statements.
+    fn rules(&self, state: &SessionState) -> StageRules {
+        StageRules { facts: Facts::of(state.config_options()), ..self.settings.stages }
     }
 
     fn cut(&self, plan: &Arc<dyn ExecutionPlan>, rules: StageRules) -> Result<Placement<CutPlan>> {

@@ -246,6 +246,7 @@ impl<'a> BillFold<'a> {
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
             | QueryEvent::RowsRestored { .. }
+            | QueryEvent::KeysLeftOut { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }

@@ -92,6 +92,12 @@ pub struct Report {
     pub broadcast_bytes: u64,
     /// Build sides whose rows went through the exchange.
     pub broadcasts_in_exchange: usize,
+    /// Scan units that the keys of joins left out before a function was invoked.
+    pub left_out_units: u64,
+    /// Fragments that stages had less for that.
+    pub left_out_fragments: u64,
+    /// Projected bytes of these units.
+    pub left_out_bytes: u64,
     /// Stages whose joins were done by the coordinator, because the build sides had too many rows.
     pub joined_here: usize,
     /// Stages whose rows went to functions of another stage.
@@ -261,6 +267,11 @@ impl Report {
                 self.shuffles_restored += 1;
                 times.used.remove(&AttemptKey { fragment: id.clone(), attempt: *lost });
                 times.used.insert(AttemptKey { fragment: id.clone(), attempt: *attempt });
+            }
+            QueryEvent::KeysLeftOut { units, fragments, bytes, .. } => {
+                self.left_out_units += units;
+                self.left_out_fragments += fragments;
+                self.left_out_bytes += bytes;
             }
             QueryEvent::JoinedHere { .. } => self.joined_here += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
@@ -444,6 +455,11 @@ impl Display for Report {
                     0 => writeln!(f)?,
                     restored => writeln!(f, "; rows of {} were lost and made anew", counted(restored, "fragment"))?,
                 }
+            }
+            if self.left_out_units > 0 {
+                let (units, bytes) = (counted(self.left_out_units as usize, "scan unit"), size(self.left_out_bytes));
+                let fragments = counted(self.left_out_fragments as usize, "fragment");
+                writeln!(f, "           keys of joins left out {units}, {bytes} of projected columns, {fragments}")?;
             }
             if self.joined_here > 0 {
                 let stages = counted(self.joined_here, "stage");

@@ -3,9 +3,10 @@
 //! Files and deletes come from `gust-catalog`'s own plan, which the query's filters prune before any data is read. Columns are
 //! matched by field id. The snapshot is the one that was current when the table was loaded.
 //!
-//! [`plans`] has the plans of a statement's scans, [`files`] makes DataFusion's files of a plan's, with their deletes,
+//! [`plans`] has the plans of a statement's scans, [`again`] asks for fewer files once keys of a join are known, [`files`] makes DataFusion's files of a plan's, with their deletes,
 //! [`mod@statistics`] what the planner may believe, and [`counted`] the number of rows that vectors leave.
 
+mod again;
 mod counted;
 mod definition;
 mod files;
@@ -44,6 +45,7 @@ use files::{PlannedFiles, held_bytes, whole_bytes};
 use plans::KeptPlan;
 use statistics::statistics;
 
+pub use again::AskedAgain;
 pub use plans::ScanPlans;
 
 /// One snapshot of an Iceberg table.
@@ -128,7 +130,9 @@ impl IcebergTable {
         let name = TableReference::bare(self.table.name());
         let is_local = url.as_str().starts_with("file:");
         let bridge_bytes = BridgeBytes::of(settings);
+        let again = AskedAgain(Arc::new(self.at_hand(session)?));
         for (position, mut file) in files.into_iter().enumerate() {
+            file.extensions.insert(again.clone());
             if !is_local {
                 file.metadata_size_hint = whole_bytes(&file, columns, bridge_bytes);
             }

@@ -7,6 +7,7 @@ pub mod catalogs;
 pub mod facts;
 pub mod folder;
 pub mod iceberg;
+pub mod keys;
 pub mod memory_table;
 mod metadata_table;
 pub mod path_catalogs;

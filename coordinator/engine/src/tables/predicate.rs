@@ -7,11 +7,36 @@ use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 use gust_catalog::{CompareOp, Predicate, Schema};
 use gust_protocol::functions::FloatKey;
 
+use super::keys::{ColumnKeys, Keys};
 use super::schema::scalar;
 
 /// Joins all of `filters` by AND.
 pub(super) fn predicate(filters: &[Expr], schema: &Schema) -> Predicate {
     Predicate::And(filters.iter().map(|filter| convert(filter, schema)).collect())
+}
+
+/// Makes the predicate of rows that have all of these keys.
+pub(super) fn having(keys: &[ColumnKeys], schema: &Schema) -> Predicate {
+    Predicate::And(keys.iter().map(|keys| of_column(keys, schema).unwrap_or(Predicate::AlwaysTrue)).collect())
+}
+
+fn of_column(ColumnKeys { column, keys, has_null, .. }: &ColumnKeys, schema: &Schema) -> Option<Predicate> {
+    let scalar = |value: &ScalarValue| lossless_scalar(value, column, schema);
+    let compare = |op, value| Some(Predicate::Compare { column: column.clone(), op, value: scalar(value)? });
+    let keys = match keys {
+        Keys::Listed(keys) if keys.is_empty() => Predicate::AlwaysFalse,
+        Keys::Listed(keys) => {
+            let values = keys.iter().map(scalar).collect::<Option<_>>()?;
+            Predicate::In { column: column.clone(), values, negated: false }
+        }
+        Keys::Between { least, greatest } => {
+            Predicate::And(vec![compare(CompareOp::GtEq, least)?, compare(CompareOp::LtEq, greatest)?])
+        }
+    };
+    Some(match has_null {
+        true => Predicate::Or(vec![keys, Predicate::IsNull { column: column.clone(), negated: false }]),
+        false => keys,
+    })
 }
 
 fn convert(expr: &Expr, schema: &Schema) -> Predicate {
@@ -145,6 +170,47 @@ mod tests {
     use gust_protocol::functions::scalar_named;
 
     use super::*;
+
+    #[test]
+    fn keys_of_joins_are_predicates() {
+        let field = |id: i32, name: &str, ty: Type| Field {
+            id,
+            name: name.to_owned(),
+            required: false,
+            ty,
+            initial_default: None,
+        };
+        let schema = Schema { fields: vec![field(1, "k", Type::Int), field(2, "s", Type::String)] };
+        let keys = |column: &str, keys: Keys, has_null: bool| ColumnKeys {
+            column: column.to_owned(),
+            position: 0,
+            keys,
+            has_null,
+        };
+        let numbers = || Keys::Listed(vec![ScalarValue::from(1_i32), ScalarValue::from(3_i32)]);
+        let listed =
+            || Predicate::In { column: "k".to_owned(), values: vec![Scalar::Int(1), Scalar::Int(3)], negated: false };
+        let text = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
+        let bound =
+            |op, text: &str| Predicate::Compare { column: "s".to_owned(), op, value: Scalar::String(text.to_owned()) };
+        for (keys, expect) in [
+            (keys("k", numbers(), false), listed()),
+            (
+                keys("k", numbers(), true),
+                Predicate::Or(vec![listed(), Predicate::IsNull { column: "k".to_owned(), negated: false }]),
+            ),
+            (keys("k", Keys::Listed(Vec::new()), false), Predicate::AlwaysFalse),
+            (
+                keys("s", Keys::Between { least: text("a"), greatest: text("f") }, false),
+                Predicate::And(vec![bound(CompareOp::GtEq, "a"), bound(CompareOp::LtEq, "f")]),
+            ),
+            // A key that the column cannot have, or a column that the table does not have.
+            (keys("k", Keys::Listed(vec![ScalarValue::from(i64::MAX)]), false), Predicate::AlwaysTrue),
+            (keys("x", numbers(), false), Predicate::AlwaysTrue),
+        ] {
+            assert_eq!(having(std::slice::from_ref(&keys), &schema), Predicate::And(vec![expect]), "{keys:?}");
+        }
+    }
 
     /// The catalog uses a greatest value only of a file whose NaNs were counted as none (`prune/range.rs`).
     #[test]

@@ -104,6 +104,9 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
             about["lost_attempt"] = (*lost).into();
             ("rows-restored", about)
         }
+        QueryEvent::KeysLeftOut { stage, units, fragments, bytes } => {
+            ("keys-left-out", json!({ "stage": stage, "units": units, "fragments": fragments, "bytes": bytes }))
+        }
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause, .. } => {
             let mut about = attempt(id, number);

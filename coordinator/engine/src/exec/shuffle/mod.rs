@@ -26,6 +26,7 @@ use super::run::{FragmentAnswer, StageRun};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
 use crate::planner::graph::StageShuffle;
+use crate::planner::keys::{Came, has_no_row};
 use produced::{Produced, Restored};
 
 mod produced;
@@ -83,7 +84,15 @@ impl ReceivedParts {
     /// Chooses the fragments of a stage. Each function has so much memory.
     fn of(stage: &Stage, produced: Vec<Produced>, prefix: String, memory_bytes: u64) -> Self {
         let StageShuffle { input_partitions, fragment_bytes_min, fragments_max, .. } = stage.shuffle;
-        let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum();
+        // A join without a row at one side may have none at all: then nobody reads the other.
+        let is_empty = |partition: usize, came: Came| {
+            let Came::Parts(number) = came else { return false };
+            produced.get(number).is_some_and(|produced| produced.weights[partition] == 0)
+        };
+        let bytes_of = |partition: usize| match has_no_row(&stage.plan, &|came| is_empty(partition, came)) {
+            true => 0,
+            false => produced.iter().map(|produced| produced.weights[partition]).sum(),
+        };
         let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
         let bytes_max = FRAGMENT_BYTES_MAX.min(memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1);

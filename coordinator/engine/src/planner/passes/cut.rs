@@ -97,13 +97,13 @@ pub(super) fn is_partition_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Returns true if an aggregate has a row over no rows, as `ROLLUP`, `CUBE` and `()` among grouping sets do. A partial aggregate makes this row, so that one has to run.
-pub(super) fn has_row_over_none(aggregate: &AggregateExec) -> bool {
+pub(in crate::planner) fn has_row_over_none(aggregate: &AggregateExec) -> bool {
     let groups = aggregate.group_expr();
     groups.has_grouping_set() && groups.groups().iter().any(|nulls| nulls.iter().all(|is_null| *is_null))
 }
 
 /// Returns true if a fragment has rows though it reads none.
-pub(super) fn has_rows_over_none(fragment: &Arc<dyn ExecutionPlan>) -> bool {
+pub(in crate::planner) fn has_rows_over_none(fragment: &Arc<dyn ExecutionPlan>) -> bool {
     fragment.downcast_ref::<AggregateExec>().is_some_and(has_row_over_none)
         || fragment.children().into_iter().any(has_rows_over_none)
 }

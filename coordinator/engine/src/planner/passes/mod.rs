@@ -2,6 +2,7 @@
 
 pub mod broadcast;
 pub mod cut;
+pub mod facts;
 pub mod kept;
 pub mod pack;
 pub mod shuffle;
@@ -12,4 +13,4 @@ pub mod unions;
 pub mod units;
 
 #[cfg(test)]
-mod samples;
+pub(super) mod samples;

@@ -13,7 +13,7 @@ use gust_protocol::functions;
 use tempfile::TempDir;
 
 use super::broadcast::Joins;
-use super::shuffle::{Shuffles, StageRules};
+use super::shuffle::StageRules;
 use super::spread::distributing;
 
 /// A table `t` of two files with the columns `a` and `b`, for a coordinator of two partitions.
@@ -52,7 +52,7 @@ impl Sample {
 
     /// Makes the distributed plan of a query whose joins are placed by `joins`.
     pub async fn plan_with(&self, joins: Joins, sql: &str) -> Arc<dyn ExecutionPlan> {
-        self.plan_by(StageRules { joins, shuffles: Shuffles::NONE }, sql).await
+        self.plan_by(StageRules { joins, ..StageRules::SCANS }, sql).await
     }
 
     /// Makes the distributed plan of a query by these rules.

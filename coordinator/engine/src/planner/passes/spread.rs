@@ -18,6 +18,7 @@ use datafusion::prelude::SessionConfig;
 use gust_protocol::plan::file_scan;
 
 use super::broadcast::CollectBuilds;
+use super::facts::TELLS_FACTS;
 use super::shuffle::{PartitionJoins, StageRules};
 use crate::planner::graph::is_parquet;
 
@@ -73,13 +74,13 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
         .build()
 }
 
-/// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates, [`SpreadScans`]
-/// before them, and [`CollectBuilds`] and [`PartitionJoins`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
+/// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates and the one for
+/// parts of the plan ([`super::facts`]), [`SpreadScans`] before them, and [`CollectBuilds`] and [`PartitionJoins`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
 pub fn distributing(state: &SessionState, stages: StageRules) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
     for rule in state.physical_optimizers() {
-        if rule.name() != COMBINES_AGGREGATES {
+        if ![COMBINES_AGGREGATES, TELLS_FACTS].contains(&rule.name()) {
             rules.push(Arc::clone(rule));
         }
         if rule.name() == SELECTS_JOINS {
@@ -101,8 +102,6 @@ fn config(config: SessionConfig, partitions: usize) -> SessionConfig {
     let options = config.options_mut();
     // A round robin between a scan and its partial aggregate would send raw rows to the coordinator.
     options.optimizer.enable_round_robin_repartition = false;
-    // Such a filter is filled by the coordinator's build side while the fragments run elsewhere.
-    options.optimizer.enable_join_dynamic_filter_pushdown = false;
     config
 }
 
@@ -149,7 +148,7 @@ mod tests {
     #[test]
     fn datafusion_still_has_the_rules_that_are_named() {
         let state = datafusion::prelude::SessionContext::new().state();
-        for named in [COMBINES_AGGREGATES, SELECTS_JOINS] {
+        for named in [COMBINES_AGGREGATES, SELECTS_JOINS, TELLS_FACTS] {
             assert!(state.physical_optimizers().iter().any(|rule| rule.name() == named), "{named}");
         }
         assert!(

@@ -8,6 +8,7 @@
 //! A stage over exchanges has no files. Its fragments have lanes for partitions of the rows that other stages send.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
@@ -312,13 +313,15 @@ impl StageTemplate {
         rules: StageRules,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Result<Self, NoStage>> {
-        let fragment = with_leaves(subtree)?;
-        let plan = merged(&fragment);
-        let encoded = match encode_checked(&plan) {
-            Ok(encoded) => Base64(encoded),
+        let untold = merged(&with_leaves(subtree)?);
+        let told = rules.facts.told(Arc::clone(&untold))?;
+        // A filter saves work, and is no reason to stay.
+        let travelling = |plan: Arc<dyn ExecutionPlan>| encode_checked(&plan).map(|encoded| (plan, Base64(encoded)));
+        let (plan, encoded) = match travelling(told).or_else(|_| travelling(untold)) {
+            Ok(travelling) => travelling,
             Err(obstacle) => return Ok(Err(NoStage::Kept(obstacle))),
         };
-        let mut scans = scans(&fragment);
+        let mut scans = scans(&plan);
         let scan = match (scans.pop(), scans.is_empty(), shuffles(subtree).is_empty()) {
             (Some(scan), true, true) => match TemplateScan::of(scan, reach)? {
                 Ok(scan) => Some(scan),
@@ -352,16 +355,13 @@ impl StageTemplate {
     }
 
     fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
-        let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
-        let by_bytes = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
-        let load = StageLoad::of_fragments(fragments.iter().map(by_bytes).collect());
+        let load = StageLoad::of_fragments(loads_by_bytes(&units, &fragments));
         let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
-        let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
         let scan = self.scan.as_ref();
         let lanes = fragments.iter().map(|fragment| fragment.lanes.len()).sum();
         Stage {
             index,
-            expected: load.fragments.iter().map(time).collect(),
+            expected: times(&load.fragments, packing),
             load,
             plan: Arc::clone(&self.plan),
             encoded: self.encoded.clone(),
@@ -388,8 +388,22 @@ impl StageTemplate {
             broadcasts: self.broadcasts.clone(),
             broadcast_bytes_max: self.broadcast_bytes_max,
             stages_before: self.stages_before,
+            packing: *packing,
         }
     }
+}
+
+/// Makes the loads of fragments of which only their bytes are known.
+pub(in crate::planner) fn loads_by_bytes(units: &[Unit], fragments: &[PackedFragment]) -> Vec<FragmentLoad> {
+    let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
+    let load = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
+    fragments.iter().map(load).collect()
+}
+
+/// Returns the times that fragments are expected to take.
+pub(in crate::planner) fn times(fragments: &[FragmentLoad], packing: &Packing) -> Vec<Duration> {
+    let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
+    fragments.iter().map(time).collect()
 }
 
 impl TemplateScan {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
@@ -31,6 +32,15 @@ pub fn rules() -> Vec<Rule> {
         _ => rule,
     };
     PhysicalOptimizer::new().rules.into_iter().map(guarded).collect()
+}
+
+/// Tells the scans of a plan what its joins, sorts with a limit and aggregates will learn, as the options say.
+///
+/// # Errors
+/// DataFusion's, of an operator that cannot be rebuilt.
+pub fn telling_facts(plan: Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+    let rule = Guarded { rule: Arc::new(FilterPushdown::new_post_optimization()), phase: Phase::Dynamic };
+    rule.optimize(plan, options)
 }
 
 /// Kind of filters that are pushed down.

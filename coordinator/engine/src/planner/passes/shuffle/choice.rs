@@ -161,7 +161,6 @@ mod tests {
 
     use super::*;
     use crate::config::ShufflePlace;
-    use crate::planner::passes::broadcast::Joins;
     use crate::planner::passes::samples::Sample;
     use crate::planner::passes::shuffle::{ShuffleExec, Shuffles, StageRules, shuffled, shuffles};
     use crate::planner::passes::unions::into_branches;
@@ -246,7 +245,7 @@ mod tests {
             ("SELECT count(*) FROM t", 1, 0, None),
         ] {
             let rule = Shuffles { place: ShufflePlace::Auto, partitions: None, bytes_min };
-            let rules = StageRules { joins: Joins::LOCAL, shuffles: rule };
+            let rules = StageRules { shuffles: rule, ..StageRules::SCANS };
             let marked = shuffled(&sample.plan_by(rules, sql).await, rule).expect("a plan");
             let mut seen = 0;
             let mut plans = vec![Arc::clone(&marked.plan)];
@@ -276,7 +275,7 @@ mod tests {
             ),
         ] {
             let rule = Shuffles { place: ShufflePlace::Hash, partitions: None, bytes_min: 0 };
-            let rules = StageRules { joins: Joins::LOCAL, shuffles: rule };
+            let rules = StageRules { shuffles: rule, ..StageRules::SCANS };
             let plan = into_branches(&sample.plan_by(rules, sql).await).expect("a plan");
             let kept = shuffled(&plan, rule).expect("a plan").kept;
             assert!(kept.iter().any(|kept| kept.contains(expect)), "{sql}: {kept:?}");

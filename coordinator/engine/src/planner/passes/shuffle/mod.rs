@@ -28,6 +28,7 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, repla
 
 use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
+use super::facts::Facts;
 use crate::config::ShufflePlace;
 use choice::{Choice, choice, joins_large_sides};
 
@@ -65,11 +66,12 @@ impl Shuffles {
 pub struct StageRules {
     pub joins: Joins,
     pub shuffles: Shuffles,
+    pub facts: Facts,
 }
 
 impl StageRules {
     /// Rules by which functions only scan.
-    pub const SCANS: Self = Self { joins: Joins::LOCAL, shuffles: Shuffles::NONE };
+    pub const SCANS: Self = Self { joins: Joins::LOCAL, shuffles: Shuffles::NONE, facts: Facts::NONE };
 }
 
 /// Rule that has both sides of joins parted by their keys, before exchanges are put under joins. Joins stay as they are that functions do with copies of a
@@ -101,7 +103,7 @@ impl PhysicalOptimizerRule for PartitionJoins {
 }
 
 /// Returns true for a join of two sides that are to be parted by its keys.
-fn is_parted(join: &HashJoinExec, StageRules { joins, shuffles }: StageRules) -> bool {
+fn is_parted(join: &HashJoinExec, StageRules { joins, shuffles, .. }: StageRules) -> bool {
     let is_broadcast = || may_be_fragment(join.right()) && joins.takes(join);
     let is_worth_it = || shuffles.place != ShufflePlace::Auto || joins_large_sides(join, shuffles.bytes_min);
     *join.partition_mode() == PartitionMode::CollectLeft
