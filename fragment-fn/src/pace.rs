@@ -36,6 +36,8 @@ const RATE_WEIGHT: f64 = 1.0 / 5.0;
 const BODY_BYTES_MIN: u64 = 64 << 10;
 /// Bytes of all bodies from which their common rate is learnt.
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
+/// Share of a rate that counts as the same.
+const AS_FAST: f64 = 0.9;
 /// Shortest time from which a rate is learnt.
 const TIME_MIN: Duration = Duration::from_millis(1);
 
@@ -55,14 +57,37 @@ struct Seen {
     body_rate: Option<f64>,
     /// Rate of all bodies together, in bytes a second, while any is received.
     common_rate: Option<f64>,
+    fullest: Option<Fullest>,
     /// Bodies whose next bytes are waited for.
     receiving: usize,
     /// Bytes of all bodies since the common rate was learnt last.
     window_bytes: u64,
     /// Time since then in which a body was received.
     window: Duration,
+    /// Seconds in that time that bodies were received, added up over the bodies.
+    window_body_seconds: f64,
     /// End of the time that the window has counted.
     counted_until: Instant,
+}
+
+/// Pipe at its fullest.
+#[derive(Debug, Clone, Copy)]
+struct Fullest {
+    /// Rate of all bodies together, in bytes a second.
+    rate: f64,
+    /// Bodies at a time that had this rate.
+    bodies: f64,
+}
+
+impl Fullest {
+    /// Follows the latest rate of so many bodies, unless that is lower only because there were fewer.
+    fn follow(self, rate: f64, bodies: f64) -> Self {
+        let is_each_as_fast = rate / bodies >= AS_FAST * self.rate / self.bodies;
+        if rate < AS_FAST * self.rate && is_each_as_fast {
+            return self;
+        }
+        Self { rate: mean(Some(self.rate), rate), bodies: mean(Some(self.bodies), bodies) }
+    }
 }
 
 impl Seen {
@@ -70,7 +95,9 @@ impl Seen {
     fn advance(&mut self) {
         let now = Instant::now();
         if self.receiving > 0 {
-            self.window += now - self.counted_until;
+            let passed = now - self.counted_until;
+            self.window += passed;
+            self.window_body_seconds += passed.as_secs_f64() * self.receiving as f64;
         }
         self.counted_until = now;
     }
@@ -78,9 +105,12 @@ impl Seen {
     fn add(&mut self, bytes: u64) {
         self.window_bytes += bytes;
         if self.window_bytes >= WINDOW_BYTES_MIN && self.window >= TIME_MIN {
-            let latest = self.window_bytes as f64 / self.window.as_secs_f64();
+            let seconds = self.window.as_secs_f64();
+            let (latest, bodies) = (self.window_bytes as f64 / seconds, self.window_body_seconds / seconds);
             self.common_rate = Some(mean(self.common_rate, latest));
-            (self.window_bytes, self.window) = (0, Duration::ZERO);
+            let fullest = self.fullest.unwrap_or(Fullest { rate: latest, bodies });
+            self.fullest = Some(fullest.follow(latest, bodies));
+            (self.window_bytes, self.window, self.window_body_seconds) = (0, Duration::ZERO, 0.0);
         }
     }
 }
@@ -96,9 +126,11 @@ impl Default for Pace {
             least_seconds: None,
             body_rate: None,
             common_rate: None,
+            fullest: None,
             receiving: 0,
             window_bytes: 0,
             window: Duration::ZERO,
+            window_body_seconds: 0.0,
             counted_until: Instant::now(),
         };
         Self { seen: Mutex::new(seen), slow_downs: AtomicU64::new(0) }
@@ -120,12 +152,12 @@ impl Pace {
         self.seen().common_rate
     }
 
-    /// Returns the bytes under way that keep the pipe full: its rate, for the time in which most answers come. More of them would wait
-    /// for each other. None until latency and rate were seen.
+    /// Returns the bytes under way that keep the pipe full: its rate at its fullest, for the time in which most answers come. More of them
+    /// would wait for each other. None until latency and rate were seen.
     pub(crate) fn depth_bytes(&self) -> Option<u64> {
         let seen = self.seen();
         // A conversion of floats saturates.
-        Some((DEPTH_MULTIPLE * seen.least_seconds? * seen.common_rate?) as u64)
+        Some((DEPTH_MULTIPLE * seen.least_seconds? * seen.fullest?.rate) as u64)
     }
 
     /// Returns the answers that refused a request because too many came: 503 and 429. The HTTP client may have sent these
@@ -212,6 +244,12 @@ mod tests {
         receiving.came(bytes);
     }
 
+    async fn stream(pace: &Arc<Pace>, bytes: u64, takes_ms: u64) {
+        for _ in 0..16 {
+            receive(pace, bytes / 16, takes_ms / 16).await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_common_rate_is_over_the_time_in_which_bodies_come() {
         let pace = Arc::<Pace>::default();
@@ -266,6 +304,29 @@ mod tests {
         (0..500).for_each(|_| pace.note_first_byte(Duration::from_millis(100)));
         let seen = pace.seen().least_seconds;
         assert!(seen.is_some_and(|seen| (0.09..0.101).contains(&seen)), "{seen:?}");
+    }
+
+    /// A depth that is learnt from the bodies which it allows does not become smaller by itself.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_limits_each_body_has_its_depth_kept() {
+        let pace = Arc::<Pace>::default();
+        pace.note_first_byte(Duration::from_millis(15));
+        // Bodies of 8 MiB, each at 90 MB/s: four times the latency of them is less than one of them.
+        let bodies_of = |depth: u64| (depth / (8 * MIB)).max(1);
+        let mut depths = vec![64 * 8 * MIB];
+        for _ in 0..20 {
+            let bodies = bodies_of(depths[depths.len() - 1]);
+            futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96))).await;
+            depths.push(pace.depth_bytes().unwrap_or_default());
+        }
+        assert!(depths[2..].iter().all(|depth| bodies_of(*depth) == bodies_of(depths[1])), "{depths:?}");
+        // The pipe itself becomes slower, so that each body is slower, too.
+        for _ in 0..20 {
+            let bodies = bodies_of(depths[depths.len() - 1]);
+            futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96 * bodies))).await;
+            depths.push(pace.depth_bytes().unwrap_or_default());
+        }
+        assert!(depths[depths.len() - 1] < depths[2] / 8, "{depths:?}");
     }
 
     /// A body is expected at its likes' rate, and at its part of the pipe where that is less.

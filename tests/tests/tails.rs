@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array};
-use arrow::datatypes::Int64Type;
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::{DataType, Int64Type};
 use gust_engine::config::{Config, Target};
 use gust_tests::asks::lines;
 use gust_tests::cloud;
-use gust_tests::parquet_files::{batch, file};
+use gust_tests::iceberg::{DataFile, IcebergTable, field, parquet};
 use gust_tests::query::run;
 use gust_tests::s3::{Operation, S3Server};
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutPayload};
 use parquet::file::properties::WriterProperties;
+use serde_json::json;
 
 use crate::ahead::{hedged, most_reads_of_a_byte};
 
@@ -25,27 +26,36 @@ const ROWS: i64 = 70_000;
 async fn parts_of_the_last_files_have_all_rows_once() {
     let server = S3Server::start().expect("a server");
     let client = server.store().expect("a client");
-    let mut size = 0;
+    let (mut size, mut data) = (0, Vec::new());
     for number in 0..FILES {
-        let group = |group: i64| {
-            let first = (number * GROUPS + group) * ROWS;
-            batch(vec![("k", Arc::new(Int64Array::from_iter_values(first..first + ROWS)) as ArrayRef)])
-        };
-        let groups: Vec<_> = (0..GROUPS).map(group).collect();
-        let bytes = file(&groups, WriterProperties::builder().set_dictionary_enabled(false).build());
+        let first = number * GROUPS * ROWS;
+        let keys = Arc::new(Int64Array::from_iter_values(first..first + GROUPS * ROWS));
+        let properties = WriterProperties::builder().set_dictionary_enabled(false);
+        let properties = properties.set_max_row_group_row_count(Some(ROWS as usize)).build();
+        let bytes = parquet(&[field(1, "k", DataType::Int64)], vec![keys], properties).expect("a file");
         size = bytes.len();
-        client.put(&Key::from(format!("t/{number}.parquet")), PutPayload::from(bytes)).await.expect("put");
+        let path = format!("t/{number}.parquet");
+        client.put(&Key::from(path.as_str()), PutPayload::from(bytes)).await.expect("put");
+        data.push(DataFile::new(server.url(&path), size as u64, (GROUPS * ROWS) as u64));
+    }
+    // Its manifests do not say where row groups begin.
+    let fields = json!([{"id": 1, "name": "k", "required": false, "type": "long"}]);
+    let iceberg = IcebergTable { location: server.url("iceberg"), fields, data, ..IcebergTable::default() };
+    for (path, bytes) in iceberg.metadata() {
+        let key = path.strip_prefix(&server.url("")).expect("a path of the server").to_owned();
+        client.put(&Key::from(key), PutPayload::from(bytes)).await.expect("put");
     }
     let all = FILES * GROUPS * ROWS;
-    for requests_max in [64, 0] {
+    let tables = [("PARQUET", server.url("t/")), ("ICEBERG", iceberg.metadata_path())];
+    for ((kind, location), requests_max) in tables.iter().flat_map(|table| [(table, 64), (table, 0)]) {
         let config = Config { on: Target::Local, read_ahead_requests_max: requests_max, ..Config::default() };
         let program = env!("CARGO_BIN_EXE_bootstrap_under_test");
         let session = cloud::session(&server, config, program.as_ref()).expect("a session");
-        let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS {kind} LOCATION '{location}'");
         run(&session, &create).await.expect("a table");
         // With the second setting DataFusion has cut the files at any byte before.
         for (streams, cut_from) in [(2, 1 << 30), (3, 1 << 30), (2, 1), (1, 1)] {
-            let what = format!("{streams} streams, cut from {cut_from} bytes on, {requests_max} ahead");
+            let what = format!("{kind}, {streams} streams, cut from {cut_from} bytes on, {requests_max} ahead");
             for setting in [
                 format!("SET datafusion.execution.target_partitions = {streams}"),
                 format!("SET datafusion.optimizer.repartition_file_min_size = {cut_from}"),

@@ -114,7 +114,7 @@ pub enum QueryEvent {
     Replanned {
         reason: String,
     },
-    /// Rows between functions were lost and not made anew. The query runs anew.
+    /// Rows between functions were lost and not made anew, or files have changed since they were listed. The query runs anew.
     Restarted {
         reason: String,
     },

@@ -139,7 +139,7 @@ fn count_unused(usage: &mut AheadUsage, why: Why, piece: &Piece) {
         count_aborted(usage, piece);
         return;
     }
-    let bytes = piece.wanted_bytes.saturating_sub(piece.taken_bytes);
+    let bytes: u64 = piece.wanted.iter().map(length).sum();
     match why {
         Why::Pruned => usage.unused_pruned_bytes += bytes,
         Why::Limit => usage.unused_limit_bytes += bytes,

@@ -111,6 +111,48 @@ async fn a_statement_lists_a_table_once_and_the_next_one_lists_it_again() {
     }
 }
 
+/// A query on the coordinator is planned by earlier listings, and its rows are those of its own one.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_have_changed_since_an_earlier_statement_are_seen() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    for on in [Target::Local, Target::InProcess] {
+        let session = Session::new(in_s3(&server, on)).expect("a session");
+        let put = async |name: &str, id: i64| {
+            store.put(&Key::from(format!("t/{name}")), ids([id]).bytes().into()).await.expect("put");
+        };
+        put("a.parquet", 1).await;
+        put("b.parquet", 2).await;
+        let create = format!("CREATE EXTERNAL TABLE t (id BIGINT) STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+        run(&session, &create).await.expect("made");
+        let check = async |what: &str, expect: &[&str], begins_anew: bool| {
+            server.take_requests();
+            let (batches, report) = run(&session, "SELECT sum(id), count(*) FROM t WHERE id > 0").await.expect("rows");
+            assert_eq!(lines(&batches), expect, "{on:?}: {what}");
+            let begins_anew = begins_anew && on == Target::Local;
+            assert_eq!(report.restarted.is_some(), begins_anew, "{on:?}: {what}: {:?}", report.restarted);
+            if !begins_anew && on == Target::Local {
+                assert_eq!(listed(&server), BTreeMap::from([(String::new(), 1)]), "{what}");
+            }
+        };
+        check("the first one", &["3|2"], false).await;
+        check("nothing has changed", &["3|2"], false).await;
+        put("c.parquet", 10).await;
+        check("one more", &["13|3"], true).await;
+        put("b.parquet", 3).await;
+        check("another one of that name", &["14|3"], true).await;
+        check("nothing has changed again", &["14|3"], false).await;
+        store.delete(&Key::from("t/a.parquet")).await.expect("deleted");
+        check("one is gone", &["13|2"], true).await;
+        for name in ["t/b.parquet", "t/c.parquet"] {
+            store.delete(&Key::from(name)).await.expect("deleted");
+        }
+        let error = run(&session, "SELECT sum(id) FROM t").await.expect_err("no file").to_string();
+        assert!(error.contains("there is no such file"), "{error}");
+        session.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_tables_are_made_in_the_time_of_three() {
     let server = S3Server::start().expect("a server");

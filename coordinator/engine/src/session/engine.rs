@@ -41,7 +41,7 @@ use crate::scheduler::Schedulers;
 use crate::storage::{Reach, Stores};
 use crate::tables::catalog::IcebergCatalog;
 use crate::tables::catalogs::Catalogs;
-use crate::tables::folder::FolderFactory;
+use crate::tables::folder::{EarlierListings, FolderFactory};
 use crate::tables::iceberg::IcebergFactory;
 use crate::tables::reading::BridgeBytes;
 
@@ -122,6 +122,8 @@ pub struct Engine {
     /// Threads on which queries are planned and run.
     pub(super) workers: Workers,
     pub(super) catalogs: Catalogs,
+    /// Listings of earlier statements.
+    pub(super) listings: Arc<EarlierListings>,
     /// Statements on their way.
     pub(super) running: Arc<Running>,
     /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
@@ -184,6 +186,7 @@ impl Engine {
             schedulers: Arc::default(),
             workers: workers.clone(),
             catalogs,
+            listings: Arc::default(),
             running: Arc::default(),
             unsettled: Arc::default(),
             folder: Arc::new(folder),

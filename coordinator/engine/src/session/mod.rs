@@ -189,7 +189,7 @@ impl Session {
         let stores = self.stores.for_query();
         let mut state = self.context.state();
         state.config_mut().set_extension(Arc::new(stores.clone()));
-        state.config_mut().set_extension(Arc::<Listings>::default());
+        state.config_mut().set_extension(Arc::new(Listings::after(Arc::clone(&self.engine.listings))));
         state.config_mut().set_extension(Arc::<ScanPlans>::default());
         let runtime = RuntimeEnv {
             object_store_registry: Arc::new(stores.clone()),

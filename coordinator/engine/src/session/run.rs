@@ -65,6 +65,8 @@ pub struct RunningStatement {
     is_silent: bool,
     /// Query to run locally if functions fail before the first row.
     fallback: Option<LogicalPlan>,
+    /// Listings that its plan was made before, and the query to plan again if they have changed.
+    unconfirmed: Option<Box<(Arc<Listings>, Replan)>>,
     /// Query to plan again with sort-merge joins if the coordinator's memory does not suffice before the first row.
     replan: Option<Replan>,
     /// True if it has been planned again with sort-merge joins.
@@ -182,6 +184,9 @@ impl RunningStatement {
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        if let Some(unconfirmed) = self.unconfirmed.take() {
+            Box::pin(self.confirm(unconfirmed)).await?;
+        }
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
         let next = tokio::select! {
             biased;
@@ -237,8 +242,20 @@ impl RunningStatement {
             planner.settings.packed = work.packed();
             state.execution_props_mut().query_execution_start_time = work.now();
         }
-        let planned = planner.plan(state, &logical).await;
+        let listings = Listings::of(&state);
+        // Work that another coordinator goes on with has no second plan.
+        if self.work.is_none() {
+            listings.hope();
+        }
+        let mut planned = planner.plan(state.clone(), &logical).await;
+        // Functions, caps and errors are for files that are there.
+        let is_soon = limits.is_some() || planned.as_ref().map_or(true, |planned| planned.functions.is_some());
+        if is_soon && !listings.confirmed().await {
+            listings.forget();
+            planned = planner.plan(state, &logical).await;
+        }
         let planned = planned.map_err(QueryError::from_engine)?;
+        self.unconfirmed = (!is_soon).then(|| Box::new((listings, Replan::here(&planned, &logical))));
         if let Some(limits) = limits {
             let cap = self.session.open_cap(limits, &planned, self.events.clone()).await?;
             self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));

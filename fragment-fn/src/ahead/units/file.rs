@@ -69,6 +69,8 @@ pub(super) struct Piece {
     pub(super) range: Range<u64>,
     /// Bytes of the range that readers will ask for: all but gaps.
     pub(super) wanted_bytes: u64,
+    /// Parts of the range that they have not asked for yet, in their order.
+    pub(super) wanted: Vec<Range<u64>>,
     pub(super) taken_bytes: u64,
     /// True once its body has come.
     pub(super) has_come: bool,
@@ -165,6 +167,19 @@ impl FileUnits {
     }
 }
 
+impl Piece {
+    /// Notes that a reader asks for a part of it. It is taken once nothing else of it is wanted.
+    pub(super) fn take(&mut self, part: &Range<u64>) {
+        self.taken_bytes += length(part);
+        let rest =
+            |wanted: &Range<u64>| [wanted.start..wanted.end.min(part.start), wanted.start.max(part.end)..wanted.end];
+        self.wanted = self.wanted.iter().flat_map(rest).filter(|rest| !rest.is_empty()).collect();
+        if self.wanted.is_empty() {
+            self.state = PieceState::Taken;
+        }
+    }
+}
+
 fn start(units: &[Unit], place: Place) -> u64 {
     units[place.unit].pieces[place.piece].range.start
 }
@@ -209,7 +224,11 @@ fn pieces(ranges: &[Range<u64>], bounds: PieceBounds) -> Vec<Piece> {
             let is_near = range.start.saturating_sub(last.range.end) <= bounds.bridge_bytes;
             let overlaps = range.start < last.range.end;
             if overlaps || is_near && end - last.range.start <= bounds.piece_bytes_max {
-                last.wanted_bytes += range.end.saturating_sub(range.start.max(last.range.end));
+                let new = range.start.max(last.range.end)..range.end;
+                if !new.is_empty() {
+                    last.wanted_bytes += length(&new);
+                    last.wanted.push(new);
+                }
                 last.range.end = end;
                 continue;
             }
@@ -218,6 +237,7 @@ fn pieces(ranges: &[Range<u64>], bounds: PieceBounds) -> Vec<Piece> {
             id: PieceId::default(),
             range: range.clone(),
             wanted_bytes: length(range),
+            wanted: vec![range.clone()],
             taken_bytes: 0,
             has_come: false,
             state: PieceState::Planned,

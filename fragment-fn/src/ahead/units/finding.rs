@@ -77,10 +77,7 @@ impl Units {
             match piece.state {
                 PieceState::Planned => piece.state = PieceState::OnDemand,
                 PieceState::Asked if !common.is_empty() => {
-                    piece.taken_bytes += length(&common);
-                    if piece.taken_bytes >= piece.wanted_bytes {
-                        piece.state = PieceState::Taken;
-                    }
+                    piece.take(&common);
                     let from = (common.start - piece.range.start) as usize;
                     let slice = from..from + length(&common) as usize;
                     if common == *range {

@@ -384,6 +384,27 @@ fn a_range_that_a_piece_covers_in_part_is_read_in_part() {
     assert_eq!((usage.taken_bytes, usage.missed_bytes, usage.again_bytes), (40, 40, 0));
 }
 
+/// Bytes of a gap that a reader asks for are no bytes that were wanted.
+#[test]
+fn a_piece_is_kept_until_all_that_is_wanted_of_it_was_taken() {
+    let pages = UnitLayout { row_group: 0, rows: 1, ranges: vec![1000..1010, 1020..1030] };
+    let mut units = Units::new(1, Lanes::Own(vec![vec![0]]), all(), BOUNDS);
+    units.add(0, &FileLayout { units: vec![pages], ..FileLayout::default() });
+    let asked = drain(&mut units, &[]);
+    assert_eq!(asked.len(), 1);
+    let mut found = |range: Range<u64>| {
+        let taken = take(&mut units, 0, range.clone());
+        let slice = (range.start - 1000) as usize..(range.end - 1000) as usize;
+        assert_eq!(taken.found, [Found::Piece(asked[0].id, slice)]);
+        taken.released
+    };
+    for part in [1000..1020, 1025..1030] {
+        assert_eq!(found(part), []);
+    }
+    assert_eq!(found(1020..1025), [asked[0].id]);
+    assert_eq!((units.usage().missed_bytes, units.usage().again_bytes), (0, 0));
+}
+
 fn random_unit(random: &mut SmallRng, row_group: usize, at: &mut u64) -> UnitLayout {
     let range = |_| {
         *at += random.random_range(0..25);

@@ -1,9 +1,10 @@
-//! Runs a query once more, as long as no row was seen: with joins that spill if its hash joins do not fit memory, or alike if rows between functions are lost.
+//! Runs a query once more, as long as no row was seen: with joins that spill if its hash joins do not fit memory, or alike if rows between functions are lost, or files have changed.
 //!
 //! ```text
 //!  hash joins ──── memory is full ───► sort-merge joins, at the same place ──► rows, or an error that names the need
 //!  functions that read of functions
 //!     └── rows are lost and not made anew ──► the same once more ──► rows, or an error that names what is lost
+//!  files of earlier listings ──── the store has others by now ──► the same once more, by its own listings
 //! ```
 //!
 //! Hash joins hold one of their sides and cannot spill (DataFusion 55.2). Sort-merge joins read sorted sides, and sorts
@@ -30,6 +31,7 @@ use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
 use crate::planner::{Again, FunctionsPlan, PlannedQuery};
+use crate::tables::folder::Listings;
 
 /// Bytes of memory for each row of a batch. Many batches are held at once, one for each run that is merged.
 const ROW_BYTES: u64 = 64 << 10;
@@ -61,6 +63,11 @@ impl Replan {
         let replan = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
         (has_hash_joins(plan) || functions.is_some()).then(replan)
     }
+
+    /// Makes the second plan of a query that has run on the coordinator alone.
+    pub(super) fn here(planned: &PlannedQuery, logical: &LogicalPlan) -> Self {
+        Self { logical: logical.clone(), decision: planned.decision.clone(), functions: None }
+    }
 }
 
 fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -87,6 +94,21 @@ impl RunningStatement {
         };
         self.events.push(QueryEvent::Restarted { reason: error.message().to_owned() });
         self.restarted = true;
+        Box::pin(self.run_again(replan, Again::Alike)).await
+    }
+
+    /// Waits for the listings that the plan was made before. If the store has other files, the query begins anew.
+    pub(super) async fn confirm(&mut self, unconfirmed: Box<(Arc<Listings>, Replan)>) -> Result<(), QueryError> {
+        let (listings, replan) = *unconfirmed;
+        if self.planned_in_time(async move { Ok(listings.confirmed().await) }).await? {
+            return Ok(());
+        }
+        let reason = "files of a table have changed since an earlier statement".to_owned();
+        self.events.push(QueryEvent::Restarted { reason });
+        self.stream = None;
+        if let Some(analyzing) = &mut self.analyzing {
+            analyzing.forget_plan();
+        }
         Box::pin(self.run_again(replan, Again::Alike)).await
     }
 

@@ -132,6 +132,7 @@ impl Session {
             rows: 0,
             is_silent: copying.is_some() || matches!(logical, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_)),
             fallback: None,
+            unconfirmed: None,
             replan: None,
             restarted: false,
             sort_merge_joins: false,

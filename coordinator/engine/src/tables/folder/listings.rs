@@ -9,21 +9,28 @@
 //! Equal questions have one answer. Scans of one table ask different ones where their filters rule out different folders, and may
 //! then see a file or not. A listing of more than [`OBJECTS_MAX`] objects is not kept either.
 //!
+//! A query may plan by the answers of earlier statements ([`EarlierListings`]), until its own have come.
+//!
 //! An answer is kept until the plan starts. So a statement that is planned once more, after its functions failed or memory was
 //! short, sees the files of that moment. Failures are not kept.
 //!
 //! Non-goals: listings of other statements, and those of the exchange.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use datafusion::catalog::Session;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use futures::future::join_all;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{GetOptions, ListResult, ObjectMeta, ObjectStore, Result};
+use tracing::Instrument;
+
+use super::earlier::{EarlierListings, Place, Reply};
 
 /// Objects of all answers that are kept at once. An object takes about 250 bytes.
 const OBJECTS_MAX: usize = 100_000;
@@ -36,16 +43,46 @@ pub struct Listings {
     files: Answers<Option<ObjectMeta>>,
     /// Objects that can still be kept.
     room: AtomicUsize,
+    earlier: Arc<EarlierListings>,
+    /// True while the answers of earlier statements may be used.
+    hopes: AtomicBool,
+    /// Listings under way to questions that an earlier answer was used for. They end with true if theirs is the same.
+    checks: Mutex<Vec<SpawnedTask<bool>>>,
 }
 
 impl Default for Listings {
     fn default() -> Self {
-        let room = AtomicUsize::new(OBJECTS_MAX);
-        Self { below: Answers::default(), folders: Answers::default(), files: Answers::default(), room }
+        Self::after(Arc::default())
     }
 }
 
 impl Listings {
+    /// Makes the listings of a statement that knows those of others.
+    pub fn after(earlier: Arc<EarlierListings>) -> Self {
+        Self {
+            below: Answers::default(),
+            folders: Answers::default(),
+            files: Answers::default(),
+            room: AtomicUsize::new(OBJECTS_MAX),
+            earlier,
+            hopes: AtomicBool::new(false),
+            checks: Mutex::default(),
+        }
+    }
+
+    /// Lets the answers of earlier statements be used, until [`Self::confirmed`] is called.
+    pub fn hope(&self) {
+        self.hopes.store(true, Relaxed);
+    }
+
+    /// Waits for the statement's own listings. Returns false where an earlier answer was used that is not the store's any more: what was
+    /// planned by it must not be used.
+    pub async fn confirmed(&self) -> bool {
+        self.hopes.store(false, Relaxed);
+        let checks = std::mem::take(&mut *self.checks.lock().expect("no holder panics"));
+        join_all(checks).await.into_iter().all(|check| check.unwrap_or(false))
+    }
+
     /// Returns the listings of the statement that `state` plans. A state of no statement keeps nothing.
     pub fn of(state: &dyn Session) -> Arc<Self> {
         state.config().get_extension::<Self>().unwrap_or_default()
@@ -64,13 +101,14 @@ impl Listings {
         self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(objects)).is_ok()
     }
 
-    /// Returns the kept answer to a question, or else the answer of `ask`, which has as many objects as `count` says.
-    async fn answer<T>(
+    /// Returns the kept answer to a question, or else the answer of `ask`.
+    async fn answer<T: Reply>(
         &self,
-        slot: Arc<Slot<T>>,
-        count: impl FnOnce(&T) -> usize,
-        ask: impl Future<Output = Result<T>>,
+        answers: &Answers<T>,
+        place: Place,
+        ask: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<Arc<T>> {
+        let slot = answers.slot(&place);
         let mut slot = slot.lock().await;
         match &*slot {
             Answer::Kept(answer) => return Ok(Arc::clone(answer)),
@@ -80,21 +118,54 @@ impl Listings {
             }
             Answer::Unknown => {}
         }
-        let answer = Arc::new(ask.await?);
-        *slot = match self.take_room(count(&answer)) {
-            true => Answer::Kept(Arc::clone(&answer)),
-            false => Answer::TooLong,
+        let answer = match self.hoped::<T>(&place) {
+            Some(hoped) => {
+                self.check(place, Arc::clone(&hoped), ask);
+                hoped
+            }
+            None => {
+                let answer = Arc::new(ask.await?);
+                self.known(&place, &answer);
+                answer
+            }
         };
+        *slot = self.kept(&answer);
         Ok(answer)
+    }
+
+    fn kept<T: Reply>(&self, answer: &Arc<T>) -> Answer<T> {
+        if self.take_room(answer.objects()) { Answer::Kept(Arc::clone(answer)) } else { Answer::TooLong }
+    }
+
+    /// Returns the answer of an earlier statement, if it may be used.
+    fn hoped<T: Reply>(&self, place: &Place) -> Option<Arc<T>> {
+        if self.hopes.load(Relaxed) { self.earlier.get(place) } else { None }
+    }
+
+    /// Keeps an answer for later statements.
+    fn known<T: Reply>(&self, place: &Place, answer: &Arc<T>) {
+        if place.0 != ObjectStoreUrl::local_filesystem() {
+            self.earlier.keep(place, answer);
+        }
+    }
+
+    /// Asks in a task of its own whether an answer is still the store's.
+    fn check<T: Reply>(&self, place: Place, hoped: Arc<T>, ask: impl Future<Output = Result<T>> + Send + 'static) {
+        let earlier = Arc::clone(&self.earlier);
+        let check = async move {
+            let Ok(answer) = ask.await else { return false };
+            let is_same = answer.is_same(&hoped);
+            earlier.keep(&place, &Arc::new(answer));
+            is_same
+        };
+        let check = SpawnedTask::spawn(check.in_current_span());
+        self.checks.lock().expect("no holder panics").push(check);
     }
 }
 
 /// Answers by their places.
 #[derive(Debug)]
 struct Answers<T>(Mutex<HashMap<Place, Arc<Slot<T>>>>);
-
-/// Store and path of what is asked for.
-type Place = (ObjectStoreUrl, Path);
 
 /// Place of one answer. It is locked while its store is asked, so that others wait for the answer.
 type Slot<T> = tokio::sync::Mutex<Answer<T>>;
@@ -113,9 +184,9 @@ impl<T> Default for Answers<T> {
 }
 
 impl<T> Answers<T> {
-    fn slot(&self, store: &ObjectStoreUrl, path: &Path) -> Arc<Slot<T>> {
+    fn slot(&self, place: &Place) -> Arc<Slot<T>> {
         let mut slots = self.0.lock().expect("no holder panics");
-        let slot = slots.entry((store.clone(), path.clone()));
+        let slot = slots.entry(place.clone());
         Arc::clone(slot.or_insert_with(|| Arc::new(Slot::new(Answer::Unknown))))
     }
 
@@ -132,32 +203,39 @@ pub(super) struct ListedStore<'a> {
 }
 
 impl ListedStore<'_> {
+    fn place(&self, path: &Path) -> Place {
+        (self.url.clone(), path.clone())
+    }
+
     /// Returns size and version of an object; None if there is none.
     pub(super) async fn file(&self, path: &Path) -> Result<Option<ObjectMeta>> {
-        let ask = async {
+        let (store, place) = (Arc::clone(self.store), self.place(path));
+        let path = path.clone();
+        let ask = async move {
             // A plan has to ask only this: if it is a file, its size and its version.
             let head = GetOptions { head: true, ..GetOptions::default() };
-            match self.store.get_opts(path, head).await {
+            match store.get_opts(&path, head).await {
                 Ok(answer) => Ok(Some(answer.meta)),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
             }
         };
-        let slot = self.listings.files.slot(self.url, path);
-        let answer = self.listings.answer(slot, |_| 1, ask).await?;
+        let answer = self.listings.answer(&self.listings.files, place, ask).await?;
         Ok(Option::clone(&answer))
     }
 
     /// Lists one folder without those below it.
     pub(super) async fn folder(&self, path: &Path) -> Result<Arc<ListResult>> {
-        let slot = self.listings.folders.slot(self.url, path);
-        let count = |answer: &ListResult| answer.objects.len() + answer.common_prefixes.len();
-        self.listings.answer(slot, count, self.store.list_with_delimiter(Some(path))).await
+        let (store, place) = (Arc::clone(self.store), self.place(path));
+        let path = path.clone();
+        let ask = async move { store.list_with_delimiter(Some(&path)).await };
+        self.listings.answer(&self.listings.folders, place, ask).await
     }
 
     /// Lists everything below a folder. A listing that is too long to be kept goes on while its objects are taken.
     pub(super) async fn below(&self, path: &Path) -> Result<BoxStream<'static, Result<ObjectMeta>>> {
-        let slot = self.listings.below.slot(self.url, path);
+        let place = self.place(path);
+        let slot = self.listings.below.slot(&place);
         let mut slot = slot.lock().await;
         match &*slot {
             Answer::Kept(objects) => return Ok(each(Arc::clone(objects))),
@@ -165,6 +243,13 @@ impl ListedStore<'_> {
             Answer::Unknown => {}
         }
         let mut listing = self.store.list(Some(path));
+        if let Some(hoped) = self.listings.hoped::<Vec<ObjectMeta>>(&place) {
+            // One more object is enough to see that there are more.
+            let ask = listing.take(hoped.len() + 1).try_collect();
+            self.listings.check(place, Arc::clone(&hoped), ask);
+            *slot = self.listings.kept(&hoped);
+            return Ok(each(hoped));
+        }
         let mut objects = Vec::new();
         while let Some(object) = listing.try_next().await? {
             objects.push(object);
@@ -174,10 +259,8 @@ impl ListedStore<'_> {
             }
         }
         let objects = Arc::new(objects);
-        *slot = match self.listings.take_room(objects.len()) {
-            true => Answer::Kept(Arc::clone(&objects)),
-            false => Answer::TooLong,
-        };
+        self.listings.known(&place, &objects);
+        *slot = self.listings.kept(&objects);
         Ok(each(objects))
     }
 }
@@ -240,6 +323,49 @@ mod tests {
         listed.listings.forget();
         assert_eq!(names(&listed, "t").await.len(), 3);
         check(&counters, 3, 2);
+    }
+
+    #[tokio::test]
+    async fn earlier_answers_hold_until_the_stores_own_have_come() {
+        let (store, counters) = store().await;
+        let url = ObjectStoreUrl::parse("s3://lake").expect("a URL");
+        let earlier = Arc::<EarlierListings>::default();
+        let statement = |hopes: bool| {
+            let listings = Arc::new(Listings::after(Arc::clone(&earlier)));
+            if hopes {
+                listings.hope();
+            }
+            ListedStore { store: &store, url: &url, listings }
+        };
+        let seen = async |listed: &ListedStore<'_>| {
+            let file = listed.file(&Path::from("t/c")).await.expect("asked");
+            let folder = listed.folder(&Path::from("t")).await.expect("listed").objects.len();
+            (names(listed, "t").await.len(), folder, file.is_some())
+        };
+        // The first statement has nothing to hope for.
+        let first = statement(true);
+        assert_eq!(seen(&first).await, (2, 2, false));
+        assert!(first.listings.confirmed().await);
+        check(&counters, 2, 1);
+        let second = statement(true);
+        assert_eq!(seen(&second).await, (2, 2, false));
+        assert!(second.listings.confirmed().await, "nothing has changed");
+        check(&counters, 4, 2);
+        store.put(&Path::from("t/c"), "x".into()).await.expect("put");
+        assert_eq!(seen(&statement(false)).await, (3, 3, true), "it hopes for nothing");
+        store.delete(&Path::from("t/c")).await.expect("deleted");
+        let third = statement(true);
+        assert_eq!(seen(&third).await, (3, 3, true));
+        assert!(!third.listings.confirmed().await, "a file is gone");
+        third.listings.forget();
+        assert_eq!(seen(&third).await, (2, 2, false));
+        let fourth = statement(true);
+        assert_eq!(seen(&fourth).await, (2, 2, false));
+        assert!(fourth.listings.confirmed().await);
+        store.put(&Path::from("t/b"), "y".into()).await.expect("put");
+        let fifth = statement(true);
+        seen(&fifth).await;
+        assert!(!fifth.listings.confirmed().await, "a file is another one");
     }
 
     #[tokio::test]

@@ -17,10 +17,11 @@
 //! - Folders `key=value` are columns: those of PARTITIONED BY. If no columns are declared at all, they are those that
 //!   all files have.
 //!
-//! A statement asks for each listing once. Scans whose filters rule out different folders ask for different listings, at
+//! A statement asks for each listing once, and may plan by those of earlier statements until its own have come (see `earlier`). Scans whose filters rule out different folders ask for different listings, at
 //! different times. The columns stay as they were when the table was made.
 
 mod as_read;
+mod earlier;
 mod error;
 mod filter;
 mod footers;
@@ -49,6 +50,7 @@ use datafusion::execution::cache::SchemaFingerprint;
 use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
+pub use earlier::EarlierListings;
 pub use error::FolderError;
 pub use listings::Listings;
 pub use open::{FolderFactory, Paths, check_format, is_path, tables_only};
