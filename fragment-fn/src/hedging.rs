@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  get ─► first byte due: multiple × latency ──► late: the same GET again, the first answer is used
-//!     ├─► each next byte due: multiple × latency ──────────────┐
+//!     ├─► each next byte due: multiple × latency, + turns ─────┐
 //!     └─► last byte due: multiple × (latency + time of a body) ┴─► late: a GET of the missing bytes, which are taken from
 //!         the read that has all of them first
 //! ```
@@ -55,6 +55,11 @@ pub const READS_PER_HEDGE: u64 = 200;
 pub const HEDGES_AT_START: u64 = 1;
 /// Most second reads that a client saves up in a time without late reads. A store that slows down for all is not asked twice.
 const HEDGES_SAVED_MAX: u64 = 8;
+
+/// Bytes of a body that come at a time, while others come beside it.
+const TURN_BYTES: u64 = 64 << 10;
+/// Turns that a body may miss in a pipe which it shares.
+const TURNS: f64 = 2.0;
 
 /// Expected time of a read, and the multiple of it after which the read is late.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,6 +114,11 @@ impl Hedger {
 
     fn silence_max(&self) -> Duration {
         self.expected.latency.mul_f64(self.expected.late_multiple)
+    }
+
+    /// Returns the longest time to the next byte of a body. Bodies beside it come in turns.
+    fn next_byte_max(&self) -> Duration {
+        self.silence_max() + self.pace.round_time(TURN_BYTES).mul_f64(TURNS)
     }
 
     /// Returns the longest time from the request to the last byte, beside the bodies that come now. None until the pipe's

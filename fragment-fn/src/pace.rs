@@ -102,6 +102,13 @@ impl Seen {
         self.counted_until = now;
     }
 
+    /// Returns the seconds in which so many bytes of each body come that is received now.
+    fn shared_seconds(&self, bytes: f64) -> f64 {
+        // A body that comes alone shows how slow it is, and not how much the pipe carries.
+        let common_rate = self.common_rate.filter(|_| self.receiving > 1);
+        common_rate.map_or(0.0, |rate| bytes * self.receiving as f64 / rate)
+    }
+
     fn add(&mut self, bytes: u64) {
         self.window_bytes += bytes;
         if self.window_bytes >= WINDOW_BYTES_MIN && self.window >= TIME_MIN {
@@ -172,10 +179,13 @@ impl Pace {
         let seen = self.seen();
         let bytes = bytes as f64;
         let alone = bytes / seen.body_rate?.min(rate_max);
-        // A body that comes alone shows how slow it is, and not how much the pipe carries.
-        let common_rate = seen.common_rate.filter(|_| seen.receiving > 1);
-        let shared = common_rate.map_or(0.0, |rate| bytes * seen.receiving as f64 / rate);
-        Some(Duration::from_secs_f64(alone.max(shared)))
+        Some(Duration::from_secs_f64(alone.max(seen.shared_seconds(bytes))))
+    }
+
+    /// Returns the time in which so many bytes of each body come that is received now, one after the other. Zero for one body alone, and
+    /// until their common rate was seen.
+    pub(crate) fn round_time(&self, bytes: u64) -> Duration {
+        Duration::from_secs_f64(self.seen().shared_seconds(bytes as f64))
     }
 
     pub(crate) fn note_first_byte(&self, took: Duration) {

@@ -33,7 +33,7 @@ impl BodyClock {
     async fn late(&self, asked: Instant) {
         loop {
             let silent = asked.elapsed();
-            let silence_left = self.hedger.silence_max().saturating_sub(silent);
+            let silence_left = self.hedger.next_byte_max().saturating_sub(silent);
             let left = match self.hedger.last_byte_max(self.bytes) {
                 Some(max) => silence_left.min(max.saturating_sub(self.answered_after + self.waited + silent)),
                 None => silence_left,

@@ -312,6 +312,19 @@ async fn a_slow_body_that_somebody_begins_to_wait_for_is_late_at_once() {
     assert_eq!(bench.counts(), (3, 1, 1));
 }
 
+/// Eight bodies in a slow pipe are silent in turns.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_misses_its_turn_is_not_late() {
+    for (piece_ms, hedged) in [(200, 0), (1_000, 1)] {
+        let script = (0..16).map(|read| slowness(20, if read < 8 { 120 } else { piece_ms }));
+        let bench = Bench::new(script).await;
+        for _ in 0..2 {
+            join_all((0..8).map(|_| bench.read(0..1024 * KIB))).await;
+        }
+        assert_eq!(bench.counts().1, hedged, "pieces each {piece_ms} ms");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn sixty_four_readers_do_not_make_a_late_body_early_or_never_late() {
     let readers = 64;
