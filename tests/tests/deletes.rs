@@ -157,7 +157,7 @@ async fn each_delete_file_is_read_once_a_fragment() {
     }
 }
 
-/// Rows of files with vectors alone are counted without reading a data file. A file of which no row is left is never opened.
+/// Rows of files with vectors alone are counted without reading a data file. Of a file without a row left only the footer is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_alone_leave_the_number_of_rows_exact() {
     let server = S3Server::start().expect("a server");
@@ -173,11 +173,11 @@ async fn vectors_alone_leave_the_number_of_rows_exact() {
     assert_eq!(lines(&rows, ""), ["28"]);
     let counts = gets(&server, "");
     assert!(counts["v.puffin"] == 2 && !counts.keys().any(|name| name.ends_with(".parquet")), "{counts:?}");
-    // The least id was deleted. Of the file without a row left the vector is read, and no footer.
+    // The least id was deleted. Of the file without a row left the vector and the footer are read.
     let (rows, _) = run(&session, "SELECT min(id), max(id), count(id) FROM t").await.expect("rows");
     assert_eq!(lines(&rows, ""), ["1|29|28"]);
     let counts = gets(&server, "");
-    assert!(counts["v.puffin"] == 2 && !counts.contains_key("b.parquet"), "{counts:?}");
+    assert_eq!((counts["v.puffin"], counts["b.parquet"]), (2, 1), "{counts:?}");
     let statement = session.parse("SELECT id FROM t").expect("SQL").remove(0);
     let explained = session.explain(statement).await.expect("a plan");
     assert!(
@@ -187,7 +187,28 @@ async fn vectors_alone_leave_the_number_of_rows_exact() {
     session.close().await;
 }
 
-/// One function reads no more than the estimate foretold: data, each delete file once, and nothing of a file without a row left.
+/// A manifest says that a file has ten rows, and a vector has ten positions. The file has more, which are not lost without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_says_too_few_rows_hides_none() {
+    let server = S3Server::start().expect("a server");
+    let places = Places(&server);
+    let [a, b] = ["a", "b"].map(|name| server.url(&format!("t/data/{name}.parquet")));
+    let understated = DataFile { rows: 10, ..places.data(&b, 100).await };
+    let files = vec![places.data(&a, 0).await, understated];
+    let deletes = places.vectors(&server.url("t/deletes/v.puffin"), &[(&b, &(0..10).collect::<Vec<_>>())]).await;
+    let metadata = places.table(&server.url("t"), files, deletes).await;
+    for target in [Target::Local, Target::InProcess, Target::Processes] {
+        let session = open(&server, target, &metadata).await;
+        for sql in ["SELECT sum(id) FROM t", "SELECT id FROM t WHERE id > 5", "SELECT count(id + 1) FROM t"] {
+            let error = run(&session, sql).await.map(|_| ()).expect_err("rows of `b` would be lost").to_string();
+            let says = "t/data/b.parquet`: it has 30 rows, its manifest says 10";
+            assert!(error.contains(says), "{sql} on {target:?}: {error}");
+        }
+        session.close().await;
+    }
+}
+
+/// One function reads no more than the estimate foretold: data, each delete file once, and the footer of a file without a row left.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_deletes_are_within_the_estimate() {
     let server = S3Server::start().expect("a server");
@@ -213,7 +234,7 @@ async fn requests_of_deletes_are_within_the_estimate() {
     assert_remote(&report, "one function");
     let counts = gets(&server, "t/");
     let read = |name: &str| counts.get(name).copied().unwrap_or_default();
-    assert_eq!(["a.parquet", "b.parquet", "c.parquet"].map(read), [1, 0, 1], "{counts:?}");
+    assert_eq!(["a.parquet", "b.parquet", "c.parquet"].map(read), [1, 1, 1], "{counts:?}");
     assert_eq!(["v.puffin", "p.parquet", "k.parquet"].map(read), [2, 1, 1], "{counts:?}");
     let expected = quote.forecasts[quote.picked].expected;
     let bytes = report.functions.bytes_read;

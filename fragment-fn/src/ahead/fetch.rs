@@ -18,7 +18,6 @@ use super::budget::{Grant, Part};
 use super::memory::Hold;
 use super::scan::{FileAhead, ScanAhead, ScanState};
 use super::units::{FoundPart, Next, PieceId, Taken, Wanted};
-use crate::deletes::FileDeletes;
 use crate::footer::footer_guess;
 use crate::hedging::Waited;
 use crate::scan::OpenFile;
@@ -119,12 +118,6 @@ impl ScanAhead {
 
     fn send_footer(self: &Arc<Self>, number: u32, next: &Next) -> bool {
         let planned = &self.spec.files[number as usize];
-        if planned.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_all) {
-            if self.lock().units.ask(next) {
-                self.leave(number);
-            }
-            return true;
-        }
         let (file, is_opened) = {
             let mut state = self.lock();
             (self.file(&mut state, number), state.opened.contains(&number))

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::StructArray;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use gust_protocol::{Base64, plan};
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
@@ -99,13 +99,10 @@ pub(crate) fn with_constants(footer: Arc<ParquetMetaData>, constants: &FileConst
     let file = footer.file_metadata();
     let mut ids = Vec::new();
     collect_ids(file.schema(), &mut ids);
-    let absent: Vec<_> = constants.0.iter().filter(|(id, _)| !ids.contains(id)).collect();
-    if absent.is_empty() {
-        return footer;
-    }
+    let Some(note) = note(constants, &ids) else { return footer };
     let mut pairs = file.key_value_metadata().cloned().unwrap_or_default();
     pairs.retain(|pair| pair.key != CONSTANTS_KEY);
-    pairs.push(KeyValue::new(CONSTANTS_KEY.to_owned(), serde_json::to_string(&absent).unwrap_or_default()));
+    pairs.push(KeyValue::new(CONSTANTS_KEY.to_owned(), note));
     let file = FileMetaData::new(
         file.version(),
         file.num_rows(),
@@ -117,6 +114,21 @@ pub(crate) fn with_constants(footer: Arc<ParquetMetaData>, constants: &FileConst
     let noted = ParquetMetaData::new(file, footer.row_groups().to_vec()).into_builder();
     let (columns, offsets) = (footer.column_index().cloned(), footer.offset_index().cloned());
     Arc::new(noted.set_column_index(columns).set_offset_index(offsets).build())
+}
+
+/// Adds the constants of absent columns to a file's schema. A file with all columns keeps its own.
+pub(crate) fn noted(file: SchemaRef, constants: &FileConstants) -> SchemaRef {
+    let ids: Vec<i32> = file.flattened_fields().into_iter().filter_map(field_id).collect();
+    let Some(note) = note(constants, &ids) else { return file };
+    let mut metadata = file.metadata().clone();
+    metadata.insert(CONSTANTS_KEY.to_owned(), note);
+    Arc::new(file.as_ref().clone().with_metadata(metadata))
+}
+
+/// Writes down the constants of columns that are not among `ids`. None where all are.
+fn note(constants: &FileConstants, ids: &[i32]) -> Option<String> {
+    let absent: Vec<_> = constants.0.iter().filter(|(id, _)| !ids.contains(id)).collect();
+    (!absent.is_empty()).then(|| serde_json::to_string(&absent).unwrap_or_default())
 }
 
 fn collect_ids(node: &Type, ids: &mut Vec<i32>) {

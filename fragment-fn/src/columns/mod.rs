@@ -26,7 +26,7 @@ mod ids;
 mod nested;
 
 pub use constants::FileConstants;
-pub(crate) use constants::with_constants;
+pub(crate) use constants::{noted, with_constants};
 
 use constants::Constants;
 use ids::{is_mapped, with_ids};

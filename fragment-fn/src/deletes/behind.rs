@@ -4,23 +4,26 @@
 //! deleted positions with their row groups in order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::{Result, internal_err};
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSource, ParquetSource};
 use datafusion::datasource::table_schema::{TableSchema, TableSchemaBuilder};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_expr_adapter::{PhysicalExprAdapter, PhysicalExprAdapterFactory};
 use datafusion::physical_plan::PhysicalExpr;
-use datafusion_datasource::morsel::Morselizer;
+use datafusion_datasource::morsel::{MorselPlanner, Morselizer};
 use object_store::ObjectStore;
 use parquet::arrow::RowNumber;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::equality::KeyColumn;
+use crate::columns::{FileConstants, noted};
 use crate::fault::mismatch_err;
 
 /// Name of the rows' numbers, which no column of a table has.
@@ -52,10 +55,21 @@ pub(super) struct Places {
 }
 
 /// Files of a widened source.
-#[derive(Debug, Clone)]
 pub(super) struct WidenedFiles {
-    pub(super) files: Arc<dyn Morselizer>,
+    files: Arc<dyn Morselizer>,
+    /// Numbering of files that may lack columns of their partition. None where rows are not numbered.
+    numbering: Option<Numbering>,
     pub(super) places: Arc<Places>,
+}
+
+/// Source of numbered rows, opened anew for a file that has values of its own.
+struct Numbering {
+    source: Arc<dyn FileSource>,
+    store: Arc<dyn ObjectStore>,
+    /// Scan without its files.
+    scan: FileScanConfig,
+    adapters: Option<Arc<dyn PhysicalExprAdapterFactory>>,
+    partition: usize,
 }
 
 impl Widened {
@@ -95,13 +109,40 @@ impl Widened {
         scan: &FileScanConfig,
         partition: usize,
     ) -> Result<WidenedFiles> {
-        let mut scan = scan.clone();
+        let (mut scan, places) = (scan.clone(), Arc::clone(&self.places));
         scan.limit = None;
-        if self.places.number.is_some() {
-            scan.expr_adapter_factory = scan.expr_adapter_factory.map(|inner| Arc::new(PassingNumbers(inner)) as _);
+        if places.number.is_none() {
+            let files = self.source.create_morselizer(store, &scan, partition)?.into();
+            return Ok(WidenedFiles { files, numbering: None, places });
         }
-        let files = self.source.create_morselizer(store, &scan, partition)?.into();
-        Ok(WidenedFiles { files, places: Arc::clone(&self.places) })
+        scan.file_groups = Vec::new();
+        let (source, adapters) = (Arc::clone(&self.source), scan.expr_adapter_factory.take());
+        let numbering = Numbering { source, store, scan, adapters, partition };
+        Ok(WidenedFiles { files: numbering.files(None)?, numbering: Some(numbering), places })
+    }
+}
+
+impl WidenedFiles {
+    /// Plans a file. The values that its partition has reach its adapters, whether its rows are numbered or not.
+    pub(super) fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
+        match (&self.numbering, file.extensions.get_arc::<FileConstants>()) {
+            (Some(numbering), Some(constants)) => numbering.files(Some(constants))?.plan_file(file),
+            _ => self.files.plan_file(file),
+        }
+    }
+}
+
+impl Numbering {
+    fn files(&self, constants: Option<Arc<FileConstants>>) -> Result<Arc<dyn Morselizer>> {
+        let (mut scan, adapters) = (self.scan.clone(), self.adapters.clone());
+        scan.expr_adapter_factory = adapters.map(|inner| Arc::new(PassingNumbers { inner, constants }) as _);
+        Ok(self.source.create_morselizer(Arc::clone(&self.store), &scan, self.partition)?.into())
+    }
+}
+
+impl Debug for WidenedFiles {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WidenedFiles").field("files", &self.files).field("places", &self.places).finish_non_exhaustive()
     }
 }
 
@@ -146,8 +187,15 @@ pub(crate) fn with_ordinals(footer: Arc<ParquetMetaData>) -> Result<Arc<ParquetM
 }
 
 /// Makes adapters that leave the rows' numbers as they are, around those of another factory.
+///
+/// DataFusion's opener (55.2, `append_fields`) hands over a schema with row numbers without its notes, in which the values of columns
+/// travel that the file lacks. So they are noted again.
 #[derive(Debug)]
-struct PassingNumbers(Arc<dyn PhysicalExprAdapterFactory>);
+struct PassingNumbers {
+    inner: Arc<dyn PhysicalExprAdapterFactory>,
+    /// Values that the file's partition has.
+    constants: Option<Arc<FileConstants>>,
+}
 
 impl PhysicalExprAdapterFactory for PassingNumbers {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
@@ -155,7 +203,11 @@ impl PhysicalExprAdapterFactory for PassingNumbers {
         if physical.index_of(NUMBER).is_ok() {
             return mismatch_err!("a column of the file has the name of its rows' numbers");
         }
-        Ok(Arc::new(PassingNumber { inner: self.0.create(logical, physical)?, planned, number }))
+        let physical = match &self.constants {
+            Some(constants) => noted(physical, constants),
+            None => physical,
+        };
+        Ok(Arc::new(PassingNumber { inner: self.inner.create(logical, physical)?, planned, number }))
     }
 }
 

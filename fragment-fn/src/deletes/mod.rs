@@ -182,12 +182,11 @@ impl FileDeletes {
     }
 
     /// Reads the positions of deleted rows, and lets them go: an error of theirs is known where no reader of the file would ask. Each file
-    /// that is read takes one of `turns`.
+    /// that is read takes one of `turns`. A unit that only checks is not announced, so that nothing waits for it.
     ///
     /// # Errors
     /// Those of [`Self::digest`], also where a vector is not the one that its manifest describes.
     pub async fn check(&self, turns: &Semaphore) -> Result<()> {
-        self.announce();
         self.reader.deleted(&self.unit, Some(turns)).await.map(drop)
     }
 
@@ -196,7 +195,8 @@ impl FileDeletes {
         self.cardinality() > self.unit.rows / 2
     }
 
-    /// Returns true where a vector deletes all rows of the file, by its manifest. A reader that finds it so does not open the file.
+    /// Returns true where a vector deletes all rows of the file, by its manifest. A reader that finds it so reads the footer, and nothing else:
+    /// a manifest may say too few rows.
     pub fn deletes_all(&self) -> bool {
         self.unit.rows > 0 && self.cardinality() >= self.unit.rows
     }

@@ -30,7 +30,6 @@ use super::positions::Deleted;
 use super::selection::{Runs, left, selection};
 use super::{DeletesApplied, FileDeletes};
 use crate::ahead::AheadAccount;
-use crate::columns::FileConstants;
 use crate::forwarding::forwarding_to;
 use crate::late::Decides;
 
@@ -193,16 +192,9 @@ impl Loading {
         let (mut behind, mut memory) = (Behind { keys: !keys.is_empty(), number: false }, None);
         if let Some(found) = &deleted {
             let rows = deletes.unit().rows;
-            // No position is beyond the file, by its manifest. Reading ahead and the planner leave such a file out, too.
-            if deletes.deletes_all() && found.rows.len() == rows {
-                return Ok(Box::new(NoRows));
-            }
             let runs = Runs::of(&found.rows);
             let numbered = Behind { number: true, ..behind };
-            // DataFusion's opener (55.2, `append_fields`) drops the notes of a schema with row numbers, in which the values of columns
-            // travel that the file lacks.
-            let can_number = !file.extensions.contains::<FileConstants>() && widened.contains_key(&numbered);
-            if runs.are_scattered(rows) && can_number {
+            if runs.are_scattered(rows) && widened.contains_key(&numbered) {
                 behind = numbered;
             }
             let skipped = runs.skipped(behind.number);
@@ -220,22 +212,12 @@ impl Loading {
         let (inner, dropping) = match widened.get(&behind) {
             None if behind == Behind::default() => (plain.plan_file(file)?, None),
             None => return internal_err!("the scan does not read the columns by which its rows are deleted"),
-            Some(WidenedFiles { files, places }) => {
-                let keys = FileKeys::new(keys, deletes.unit().sequence_number, &places.keys)?;
-                (files.plan_file(file)?, Some(Dropping { keys, deleted, places: Arc::clone(places) }))
+            Some(own) => {
+                let keys = FileKeys::new(keys, deletes.unit().sequence_number, &own.places.keys)?;
+                (own.plan_file(file)?, Some(Dropping { keys, deleted, places: Arc::clone(&own.places) }))
             }
         };
         Ok(Box::new(Step { applied: Arc::new(Applied { dropping, _memory: memory }), inner }))
-    }
-}
-
-/// File of which no row is left.
-#[derive(Debug)]
-struct NoRows;
-
-impl MorselPlanner for NoRows {
-    fn plan(self: Box<Self>) -> Result<Option<MorselPlan>> {
-        Ok(None)
     }
 }
 

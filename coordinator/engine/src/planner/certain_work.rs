@@ -9,7 +9,6 @@ use datafusion::physical_plan::joins::{
 };
 use gust_protocol::plan::scans;
 
-use super::passes::units::is_deleted;
 use super::{PlannedQuery, Stage};
 
 /// Least work of a query, whatever the rows are.
@@ -26,8 +25,7 @@ pub fn certain_work(planned: &PlannedQuery) -> CertainWork {
     if may_end_early(&planned.plan) {
         return CertainWork { fragments: stages.len().min(1) as u64, files: 0 };
     }
-    // Nobody opens a file of which no row is left.
-    let files = |stage: &Stage| stage.units.iter().filter(|unit| !is_deleted(&unit.file)).count() as u64;
+    let files = |stage: &Stage| stage.units.len() as u64;
     // A stage over exchanges may have nothing to read, and then has no fragments.
     let scanning = || stages.iter().filter(|stage| !stage.is_over_parts());
     CertainWork {

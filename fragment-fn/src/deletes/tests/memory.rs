@@ -76,6 +76,22 @@ async fn a_small_pool_serves_one_file_after_the_other() {
     assert_eq!(table.pool.reserved(), 0);
 }
 
+/// A vector that was compared with its manifest is read again by the scan, and then let go.
+#[tokio::test]
+async fn what_was_checked_is_let_go_after_the_scan() {
+    let mut table = Table::new();
+    table.pool = Arc::new(GreedyMemoryPool::new(1 << 20));
+    let file = table.data("a.parquet", 0).await;
+    let vector = table.vector("v.puffin", [1, 2]).await;
+    let files = [(file, Some(Unit { vector: Some(vector), ..unit("a.parquet") }))];
+    let scan = table.scan(&files, &[0]).build();
+    let deletes = scan.file_groups[0].files()[0].extensions.get_arc::<FileDeletes>().expect("deletes");
+    deletes.check(&TURNS).await.expect("a sound vector");
+    assert_eq!(table.pool.reserved(), 0);
+    let rows: usize = table.run(scan).await.expect("rows").iter().map(RecordBatch::num_rows).sum();
+    assert_eq!((rows, table.pool.reserved()), (28, 0), "its reader is still there");
+}
+
 /// Nothing is held of a digest that is given up half-way.
 #[tokio::test]
 async fn what_was_announced_and_never_asked_for_is_forgotten() {

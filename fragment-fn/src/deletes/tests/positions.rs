@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::Array;
+use datafusion::common::ScalarValue;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{binary, col, lit};
+use gust_protocol::plan::encode_scalar;
 use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::columns::FileConstants;
 
 #[tokio::test]
 async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
@@ -31,7 +38,13 @@ async fn a_vector_counts_rows_of_the_file_whatever_row_groups_a_unit_has() {
     let deletes = Unit { vector: Some(all), ..unit("a.parquet") };
     let before = table.counters.requests().get;
     assert_eq!(table.ids(&[(file.clone(), Some(deletes))]).await.expect("rows"), Vec::<i64>::new());
-    assert_eq!(table.counters.requests().get - before, 1, "the vector, and no footer");
+    assert_eq!(table.counters.requests().get - before, 2, "the vector, and the footer");
+    // A manifest that says too few rows, with a vector of as many positions.
+    let first = table.vector("first.puffin", 0..10).await;
+    let deletes = Unit { vector: Some(first), rows: 10, ..unit("a.parquet") };
+    let error = table.ids(&[(file.clone(), Some(deletes))]).await.expect_err("rows that no manifest knows");
+    assert_eq!(classify(&error).kind, FragmentErrorKind::FileCorrupt, "{error}");
+    assert!(error.to_string().contains("it has 30 rows, its manifest says 10"), "{error}");
     let none = table.vector("none.puffin", []).await;
     let deletes = Unit { vector: Some(none), ..unit("a.parquet") };
     assert_eq!(table.ids(&[(file, Some(deletes))]).await.expect("rows").len(), 30);
@@ -85,6 +98,48 @@ async fn scattered_rows_are_dropped_however_row_groups_are_numbered() {
             assert_eq!(table.ids(&parts).await.expect("rows"), expect, "{ordinals:?}");
         }
     }
+}
+
+/// Files of an identity partition have its values at hand, whether they need one or not. Their rows are numbered like those of others, and a
+/// column that they lack, as imported files do, has its value.
+#[tokio::test]
+async fn scattered_rows_of_a_partition_are_dropped_by_their_numbers() {
+    let mut table = Table::new();
+    let columns = [table.schema.field(0).clone(), table.schema.field(1).clone(), field(4, "part", DataType::Int64)];
+    table.schema = Arc::new(Schema::new(columns.to_vec()));
+    let file = table.large("a.parquet", 0).await;
+    let is_deleted = |row: &u64| row.is_multiple_of(7);
+    let vector = table.vector("v.puffin", (0..LARGE_ROWS).filter(is_deleted)).await;
+    let unit = Unit { rows: LARGE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+    let value = |value: ScalarValue| Some(encode_scalar(&value).expect("a value"));
+    // Runs of the deleted rows would take more. The vector takes 16 KiB.
+    table.pool = Arc::new(GreedyMemoryPool::new(100 << 10));
+    let left = LARGE_ROWS - (0..LARGE_ROWS).filter(is_deleted).count() as u64;
+    for (part, count) in [(7_i64, left), (8, 0)] {
+        let mut file = file.clone();
+        // The file has a column of its own with the id 2.
+        file.extensions.insert(FileConstants(vec![(2, value("other".into())), (4, value(part.into()))]));
+        let files = [(file, Some(unit.clone()))];
+        let batches = table.run(table.scan(&files, &[0, 1, 2]).build()).await.expect("rows");
+        assert_eq!(batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>(), left);
+        for batch in &batches {
+            let [ids, parts] = [0, 2].map(|column| batch.column(column).as_primitive::<Int64Type>());
+            let names = batch.column(1).as_string_view();
+            for (row, id) in ids.values().iter().enumerate() {
+                assert!(id % 7 != 0 && names.value(row) == format!("n{}", id % 4), "{id}");
+                assert!(parts.is_valid(row) && parts.value(row) == part, "{id}");
+            }
+        }
+        // Files are pruned by the value.
+        let is_seven = binary(col("part", &table.schema).expect("a column"), Operator::Eq, lit(7_i64), &table.schema);
+        let scan = table.scan(&files, &[0]).build();
+        let source = scan.file_source().downcast_ref::<ParquetSource>().expect("Parquet");
+        let source = source.with_predicate(is_seven.expect("a comparison"));
+        let scan = FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).build();
+        let rows = table.run(scan).await.expect("rows").iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+        assert_eq!(rows, count);
+    }
+    assert_eq!(table.pool.reserved(), 0);
 }
 
 #[tokio::test]

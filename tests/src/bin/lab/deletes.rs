@@ -11,7 +11,9 @@ use arrow::datatypes::DataType;
 use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
-use gust_tests::iceberg::{DataFile, DeleteFile, Deletes, IcebergTable, field, parquet, positions, vector};
+use gust_tests::iceberg::{
+    Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Part, field, parquet, positions, vector,
+};
 use gust_tests::query::run;
 use gust_tests::stats::median;
 use parquet::file::properties::WriterProperties;
@@ -43,6 +45,7 @@ pub async fn measure(settings: &DeleteCosts, cache: &Path) -> anyhow::Result<Out
         ("vectors_of_1_percent", data.with_vectors("vectors_of_1_percent", &scattered)?),
         ("vectors_of_90_percent", data.with_vectors("vectors_of_90_percent", &run_of_most)?),
         ("positions_of_1_percent", data.with_positions("positions_of_1_percent", &scattered)?),
+        ("vectors_in_partitions", data.with_partitions("vectors_in_partitions", &scattered)?),
         ("keys_of_1_percent", data.with_keys("keys_of_1_percent", &scattered, rows_per_file)?),
     ];
     let session = Session::new(Config { on: Target::Local, ..Config::default() })?;
@@ -66,8 +69,8 @@ pub async fn measure(settings: &DeleteCosts, cache: &Path) -> anyhow::Result<Out
     let ratio = |name: &str| median(&times[name]) / plain;
     let left = |deleted: &[Vec<u64>]| settings.rows - deleted.iter().map(|rows| rows.len() as u64).sum::<u64>();
     let counts = |name: &str, rows: u64| answers[name][0].starts_with(&format!("{rows}|"));
-    let alike = answers["vectors_of_1_percent"] == answers["positions_of_1_percent"]
-        && answers["vectors_of_1_percent"] == answers["keys_of_1_percent"];
+    let alike = ["positions_of_1_percent", "vectors_in_partitions", "keys_of_1_percent"];
+    let alike = alike.iter().all(|name| answers[name] == answers["vectors_of_1_percent"]);
     let mut table = vec!["table                        ms   × plain  rows and sums".to_owned()];
     for (name, _) in &tables {
         let line = answers[name].join(";");
@@ -86,6 +89,7 @@ pub async fn measure(settings: &DeleteCosts, cache: &Path) -> anyhow::Result<Out
         table,
         bounds: vec![
             bound("vectors of 1 % random rows", "vectors_of_1_percent", few.aim, few.worst),
+            bound("vectors of 1 % random rows, identity partitions", "vectors_in_partitions", few.aim, few.worst),
             bound("vectors of 90 % in one run", "vectors_of_90_percent", most.aim, most.worst),
         ],
         validity: vec![
@@ -119,23 +123,47 @@ impl Data {
 
     /// Writes a table's metadata, and returns the path of its metadata file.
     fn table(&self, name: &str, deletes: Vec<DeleteFile>) -> anyhow::Result<String> {
+        self.with_metadata(name, IcebergTable { data: self.files.clone(), deletes, ..IcebergTable::default() })
+    }
+
+    fn with_metadata(&self, name: &str, table: IcebergTable) -> anyhow::Result<String> {
         let column = |(id, name, ty): (i32, &str, &str)| json!({"id": id, "name": name, "required": false, "type": ty});
-        let columns = [(1, "id", "long"), (2, "k", "long"), (3, "x", "double"), (4, "s", "string"), (5, "n", "long")];
-        let table = IcebergTable {
-            location: format!("{}/{name}", self.folder),
-            fields: columns.map(column).to_vec().into(),
-            data: self.files.clone(),
-            deletes,
-            ..IcebergTable::default()
-        };
+        let own = [(1, "id", "long"), (2, "k", "long"), (3, "x", "double"), (4, "s", "string"), (5, "n", "long")];
+        // The values of `p` are those of partitions. No file has the column.
+        let columns = own.into_iter().chain([(6, "p", "long")]).map(column).collect();
+        let table = IcebergTable { location: format!("{}/{name}", self.folder), fields: columns, ..table };
         for (path, bytes) in table.metadata() {
             write(&path, bytes)?;
         }
         Ok(table.metadata_path())
     }
 
-    /// All vectors are in one file.
     fn with_vectors(&self, name: &str, deleted: &[Vec<u64>]) -> anyhow::Result<String> {
+        self.table(name, self.vectors(name, deleted)?)
+    }
+
+    /// Each file is a partition of its own.
+    fn with_partitions(&self, name: &str, deleted: &[Vec<u64>]) -> anyhow::Result<String> {
+        let committed = |sequence_number: i64| {
+            move |number: i64| Committed {
+                sequence_number: Some(sequence_number),
+                spec: 0,
+                partition: vec![Datum::Long(number)],
+            }
+        };
+        let data = self.files.iter().cloned().zip((0..).map(committed(1)));
+        let deletes = self.vectors(name, deleted)?.into_iter().zip((0..).map(committed(2)));
+        let table = IcebergTable {
+            specs: vec![vec![Part::of_longs(6)]],
+            data: data.map(|(file, committed)| DataFile { committed, ..file }).collect(),
+            deletes: deletes.map(|(file, committed)| DeleteFile { committed, ..file }).collect(),
+            ..IcebergTable::default()
+        };
+        self.with_metadata(name, table)
+    }
+
+    /// Writes all vectors into one file.
+    fn vectors(&self, name: &str, deleted: &[Vec<u64>]) -> anyhow::Result<Vec<DeleteFile>> {
         let path = format!("{}/{name}/v.puffin", self.folder);
         let (mut bytes, mut deletes) = (b"PFA1".to_vec(), Vec::new());
         for (file, rows) in self.files.iter().zip(deleted) {
@@ -147,7 +175,7 @@ impl Data {
         }
         deletes.iter_mut().for_each(|file| file.size_bytes = bytes.len() as u64);
         write(&path, bytes)?;
-        self.table(name, deletes)
+        Ok(deletes)
     }
 
     fn with_positions(&self, name: &str, deleted: &[Vec<u64>]) -> anyhow::Result<String> {

@@ -124,7 +124,6 @@ impl FileEnd {
         // The session keeps footers of bare Parquet, not the bytes beside them, and none of Iceberg's.
         let is_bare = file.extensions.get::<FileFacts>().is_none();
         match reader {
-            _ if is_deleted(file) => Self { reads: Reads::default(), start: 0 },
             Reader::Coordinator if is_bare && is_at_hand => Self { reads: Reads::default(), start: size },
             Reader::Function(keeps) if keeps(&file.object_meta) || (is_at_hand && travels(file)) => {
                 Self { reads: Reads::default(), start: size }
@@ -182,6 +181,9 @@ impl Layout {
         columns: &ProjectedColumns,
         bridge_bytes: u64,
     ) -> Self {
+        if is_deleted(file) {
+            return Self::of_row_groups(Vec::new(), true, false);
+        }
         if let Some(footer) = footer {
             let chunks = |group| columns.chunks(group).map(|chunk| chunk.byte_range());
             let ranges = |group| chunks(group).map(|(start, bytes)| start..start + bytes).collect();
@@ -196,9 +198,6 @@ impl Layout {
                 RowGroupLayout { footer_bytes, ..layout }
             };
             return Self::of_row_groups(footer.row_groups().iter().map(layout).collect(), true, false);
-        }
-        if is_deleted(file) {
-            return Self::of_row_groups(Vec::new(), true, false);
         }
         let size = file.object_meta.size;
         let none = FileFacts::default();

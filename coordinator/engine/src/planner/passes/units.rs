@@ -182,7 +182,7 @@ fn in_order(pieces: Vec<RowGroupSpan>) -> Vec<RowGroupSpan> {
     vec![RowGroupSpan { start: 0, weight_bytes: pieces.iter().map(|piece| piece.weight_bytes).sum() }]
 }
 
-/// Returns true for a file of which no row is left, by its table's metadata. Its reader does not open it.
+/// Returns true for a file of which no row is left, by its table's metadata. Its footer is read, and nothing else.
 pub(in crate::planner) fn is_deleted(file: &PartitionedFile) -> bool {
     file.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_all)
 }

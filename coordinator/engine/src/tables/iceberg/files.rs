@@ -163,8 +163,10 @@ pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>, bridg
     let of_columns = columns.iter().filter_map(|id| facts.column_bytes.get(id)).sum::<u64>();
     // Functions share larger files by their row groups.
     let is_one = facts.split_offsets.len() < 2 && size <= WHOLE_BYTES_MAX;
+    // Of a file without a row left only the footer is read.
+    let is_left = !file.extensions.get::<FileDeletes>().is_some_and(FileDeletes::deletes_all);
     let is_cheap = of_columns > 0 && size <= of_columns.saturating_add(bridge_bytes);
-    if is_one && is_cheap { usize::try_from(size).ok() } else { None }
+    if is_one && is_left && is_cheap { usize::try_from(size).ok() } else { None }
 }
 
 fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bool) -> Result<PartitionedFile> {
