@@ -173,6 +173,10 @@ async fn vectors_alone_leave_the_number_of_rows_exact() {
     assert_eq!(lines(&rows, ""), ["28"]);
     let counts = gets(&server, "");
     assert!(counts["v.puffin"] == 2 && !counts.keys().any(|name| name.ends_with(".parquet")), "{counts:?}");
+    // The number of these rows is not the table's: only the scan reads the vectors.
+    let (rows, _) = run(&session, "SELECT count(*) FROM (SELECT 7 AS x FROM t LIMIT 100)").await.expect("rows");
+    assert_eq!(lines(&rows, ""), ["28"]);
+    assert_eq!(gets(&server, "")["v.puffin"], 2);
     // The least id was deleted. Of the file without a row left the vector and the footer are read.
     let (rows, _) = run(&session, "SELECT min(id), max(id), count(id) FROM t").await.expect("rows");
     assert_eq!(lines(&rows, ""), ["1|29|28"]);

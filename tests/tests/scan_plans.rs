@@ -1,4 +1,4 @@
-//! Each manifest of an Iceberg table is decoded once in a statement, whatever the process keeps of it.
+//! Each manifest of an Iceberg table and each list of them is decoded once in a statement, whatever the process keeps of it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -101,20 +101,24 @@ async fn a_statement_decodes_each_manifest_once() {
     ];
     for on in [Target::Local, Target::InProcess, Target::Auto] {
         let (session, cache) = open(on, 1, &metadata).await;
+        let decoded = || (cache.decoded_manifests(), cache.decoded_lists());
+        let since = |before: (u64, u64)| (decoded().0 - before.0, decoded().1 - before.1);
         for (sql, expect) in asks {
+            // Each snapshot has a list.
+            let once = (MANIFESTS, if sql.contains("FOR VERSION") { 2 } else { 1 });
             for _ in 0..2 {
-                let before = cache.decoded_manifests();
+                let before = decoded();
                 let (rows, _) = run(&session, sql).await.expect("rows");
                 assert_eq!(lines(&rows, "").join(","), expect, "{sql} on {on:?}");
-                assert_eq!(cache.decoded_manifests() - before, MANIFESTS, "{sql} on {on:?}");
+                assert_eq!(since(before), once, "{sql} on {on:?}");
             }
             // Both places are planned.
-            let before = cache.decoded_manifests();
+            let before = decoded();
             let (_, report) = run(&session, &format!("EXPLAIN COST {sql}")).await.expect("an estimate");
             let forecasts = report.quote.expect("an estimate").forecasts;
             let has = |place| forecasts.iter().any(|forecast| forecast.place == place);
             assert!(has(Place::Local) && has(Place::Functions), "{sql} on {on:?}: {forecasts:?}");
-            assert_eq!(cache.decoded_manifests() - before, MANIFESTS, "EXPLAIN COST {sql} on {on:?}");
+            assert_eq!(since(before), once, "EXPLAIN COST {sql} on {on:?}");
         }
         assert_eq!(cache.held_bytes(), 0);
         session.close().await;
@@ -125,6 +129,17 @@ async fn a_statement_decodes_each_manifest_once() {
     }
     assert_eq!(cache.decoded_manifests(), MANIFESTS, "with room, statements share them");
     session.close().await;
+    // A metadata table beside its table shares them, too, whichever comes first.
+    for (sql, expect) in [
+        ("SELECT count(*), (SELECT count(*) FROM t WHERE square > 80) FROM \"t$files\"", "4|20"),
+        ("SELECT count(*), (SELECT count(*) FROM \"t$files\") FROM t WHERE square > 80", "20|4"),
+    ] {
+        let (session, cache) = open(Target::Auto, 1 << 20, &metadata).await;
+        let (rows, _) = run(&session, sql).await.expect("rows");
+        assert_eq!(lines(&rows, "").join(","), expect, "{sql}");
+        assert_eq!((cache.decoded_manifests(), cache.decoded_lists()), (MANIFESTS, 1), "{sql}");
+        session.close().await;
+    }
 }
 
 /// Two versions of a table may be one snapshot under two schemas, in which a name is another column's.

@@ -39,6 +39,7 @@ struct State {
     /// Number of the latest use.
     clock: u64,
     decoded_manifests: u64,
+    decoded_lists: u64,
 }
 
 /// Name of a file and its kind. `table` is a name that no other table has: a table that is made anew may use paths again.
@@ -97,6 +98,11 @@ impl MetadataCache {
     /// Returns the number of manifests that were decoded.
     pub fn decoded_manifests(&self) -> u64 {
         self.lock().decoded_manifests
+    }
+
+    /// Returns the number of manifest lists that were decoded.
+    pub fn decoded_lists(&self) -> u64 {
+        self.lock().decoded_lists
     }
 
     /// Waits until a file of this length may be read of a store. A longer one than may be read at once waits until it is alone.
@@ -189,12 +195,13 @@ impl Drop for Asking<'_> {
         let mut state = self.cache.lock();
         // Given back while the lock is held, so that of several that go at once the last one sees that it is.
         let cell = std::mem::take(&mut self.cell);
-        let State { slots, by_use, held_bytes, decoded_manifests, .. } = &mut *state;
+        let State { slots, by_use, held_bytes, decoded_manifests, decoded_lists, .. } = &mut *state;
         let Some(slot) = slots.get_mut(&self.key).filter(|slot| Arc::ptr_eq(&slot.cell, &cell)) else { return };
         let bytes = match slot.cell.get() {
             Some(_) if slot.bytes > 0 => return,
             Some(value) => {
                 *decoded_manifests += u64::from(matches!(value, Cached::Manifest(_)));
+                *decoded_lists += u64::from(matches!(value, Cached::List(_)));
                 value.held_bytes().max(1)
             }
             // The slot's and this one.

@@ -16,6 +16,7 @@
 mod collected;
 mod reading;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ const TOGETHER_BYTES_MAX: u64 = 512 << 20;
 /// Choosers by partition spec.
 type Choosers = HashMap<i32, Arc<Chooser>>;
 type Manifests = Vec<Arc<ManifestFile>>;
+/// Manifest lists by the snapshots' ids.
+type Lists = HashMap<i64, Arc<Manifests>>;
 
 /// Question of a scan to a version of its table.
 #[derive(Debug, Clone, Copy)]
@@ -105,15 +108,12 @@ impl Table {
 /// # Errors
 /// Those of [`Table::plan`].
 pub async fn plan_versions(requests: &[VersionRequest<'_>]) -> Result<Vec<FilePlan>> {
+    let lists = lists(requests).await?;
     let mut sizes = Vec::with_capacity(requests.len());
     for VersionRequest { table, request } in requests {
-        let files = match &table.metadata().snapshot {
-            Some(snapshot) if requests.len() > 1 => {
-                let manifests = table.manifests(snapshot).await?;
-                manifests.iter().map(|manifest| manifest.live_files().unwrap_or(0)).fold(0, u64::saturating_add)
-            }
-            _ => 0,
-        };
+        let manifests = table.snapshot_id().and_then(|id| lists.get(&id));
+        let files = manifests.into_iter().flat_map(|manifests| manifests.iter());
+        let files = files.map(|manifest| manifest.live_files().unwrap_or(0)).fold(0, u64::saturating_add);
         let of_file = FILE_BYTES + METRIC_BYTES.saturating_mul(request.columns.len() as u64);
         sizes.push(files.saturating_mul(of_file));
     }
@@ -126,18 +126,30 @@ pub async fn plan_versions(requests: &[VersionRequest<'_>]) -> Result<Vec<FilePl
         };
         let count = sizes.iter().take_while(fits).count().max(1);
         let (together, others) = rest.split_at(count);
-        plans.extend(planned_together(together).await?);
+        plans.extend(planned_together(together, &lists).await?);
         (rest, sizes) = (others, sizes.get(count..).unwrap_or_default());
     }
     Ok(plans)
 }
 
-async fn planned_together(requests: &[VersionRequest<'_>]) -> Result<Vec<FilePlan>> {
+/// Reads the manifest lists of the scans' snapshots, each once.
+async fn lists(requests: &[VersionRequest<'_>]) -> Result<Lists> {
+    let mut lists = Lists::new();
+    for VersionRequest { table, .. } in requests {
+        let Some(snapshot) = &table.metadata().snapshot else { continue };
+        if let Entry::Vacant(place) = lists.entry(snapshot.id) {
+            place.insert(table.manifests(snapshot).await?);
+        }
+    }
+    Ok(lists)
+}
+
+async fn planned_together(requests: &[VersionRequest<'_>], lists: &Lists) -> Result<Vec<FilePlan>> {
     let bound = requests.iter().map(|of| BoundPredicate::new(of.request.predicate, of.table.schema()));
     let bound = bound.collect::<Result<Vec<_>>>()?;
     let mut collected: Vec<Collected> = requests.iter().map(|_| Collected::default()).collect();
     let (deletes, data): (Vec<_>, Vec<_>) =
-        listed(requests).await?.into_iter().partition(|listed| listed.manifest.has_deletes);
+        listed(requests, lists).into_iter().partition(|listed| listed.manifest.has_deletes);
     let deletes = find_deletes(deletes, requests, &bound).await?;
     let asking = requests.iter().zip(&bound).zip(deletes).enumerate();
     let questions: Vec<Question<'_>> = asking
@@ -174,34 +186,26 @@ async fn planned_together(requests: &[VersionRequest<'_>]) -> Result<Vec<FilePla
 }
 
 /// Lists the live manifests of the scans' snapshots, each once, in the order of the lists.
-async fn listed(requests: &[VersionRequest<'_>]) -> Result<Vec<Listed>> {
+fn listed(requests: &[VersionRequest<'_>], lists: &Lists) -> Vec<Listed> {
     let mut all: Vec<Listed> = Vec::new();
     // A list may name a manifest twice, and two lists may say other things of one.
-    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
-    let mut lists: HashMap<i64, Arc<Manifests>> = HashMap::new();
+    let mut places: HashMap<&ManifestFile, Vec<usize>> = HashMap::new();
     for (scan, VersionRequest { table, .. }) in requests.iter().enumerate() {
-        let Some(snapshot) = &table.metadata().snapshot else { continue };
-        let manifests = match lists.get(&snapshot.id) {
-            Some(known) => Arc::clone(known),
-            None => table.manifests(snapshot).await?,
-        };
-        lists.insert(snapshot.id, Arc::clone(&manifests));
+        let Some(manifests) = table.snapshot_id().and_then(|id| lists.get(&id)) else { continue };
+        let mut times: HashMap<&ManifestFile, usize> = HashMap::new();
         for manifest in manifests.iter().filter(|manifest| manifest.live_files() != Some(0)) {
-            let known = places.entry(manifest.path.clone()).or_default();
-            let place = known.iter().find(|place| {
-                let is_same = |listed: &Listed| listed.scans.last() != Some(&scan) && listed.manifest == *manifest;
-                all.get(**place).is_some_and(is_same)
-            });
-            match place.and_then(|place| all.get_mut(*place)) {
+            let (known, time) = (places.entry(&**manifest).or_default(), times.entry(&**manifest).or_default());
+            match known.get(*time).and_then(|place| all.get_mut(*place)) {
                 Some(listed) => listed.scans.push(scan),
                 None => {
                     known.push(all.len());
                     all.push(Listed { manifest: Arc::clone(manifest), scans: vec![scan] });
                 }
             }
+            *time += 1;
         }
     }
-    Ok(all)
+    all
 }
 
 /// Makes a plan of what was selected for a scan.
@@ -227,15 +231,23 @@ async fn finished(question: Question<'_>, collected: Collected) -> Result<FilePl
 
 /// Lists the columns whose metrics are kept of the manifests, ascending: `ids`, and all that the table ever had, where they are few.
 fn ids_to_keep(requests: &[VersionRequest<'_>], manifests: &[Listed], mut ids: Vec<i32>) -> Vec<i32> {
-    let all = requests.first().map(|of| of.table.metadata().all_fields()).unwrap_or_default();
-    let files = manifests.iter().try_fold(0_u64, |sum, listed| sum.checked_add(listed.manifest.live_files()?));
-    let bytes = files.map(|files| files.saturating_mul(all.len() as u64).saturating_mul(METRIC_BYTES));
-    if bytes.is_some_and(|bytes| bytes <= METRICS_BYTES_ALL) {
-        ids.extend(all.into_iter().map(|field| field.id));
+    if let Some(VersionRequest { table, .. }) = requests.first() {
+        ids.extend(ids_of_few(table, manifests.iter().map(|listed| &*listed.manifest)));
     }
     ids.sort_unstable();
     ids.dedup();
     ids
+}
+
+/// Lists the columns that a table ever had, where manifests of data have few metrics of them. Else none.
+fn ids_of_few<'a>(table: &Table, mut manifests: impl Iterator<Item = &'a ManifestFile>) -> Vec<i32> {
+    let all = table.metadata().all_fields();
+    let files = manifests.try_fold(0_u64, |sum, manifest| sum.checked_add(manifest.live_files()?));
+    let bytes = files.map(|files| files.saturating_mul(all.len() as u64).saturating_mul(METRIC_BYTES));
+    match bytes.is_some_and(|bytes| bytes <= METRICS_BYTES_ALL) {
+        true => all.into_iter().map(|field| field.id).collect(),
+        false => Vec::new(),
+    }
 }
 
 /// Lists for each scan the delete files of the partitions that it needs.
@@ -357,4 +369,33 @@ async fn select(read: Read<'_>, ids: &[i32]) -> Result<Vec<(usize, Selection)>> 
     };
     let selected: Result<Vec<_>> = in_background(&location, select).await;
     selected.map_err(|error| error.in_table(table.name(), MetadataFile::Manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::manifests::tests::{Lake, column};
+    use crate::predicate::Predicate;
+
+    /// Lists are as long as their writer likes, and may name one manifest in many ways.
+    #[test]
+    fn a_list_that_names_a_manifest_often_takes_no_longer() {
+        const ENTRIES: u64 = 100_000;
+        let lake = Lake::new(2, json!([column(1, "id", "int")]), json!([]));
+        let (table, predicate, columns) = (&lake.table(), &Predicate::AlwaysTrue, &BTreeSet::new());
+        let scan = VersionRequest { table, request: ScanRequest { predicate, columns, also: columns } };
+        let named = |bytes: u64| Arc::new(ManifestFile { path: "m".to_owned(), bytes, ..ManifestFile::default() });
+        // The last one is named twice.
+        let manifests: Manifests = (0..ENTRIES).chain([ENTRIES - 1]).map(named).collect();
+        let started = std::time::Instant::now();
+        let found = listed(&[scan, scan, scan], &Lists::from([(1, Arc::new(manifests))]));
+        assert_eq!(found.len() as u64, ENTRIES + 1);
+        assert!(found.iter().all(|listed| listed.scans == [0, 1, 2]));
+        let lengths = found.iter().map(|listed| listed.manifest.bytes);
+        assert!(lengths.eq((0..ENTRIES).chain([ENTRIES - 1])), "in the order of the list");
+        // Comparing each with each takes minutes.
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    }
 }

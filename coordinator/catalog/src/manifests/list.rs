@@ -33,7 +33,7 @@ const FIELDS: [Known; 18] = [
 ];
 
 /// Manifest as its list describes it. What the writer did not say is `None`, or as in version 1.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ManifestFile {
     pub(crate) path: String,
     pub(crate) bytes: u64,
@@ -54,7 +54,7 @@ pub(crate) struct ManifestFile {
 }
 
 /// Summary of the values of a partition field in a manifest.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Summary {
     pub(crate) contains_null: Option<bool>,
     pub(crate) contains_nan: Option<bool>,

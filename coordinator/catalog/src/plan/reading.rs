@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Choosers, MANIFEST_READS_MAX, Manifests};
+use super::{Choosers, MANIFEST_READS_MAX, Manifests, ids_of_few};
 use crate::avro::AvroFault;
 use crate::cache::{Key, in_background};
 use crate::error::{Error, MetadataFile, Result};
@@ -26,9 +26,16 @@ impl Table {
         let bound = BoundPredicate::new(&Predicate::AlwaysTrue, self.schema())?;
         let choosers = &self.choosers(&bound, &Arc::new(Wanted::new(self.metadata(), &BTreeSet::new(), &bound)));
         let live = manifests.iter().filter(|manifest| manifest.live_files() != Some(0)).map(Arc::clone);
-        let files = stream::iter(live.collect::<Manifests>())
+        let live = live.collect::<Manifests>();
+        // As scans keep them, so that a scan in the same statement finds them decoded.
+        let mut ids = ids_of_few(self, live.iter().map(|manifest| &**manifest).filter(|known| !known.has_deletes));
+        ids.sort_unstable();
+        ids.dedup();
+        let ids_of_deletes = Wanted::of_deletes(self.metadata()).ids();
+        let files = stream::iter(live)
             .map(async |manifest| {
-                let decoded = self.manifest(&manifest, &[]).await?;
+                let ids = if manifest.has_deletes { &ids_of_deletes } else { &ids };
+                let decoded = self.manifest(&manifest, ids).await?;
                 let chooser = self.chooser_of(&manifest, &decoded, choosers)?;
                 let location = manifest.path.clone();
                 let found = in_background(&location, move || chooser.files(&decoded, &manifest)).await;

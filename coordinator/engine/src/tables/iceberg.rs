@@ -105,13 +105,15 @@ impl IcebergTable {
     }
 
     /// Makes a plan ready for its scans. Its columns are the table's, and behind them those that only deletes still know.
-    fn kept(&self, mut files: FilePlan, session: &dyn Session) -> Result<KeptPlan> {
+    fn kept(&self, mut files: FilePlan, is_counted: bool, session: &dyn Session) -> Result<KeptPlan> {
         let trusts_bounds = session.config().get_extension::<IcebergConfig>().is_none_or(|config| config.trust_bounds);
         let dropped = self.table.dropped_columns(&files.deletes).map_err(external)?;
         let schema = with_dropped(&self.schema, &dropped);
         let statistics = statistics(&self.table, &schema, &files, trusts_bounds);
         files.files.iter_mut().for_each(|file| file.columns = Box::default());
-        KeptPlan::new(files, schema, statistics, session)
+        let mut kept = KeptPlan::new(files, schema, statistics, session)?;
+        kept.is_counted = is_counted;
+        Ok(kept)
     }
 
     /// Makes the scan of a plan.
@@ -124,7 +126,8 @@ impl IcebergTable {
         let PlannedFiles { files, url, stores } = PlannedFiles::of(&self.table, &plan.files, schema, session)?;
         let held = MemoryConsumer::new("files of a scan").register(&session.runtime_env().memory_pool);
         held.try_grow(files.iter().map(held_bytes).sum())?;
-        let statistics = if columns.is_empty() { plan.counted(&files).await? } else { plan.statistics.clone() };
+        let is_counted = columns.is_empty() && plan.is_counted;
+        let statistics = if is_counted { plan.counted(&files).await? } else { plan.statistics.clone() };
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];
         let count = groups.len();
         let name = TableReference::bare(self.table.name());

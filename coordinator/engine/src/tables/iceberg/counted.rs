@@ -19,8 +19,8 @@ const VECTORS_MAX: usize = 1024;
 const VECTORS_BYTES_MAX: u64 = 32 << 20;
 
 impl KeptPlan {
-    /// Returns the statistics of a scan that reads no column: its rows are counted, and nothing else. `files` are those of the plan. The
-    /// vectors are read once a statement.
+    /// Returns the statistics of a scan whose rows are counted, and nothing else. `files` are those of the plan. The vectors are read once a
+    /// statement.
     ///
     /// # Errors
     /// Those of reading the vectors, and vectors that are not as their manifests say.

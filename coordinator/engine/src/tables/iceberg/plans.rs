@@ -66,6 +66,8 @@ pub(super) struct KeptPlan {
     /// Columns of the table, and behind them those that only deletes still know.
     pub(super) schema: SchemaRef,
     pub(super) statistics: Statistics,
+    /// True where an aggregate over the scan may count its rows.
+    pub(super) is_counted: bool,
     /// Set once its vectors were read, and are as their manifests say.
     pub(super) are_vectors_right: OnceCell<()>,
     _memory: MemoryReservation,
@@ -87,6 +89,7 @@ struct ToldScan {
     provider: Arc<dyn TableProvider>,
     version: Version,
     asked: AskedScan,
+    is_counted: bool,
 }
 
 impl AskedScan {
@@ -129,13 +132,13 @@ impl KeptPlan {
     ) -> Result<Self> {
         let memory = MemoryConsumer::new("plan of a scan").register(&session.runtime_env().memory_pool);
         memory.try_grow(files.held_bytes())?;
-        Ok(Self { files, schema, statistics, are_vectors_right: OnceCell::new(), _memory: memory })
+        Ok(Self { files, schema, statistics, is_counted: true, are_vectors_right: OnceCell::new(), _memory: memory })
     }
 }
 
 impl ToldScan {
     fn is(&self, other: &ToldScan) -> bool {
-        self.version == other.version && self.asked.is(&other.asked)
+        self.version == other.version && self.is_counted == other.is_counted && self.asked.is(&other.asked)
     }
 
     fn table(&self) -> Result<&IcebergTable> {
@@ -151,15 +154,19 @@ impl ScanPlans {
     pub fn tell(session: &dyn Session, plan: &LogicalPlan) {
         let Some(plans) = session.config().get_extension::<ScanPlans>() else { return };
         let mut told: HashMap<TableName, Vec<ToldScan>> = HashMap::new();
-        let mut known = HashSet::new();
+        let mut known = HashMap::new();
         let mut also: HashMap<String, BTreeSet<i32>> = HashMap::new();
-        for_each_scan(plan, |provider, scan| {
+        for_each_scan(plan, |provider, scan, is_counted| {
             let Some(IcebergTable { table, .. }) = provider.downcast_ref() else { return };
             let (name, version) = (TableName::of(table), Version::of(table));
             let asked = asked(table, scan.projection.as_deref(), &scan.filters);
             also.entry(name.metadata_location.clone()).or_default().extend(&asked.columns);
-            if known.insert((name.clone(), version, asked.columns.clone(), Arc::clone(&asked.told))) {
-                told.entry(name).or_default().push(ToldScan { provider: Arc::clone(provider), version, asked });
+            let scans = told.entry(name.clone()).or_default();
+            let key = (name, version, asked.columns.clone(), Arc::clone(&asked.told));
+            let place = *known.entry(key).or_insert(scans.len());
+            match scans.get_mut(place) {
+                Some(same) => same.is_counted |= is_counted,
+                None => scans.push(ToldScan { provider: Arc::clone(provider), version, asked, is_counted }),
             }
         });
         let mut tables = plans.lock();
@@ -206,7 +213,7 @@ impl ScanPlans {
             None => {
                 let table = own.at_hand(session)?;
                 let plan = table.plan(&asked.request(&BTreeSet::new())).await.map_err(external)?;
-                Ok(Arc::new(own.kept(plan, session)?))
+                Ok(Arc::new(own.kept(plan, true, session)?))
             }
         }
     }
@@ -229,7 +236,7 @@ impl TableScans {
                 .collect::<Vec<_>>();
             let plans = plan_versions(&requests).await.map_err(external)?;
             for ((place, scan), plan) in missing.into_iter().zip(plans) {
-                made.insert(place, Arc::new(scan.table()?.kept(plan, session)?));
+                made.insert(place, Arc::new(scan.table()?.kept(plan, scan.is_counted, session)?));
             }
         }
         match made.get(&place) {
@@ -239,16 +246,39 @@ impl TableScans {
     }
 }
 
-fn for_each_scan(plan: &LogicalPlan, mut visit: impl FnMut(&Arc<dyn TableProvider>, &TableScan)) {
+/// Visits the scans of a statement, each with the answer whether an aggregate may count its rows.
+fn for_each_scan(plan: &LogicalPlan, mut visit: impl FnMut(&Arc<dyn TableProvider>, &TableScan, bool)) {
+    let mut counted: HashSet<*const TableScan> = HashSet::new();
     let visited = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && let Ok(provider) = source_as_provider(&scan.source)
-        {
-            visit(&provider, scan);
+        match node {
+            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
+                counted.extend(scans_below(&aggregate.input).into_iter().map(std::ptr::from_ref));
+            }
+            LogicalPlan::TableScan(scan) => {
+                if let Ok(provider) = source_as_provider(&scan.source) {
+                    visit(&provider, scan, counted.contains(&std::ptr::from_ref(scan)));
+                }
+            }
+            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the visit never fails");
+}
+
+/// Lists the scans whose rows a plan has, all of them and no others.
+fn scans_below(plan: &LogicalPlan) -> Vec<&TableScan> {
+    let (mut found, mut plans) = (Vec::new(), vec![plan]);
+    while let Some(next) = plans.pop() {
+        match next {
+            LogicalPlan::TableScan(scan) => found.push(scan),
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) => {
+                plans.extend(next.inputs());
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Describes a scan. The columns of its filters are among those of its projection.
@@ -310,6 +340,17 @@ mod tests {
         assert_eq!(columns, [[11]], "one scan");
         assert!(!Arc::ptr_eq(&first, &other));
         assert_eq!(told("SELECT a FROM t WHERE a > 1 UNION ALL SELECT a FROM again").await.0, [[11], [11]]);
+        for (sql, expect) in [
+            ("SELECT count(*) FROM t", true),
+            ("SELECT count(*) FROM (SELECT 1 FROM t UNION ALL SELECT 2 FROM again)", true),
+            ("SELECT 1 FROM t LIMIT 1", false),
+            ("SELECT count(*) FROM (SELECT 1 FROM t LIMIT 1)", false),
+            ("SELECT a FROM again WHERE EXISTS (SELECT 1 FROM t)", false),
+            ("SELECT 1 FROM t UNION ALL SELECT count(*) FROM again", true),
+        ] {
+            let is_counted = told(sql).await.2.scans.iter().any(|scan| scan.is_counted);
+            assert_eq!(is_counted, expect, "{sql}");
+        }
     }
 
     #[test]
