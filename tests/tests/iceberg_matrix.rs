@@ -338,7 +338,7 @@ fn the_matrix_covers_the_review_and_is_judged() {
             let agree = ask.judges.iter().filter(|(judge, verdict)| *judge != "rust" && *verdict == "ok").count();
             let judged = ask.rows.is_none() || agree >= 2 || ask.few_judges.is_some();
             assert!(judged, "{}: `{}`: {agree} judges agree", table.name, ask.sql);
-            let is_known = ask.judged.as_ref().is_none_or(|judged| *judged == digest(&table.name, ask));
+            let is_known = ask.judged.as_ref().is_some_and(|judged| *judged == digest(&table.name, ask));
             assert!(
                 is_known,
                 "{}: `{}` or its table changed since it was judged: `lab judges --write`",

@@ -36,7 +36,7 @@ async fn odd_locations_have_their_rows_and_pyiceberg_agrees() {
     let python = match environment(cache, TESTS).expect("an environment") {
         PythonEnvironment::Ready(python) => python,
         PythonEnvironment::Missing(reason) => {
-            assert!(std::env::var("CI").is_err(), "{reason}");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "CI does not skip: {reason}");
             eprintln!("skipped: {reason}");
             return;
         }

@@ -17,7 +17,7 @@ const OF_EACH: u64 = 3;
 async fn judged(seeds: Vec<(u64, gust_tests::odd_values::Query)>) -> Option<Verdicts> {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     if let PythonEnvironment::Missing(reason) = environment(cache, TESTS).expect("a folder") {
-        assert!(std::env::var("CI").is_err(), "DuckDB is missing: {reason}");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "CI does not skip: DuckDB is missing: {reason}");
         eprintln!("skipped: {reason}");
         return None;
     }
