@@ -85,7 +85,7 @@ pub(crate) struct Door {
     /// Longest time in which a client reads nothing, before its answer is cut.
     pub(crate) stalled_max: Duration,
     pub(crate) statements: Statements,
-    /// Journals of submitted statements; None unless they are asked for and the exchange outlives the server.
+    /// Journals of submitted statements; None if they are not wanted, or the exchange ends with the server.
     pub(crate) keeping: Option<Arc<Keeping>>,
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
@@ -125,11 +125,12 @@ pub(crate) enum Purpose {
 }
 
 /// Returns a digest of what makes a statement mean the same on two servers: catalogs and their places, places that may be read, the place
-/// of bare names, the set-up, and the provider of users.
-fn deployment(config: &Config, catalog: Option<&str>, setup: &[String]) -> String {
+/// of bare names, the set-up, and the provider of users. A server without users is its machine's own, and so are its statements.
+fn deployment(config: &Config, catalog: Option<&str>, setup: &[String], has_users: bool) -> String {
     let catalogs: Vec<_> = config.catalogs.iter().map(|(name, it)| (name, it.tables_in(), it.file())).collect();
     let issuer = config.server.jwt.as_ref().map(|jwt| &jwt.issuer);
-    let facts = format!("{:?}", (catalogs, &config.server.reach, catalog, setup, issuer));
+    let machine = (!has_users).then(|| whoami::fallible::hostname().unwrap_or_default());
+    let facts = format!("{:?}", (catalogs, &config.server.reach, catalog, setup, issuer, machine));
     BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(facts))
 }
 
@@ -164,16 +165,16 @@ impl Door {
         let has_journals = server.journal && config.exchange.is_some() && purpose == Purpose::Serve;
         let keeps_texts = config.history.statement == StatementKept::Text;
         if has_journals && !keeps_texts {
-            tracing::warn!(
+            tracing::info!(
                 "history.statement is `hash`, so that no text goes into a journal: submitted statements end with this server"
             );
         }
-        let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup));
+        let of_users = tokens.is_some() || provider.is_some();
+        let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup, of_users));
         let engine = Engine::open(config, options)?;
         let has_journals = has_journals && keeps_texts;
         let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
         // Users see the views that it makes. So it has no history but its own.
-        let of_users = tokens.is_some() || provider.is_some();
         let options = SessionOptions {
             principal: of_users.then(|| SETUP.to_owned()),
             own_history: of_users,
@@ -371,6 +372,15 @@ impl Door {
             session.use_schema(catalog.as_deref().or(self.catalog.as_deref()).unwrap_or(OWN_CATALOG), &schema);
         }
         Ok(session)
+    }
+
+    /// Opens a session of a user in which nothing runs. It needs no catalog, and no money.
+    ///
+    /// # Errors
+    /// Those of [`Engine::session`].
+    pub(crate) fn plain_session(&self, principal: &Principal, labels: Vec<Label>) -> Result<Session, QueryError> {
+        let (principal, own_history) = (principal.user.clone(), principal.user.is_some());
+        self.engine.session(SessionOptions { principal, own_history, labels, ..SessionOptions::default() })
     }
 
     /// Looks bare names up in `first`, else in the server's own catalog, else among the session's tables. All catalogs are at hand.

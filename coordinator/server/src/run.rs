@@ -96,6 +96,19 @@ pub(crate) async fn run_with(
     values: Vec<ScalarValue>,
     sink: &mut impl Sink,
 ) -> Result<Done, Failure> {
+    let inherited = sink.work().filter(|work| work.is_inherited()).map(|work| (work, asked.clone()));
+    let ended = Box::pin(run_all(door, asked, values, sink)).await;
+    match (ended, inherited) {
+        // Its last statement has not begun, and nobody else tells what it has cost.
+        (Err(failure), Some((work, asked))) if !work.has_begun() => {
+            sink.ending().await;
+            Err(Box::pin(unrun(door, asked, work, failure.error)).await)
+        }
+        (ended, _) => ended,
+    }
+}
+
+async fn run_all(door: &Door, asked: Asked, values: Vec<ScalarValue>, sink: &mut impl Sink) -> Result<Done, Failure> {
     let Asked { principal, sql, dry_run, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
@@ -117,13 +130,28 @@ pub(crate) async fn run_with(
     Box::pin(carry_out(door, &principal, &recorder, last.with_parameters(values), sink)).await
 }
 
-/// Ends a statement that is not run here, with what earlier servers have spent on it. It is recorded.
+/// Ends a statement that is not run here. What earlier servers have spent on it is recorded, unless another server has it now.
 pub(crate) async fn unrun(door: &Door, asked: Asked, work: Arc<WorkLog>, error: QueryError) -> Failure {
+    if !work.is_inherited() || work.is_disowned() {
+        return error.into();
+    }
     let Asked { principal, sql, wishes, .. } = asked;
-    let Ok(session) = Box::pin(door.session(&principal, wishes)).await else { return error.into() };
-    let last = parsed(&session, sql).await.ok().and_then(|mut statements| statements.pop());
-    let Some(last) = last else { return error.into() };
-    let report = Recorder::new(session).refuse(&last, work, &error).await;
+    let labels = wishes.labels.clone();
+    let session = match Box::pin(door.session(&principal, wishes)).await {
+        Ok(session) => Ok(session),
+        // Its catalog may be gone, or its budget spent.
+        Err(_) => door.plain_session(&principal, labels),
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(unopened) => {
+            tracing::warn!(id = work.id(), "what earlier servers have spent is not recorded: {unopened}");
+            return error.into();
+        }
+    };
+    // A text that another version has read may be no SQL here.
+    let last = parsed(&session, sql.clone()).await.ok().and_then(|mut statements| statements.pop());
+    let report = Recorder::new(session).refuse(last.as_ref(), &sql, work, &error).await;
     door.metrics.count(&report, &StatementEnd::from(&error));
     Failure { id: report.id.clone(), error, report: Some(Box::new(report)) }
 }
@@ -144,7 +172,7 @@ pub(crate) async fn carry_out(
     sink: &mut impl Sink,
 ) -> Result<Done, Failure> {
     let work = sink.work();
-    let mut running = start(door, principal, recorder, statement, work, sink).await?;
+    let mut running = start(door, principal, recorder, statement, work.clone(), sink).await?;
     let (id, is_silent) = (running.id().to_owned(), running.is_silent());
     let unwanted = sink.unwanted();
     let written = tokio::select! {
@@ -155,7 +183,7 @@ pub(crate) async fn carry_out(
         gone = gone(door, principal, unwanted) => Err(StreamError::Query(gone)),
     };
     sink.ending().await;
-    let report = Box::new(finish(door, recorder, running, &end_of(&written)).await);
+    let report = Box::new(finish(door, recorder, running, &end_of(&written), is_lost(work.as_ref())).await);
     match written {
         Ok(_) => Ok(Done { id, is_silent, report }),
         Err(StreamError::Query(error)) => Err(Failure { id: Some(id), error, report: Some(report) }),
@@ -173,7 +201,7 @@ async fn start(
 ) -> Result<RunningStatement, Failure> {
     let unwanted = sink.unwanted();
     let gone = tokio::select! {
-        running = Box::pin(recorder.run_noted(statement, work)) => {
+        running = Box::pin(recorder.run_noted(statement, work.clone())) => {
             return running.map_err(|refused| {
                 door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
@@ -184,7 +212,7 @@ async fn start(
     // Whose statement it is has to be known before it is recorded.
     sink.ending().await;
     let report = recorder.interrupt().await.map(Box::new);
-    if let Some(report) = &report {
+    if let Some(report) = report.as_ref().filter(|_| !is_lost(work.as_ref())) {
         door.metrics.count(report, &StatementEnd::from(&gone));
     }
     let id = report.as_ref().and_then(|report| report.id.clone());
@@ -215,15 +243,28 @@ async fn silently(
         Ok(()) => end_of(&Ok(0)),
         Err(error) => StatementEnd::from(error),
     };
-    let report = finish(door, recorder, running, &end).await;
+    let report = finish(door, recorder, running, &end, false).await;
     ended.map_err(|error| Failure { id, error, report: Some(Box::new(report)) })
 }
 
-/// Ends a statement, records it and counts it.
-async fn finish(door: &Door, recorder: &Recorder, running: RunningStatement, end: &StatementEnd) -> Report {
+/// Tells if another server has the statement, and records and counts all of it.
+fn is_lost(work: Option<&Arc<WorkLog>>) -> bool {
+    work.is_some_and(|work| work.is_disowned())
+}
+
+/// Ends a statement, and records and counts it unless it is lost.
+async fn finish(
+    door: &Door,
+    recorder: &Recorder,
+    running: RunningStatement,
+    end: &StatementEnd,
+    is_lost: bool,
+) -> Report {
     let (id, computing) = (running.id().to_owned(), running.computing().clone());
     let report = recorder.finish(running, end).await;
-    door.metrics.count(&report, end);
+    if !is_lost {
+        door.metrics.count(&report, end);
+    }
     computing.close();
     if !computing.is_empty() {
         // Its right to run is given back before its threads are. So it holds a place beside it.
@@ -287,6 +328,7 @@ pub(crate) fn spawn(door: &Arc<Door>, work: impl Future<Output = ()> + Send + 's
 #[cfg(test)]
 mod tests {
     use gust_engine::config::{Config, Target};
+    use gust_engine::resume::Inherited;
 
     use super::*;
     use crate::door::Purpose;
@@ -304,14 +346,60 @@ mod tests {
         }
     }
 
+    /// Sink of a statement that another server has taken, which this one hears at its end.
+    struct Lost(Arc<WorkLog>);
+
+    impl Sink for Lost {
+        async fn take(&mut self, _: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
+            std::future::pending().await
+        }
+
+        fn unwanted(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
+        fn work(&self) -> Option<Arc<WorkLog>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        async fn ending(&mut self) {
+            self.0.disown();
+        }
+    }
+
+    async fn door(history: Option<&std::path::Path>) -> Door {
+        let mut config = Config { on: Target::Local, ..Config::default() };
+        config.history.enabled = history.is_some();
+        config.history.path = history.map(|folder| folder.join("history.db"));
+        Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door")
+    }
+
+    fn asked(sql: &str) -> Asked {
+        let (principal, wishes) = (Principal::default(), SessionWishes::default());
+        Asked { principal, sql: sql.to_owned(), dry_run: false, wishes }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_statement_of_another_server_is_neither_recorded_nor_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let door = door(Some(folder.path())).await;
+        // It is lost before it is planned, while it is, or when its rows are wanted.
+        for number in 0..20 {
+            let mut lost = Lost(WorkLog::new(format!("{number:032}"), Inherited::default()));
+            let failure = Box::pin(run(&door, asked("SELECT 1"), &mut lost)).await.expect_err("it is lost");
+            assert_eq!(failure.error.kind(), ErrorKind::Interrupted);
+        }
+        let metrics = door.metrics_text(&Principal::default());
+        assert!(!metrics.contains("gust_statements_total{"), "{metrics}");
+        door.close().await;
+        let recorded: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
+        assert!(recorded.is_empty(), "{recorded:?}");
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_is_a_failure_with_its_report() {
-        let mut config = Config { on: Target::Local, ..Config::default() };
-        config.history.enabled = false;
-        let door = Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door");
-        let (principal, wishes) = (Principal::default(), SessionWishes::default());
-        let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes };
-        let failure = Box::pin(run(&door, asked, &mut Broken)).await.expect_err("it panics");
+        let door = door(None).await;
+        let failure = Box::pin(run(&door, asked("SELECT 1"), &mut Broken)).await.expect_err("it panics");
         assert_eq!(failure.error.sqlstate(), FAULT);
         let report = failure.report.expect("what it has cost");
         assert!(report.id.is_some() && report.id == failure.id, "{:?}", report.id);

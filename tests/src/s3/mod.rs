@@ -22,7 +22,7 @@ pub mod shape;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -75,6 +75,7 @@ pub struct S3Server {
     shape: CurrentShape,
     in_flight: InFlight,
     lent: Lent,
+    overwrites: Arc<AtomicBool>,
     // It is dropped before the folder, whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
@@ -89,7 +90,9 @@ impl S3Server {
         let folder =
             tempfile::Builder::new().prefix("gust-s3-").tempdir().context("cannot make a folder for objects")?;
         let requests = Arc::new(RequestLog::new());
-        let mut service = S3ServiceBuilder::new(Service::new(folder.path(), Arc::clone(&requests)));
+        let overwrites = Arc::<AtomicBool>::default();
+        let service = Service::new(folder.path(), Arc::clone(&requests), Arc::clone(&overwrites));
+        let mut service = S3ServiceBuilder::new(service);
         service.set_auth(Identities);
         let lent = Lent::default();
         service.set_access(LentOnly(lent.clone()));
@@ -106,7 +109,7 @@ impl S3Server {
             .context("cannot start the server's threads")?;
         let (shape, in_flight) = (CurrentShape::default(), InFlight::default());
         runtime.spawn(serve(listener, service, Arc::clone(&shape), Arc::clone(&in_flight)));
-        Ok(Self { endpoint, requests, shape, in_flight, lent, runtime: Some(runtime), _folder: folder })
+        Ok(Self { endpoint, requests, shape, in_flight, lent, overwrites, runtime: Some(runtime), _folder: folder })
     }
 
     /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
@@ -119,6 +122,11 @@ impl S3Server {
     pub fn set_shape_for(&self, befallen: Befallen, shape: Shape) {
         let shaper = Shaper::new(shape, Some(befallen), Arc::clone(&self.requests));
         *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(shaper));
+    }
+
+    /// Writes objects whole whatever is there already, as stores do that know no conditions.
+    pub fn overwrite(&self) {
+        self.overwrites.store(true, Ordering::Relaxed);
     }
 
     /// Returns how often each fault of the present shape befell a request.

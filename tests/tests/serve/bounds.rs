@@ -18,7 +18,7 @@ fn connect(server: &Served<'_>) -> TcpStream {
 
 /// Waits until the server closes a connection.
 #[track_caller]
-fn is_closed(stream: &mut TcpStream, within: Duration) {
+pub(super) fn is_closed(stream: &mut TcpStream, within: Duration) {
     stream.set_read_timeout(Some(within)).expect("a time-out");
     let mut left = Vec::new();
     // A reset is an end as well.
@@ -47,12 +47,6 @@ fn connections_are_bounded_and_have_to_speak() {
     server.is_well();
 }
 
-fn metric(server: &Served<'_>, name: &str) -> f64 {
-    let text = server.curl("/metrics", &[]).text();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
-}
-
 /// DataFusion's cross join hands on rows to an aggregate without a pause. 400 million pairs take two seconds of an idle processor.
 #[test]
 fn a_cancelled_query_holds_its_place_while_it_computes() {
@@ -68,12 +62,12 @@ fn a_cancelled_query_holds_its_place_while_it_computes() {
     let before = server.processor_ticks();
     let queued = post(&json!({ "sql": "SELECT 1 AS one", "wait_seconds": 0 }));
     wait_until("it computes on", || server.processor_ticks() > before + 10);
-    assert_eq!(metric(&server, "gust_queries_running"), 1.0);
+    assert_eq!(server.metric("gust_queries_running"), 1.0);
     let href = queued["href"].as_str().expect("a place");
     assert_eq!(server.curl(href, &[]).json()["state"], "QUEUED", "{queued}");
     let done = server.curl(&format!("{href}?wait_seconds=50"), &[]).json();
     assert_eq!(done["state"], "SUCCEEDED", "its turn has come: {done}");
-    wait_until("nothing runs", || metric(&server, "gust_queries_running") == 0.0);
+    wait_until("nothing runs", || server.metric("gust_queries_running") == 0.0);
 }
 
 /// Each has a thread of the server, and keeps it as long as it does not read.

@@ -1,11 +1,17 @@
 //! Users and TLS: tokens from a file, what each user sees, and files that are read anew.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::json;
 
+use super::bounds::is_closed;
+use super::postgres::{hears, message, startup_of};
 use super::{Answer, Served, pause};
 use crate::bad_input::{Place, check, fails, wait_until};
 
@@ -109,7 +115,7 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
     // A token that is taken out of the file is refused after SIGHUP. A broken file changes nothing.
     write_private(&place.path("tokens.toml"), "broken");
     server.signal("HUP");
-    pause(std::time::Duration::from_millis(300));
+    pause(Duration::from_millis(300));
     assert_eq!(ask(&bearer(&ada), "SELECT 1").status, 200);
     write_private(&place.path("tokens.toml"), &bob_lines);
     server.signal("HUP");
@@ -124,6 +130,7 @@ fn no_query_reads_the_servers_own_files() {
     let (secret, lines) = token(&place, &["ada"]);
     write_private(&place.path("tokens.toml"), &lines);
     std::fs::write(place.path("open.csv"), "word\nopen\n").expect("written");
+    std::os::unix::fs::symlink("/etc/passwd", place.path("link.csv")).expect("linked");
     let server = Served::start(&place, &[]);
     let read = |file: &str| {
         let place = place.path(file).display().to_string();
@@ -131,11 +138,74 @@ fn no_query_reads_the_servers_own_files() {
         server.curl("/v1/query", &flags(&bearer(&secret), &sql))
     };
     assert_eq!(read("open.csv").json(), json!([{ "word": "open" }]));
-    for file in ["tokens.toml", "gust.toml"] {
+    for file in ["tokens.toml", "gust.toml", "link.csv"] {
         let answer = read(file);
         assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("42501")), "{file}: {answer:?}");
-        assert!(!answer.text().contains("sha256"), "{answer:?}");
+        assert!(!answer.text().contains("sha256") && !answer.text().contains("root:"), "{answer:?}");
     }
+}
+
+/// However much it says.
+#[test]
+fn no_secret_is_in_the_log() {
+    let place = Place::new("on = 'local'\n[server]\ntokens = 'tokens.toml'\n");
+    let (secret, lines) = token(&place, &["ada"]);
+    write_private(&place.path("tokens.toml"), &lines);
+    let server = Served::start(&place, &["-vv", "--postgres", "127.0.0.1:0"]);
+    let wrong = format!("{}x", &secret[..secret.len() - 1]);
+    for (secret, status) in [(&secret, 200), (&wrong, 401)] {
+        assert_eq!(server.sql_of(secret, "SELECT 'mark' AS one").status, status);
+        let basic =
+            ["-u", &format!("ada:{secret}"), "-H", "Content-Type: application/sql", "--data-binary", "SELECT 1"];
+        assert_eq!(server.curl("/v1/query", &basic).status, status);
+        let mut socket = server.socket();
+        let password = format!("{secret}\0");
+        socket.write_all(&[startup_of("ada"), message(b'p', password.as_bytes())].concat()).expect("sent");
+        hears(&mut socket, if status == 200 { "server_version" } else { "28P01" });
+    }
+    let options = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://bucket/t.csv' OPTIONS ('aws.secret_access_key' 'hunter2')";
+    let refused = server.sql_of(&secret, options);
+    assert!(refused.status >= 400 && !refused.text().contains("hunter2"), "{refused:?}");
+    server.has_said("DEBUG");
+    let said = server.said();
+    for secret in [&secret[5..], &wrong[5..], "hunter2", &base64(&secret), &base64(&wrong)] {
+        assert!(!said.contains(secret), "`{secret}` is in the log");
+    }
+}
+
+fn base64(secret: &str) -> String {
+    base64::prelude::BASE64_STANDARD.encode(format!("ada:{secret}"))
+}
+
+/// A client that begins TLS and does not go on has its time, as one that says nothing.
+#[test]
+fn half_of_a_handshake_holds_nobody_up() {
+    let settings =
+        "on = 'local'\n[server]\ntokens = 'tokens.toml'\ntls = { certificate = 'tls.pem', key = 'tls.key' }\n";
+    let place = Place::new(settings);
+    let (secret, lines) = token(&place, &["ada"]);
+    write_private(&place.path("tokens.toml"), &lines);
+    if !certificate(&place, "tls") {
+        eprintln!("skipped: openssl is missing");
+        return;
+    }
+    let server = Served::start(&place, &[]);
+    let address = server.url.trim_start_matches("https://");
+    // Nothing, the beginning of a record of TLS, and what is none.
+    let beginnings = [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"];
+    let mut open = beginnings.map(|beginning| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.write_all(beginning).expect("sent");
+        stream
+    });
+    let authority = place.path("tls.pem").display().to_string();
+    let (authorization, sql) = (bearer(&secret), "SELECT 1 AS one");
+    let flags = [&["--cacert", authority.as_str()][..], &flags(&authorization, sql)].concat();
+    assert_eq!(server.curl("/v1/query", &flags).json(), json!([{ "one": 1 }]));
+    for stream in &mut open {
+        is_closed(stream, Duration::from_secs(20));
+    }
+    assert_eq!(server.curl("/v1/query", &flags).json(), json!([{ "one": 1 }]));
 }
 
 /// Makes a certificate for localhost with OpenSSL. Returns false where it is not there.

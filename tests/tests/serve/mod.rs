@@ -2,17 +2,21 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
+mod answers;
 mod bad_requests;
 mod bounds;
 mod budgets;
 mod flight;
 mod identity;
+mod journal_stores;
+mod journals;
 mod jwt;
 mod metrics;
 mod openapi;
@@ -36,6 +40,8 @@ pub(crate) struct Served<'a> {
     url: String,
     /// Port for clients of PostgreSQL; None without `--postgres`.
     postgres: Option<u16>,
+    /// Words on stderr until now.
+    said: Arc<Mutex<String>>,
 }
 
 /// Answer to a request, as curl has written it down.
@@ -88,13 +94,16 @@ impl<'a> Served<'a> {
             let address = line.strip_suffix(" for clients of PostgreSQL").expect("an address");
             address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
         });
+        let said = Arc::new(Mutex::new(said));
+        let heard = Arc::clone(&said);
         // A server whose words nobody reads would be held up by them.
         std::thread::spawn(move || {
             for line in words.lines().map_while(Result::ok) {
                 eprintln!("server: {line}");
+                *heard.lock().expect("no holder panics") += &format!("{line}\n");
             }
         });
-        Self { place, child, url, postgres }
+        Self { place, child, url, postgres, said }
     }
 
     /// Makes a request of a path with curl.
@@ -136,6 +145,14 @@ impl<'a> Served<'a> {
         assert_eq!(self.rows("SELECT 6 * 7 AS answer"), serde_json::json!([{"answer": 42}]));
     }
 
+    /// Returns the value of a metric that has no labels.
+    #[track_caller]
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.curl("/metrics", &[]).text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}: {text}"))
+    }
+
     /// Returns the outcomes that the history has of a statement.
     fn outcomes(&self, statement: &str) -> Vec<Value> {
         let sql = format!("SELECT outcome FROM gust.queries WHERE statement = '{statement}'");
@@ -149,6 +166,17 @@ impl<'a> Served<'a> {
         let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
         // User's and system's time are the 14th and 15th field, and the first two are cut off.
         [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number")).sum()
+    }
+
+    /// Returns its words on stderr until now.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().expect("no holder panics").clone()
+    }
+
+    /// Waits until it has said this.
+    #[track_caller]
+    fn has_said(&self, part: &str) {
+        wait_until(part, || self.said().contains(part));
     }
 
     fn signal(&self, name: &str) {

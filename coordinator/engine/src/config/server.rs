@@ -32,8 +32,8 @@ pub struct ServerConfig {
     /// Most queries that wait for their turn. One more is refused at once. Default 100.
     #[serde(deserialize_with = "units::queries")]
     pub queued_max: u32,
-    /// Most connections of HTTP. One more is closed at once. Default 500.
-    #[serde(deserialize_with = "units::queries")]
+    /// Most connections of HTTP, 1 to 10,000. One more is closed at once. Default 500.
+    #[serde(deserialize_with = "units::connections")]
     pub connections_max: u32,
     /// Most submitted statements that are under way or kept. One more makes the oldest that has ended go. Default 1,000.
     #[serde(deserialize_with = "units::statements")]
@@ -47,8 +47,8 @@ pub struct ServerConfig {
     /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
-    /// True if submitted statements have journals in the `exchange`, so that they outlive the server. Default false: see
-    /// docs/server.md for its known faults.
+    /// Permission to keep journals of submitted statements in the `exchange`, so that they outlive the server. A store that does not create
+    /// an object once, or that cannot be written, has none. Default true: docs/server.md says what is in a journal.
     pub journal: bool,
     /// Age of a submitted statement from which on it has a journal
     /// (`journal_after_seconds`). A server that is silent for three times as long is taken for gone. Default 5.
@@ -190,7 +190,7 @@ impl Default for ServerConfig {
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,
             drain: Duration::from_secs(30),
-            journal: false,
+            journal: true,
             journal_after: Duration::from_secs(5),
             budgets: Vec::new(),
             budgets_file: None,

@@ -90,7 +90,7 @@ fn a_file_sets_everything() {
         queued_max = 50
         connections_max = 200
         drain_seconds = "1m"
-        journal = true
+        journal = false
         journal_after_seconds = 2
         statements_max = 20
         keep_seconds = 60
@@ -187,7 +187,7 @@ fn a_file_sets_everything() {
             queued_max: 50,
             connections_max: 200,
             drain: Duration::from_secs(60),
-            journal: true,
+            journal: false,
             journal_after: Duration::from_secs(2),
             statements_max: 20,
             keep: Duration::from_secs(60),

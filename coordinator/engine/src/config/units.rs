@@ -18,8 +18,10 @@ pub const SHUFFLE_PARTITIONS_MAX: u32 = 1_024;
 /// Upper bound of `timeout_seconds`: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Upper bound of `server.queries_max`, `server.queued_max` and `server.connections_max`.
+/// Upper bound of `server.queries_max` and `server.queued_max`.
 pub const QUERIES_MAX: u32 = 1_000;
+/// Upper bound of `server.connections_max`. Each is an open file.
+const CONNECTIONS_MAX: u32 = 10_000;
 /// Upper bound of `server.statements_max`.
 pub const STATEMENTS_MAX: u32 = 100_000;
 /// Upper bound of `history.retention_days`: ten years.
@@ -77,6 +79,11 @@ pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
 /// Reads a number of queries.
 pub(super) fn queries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_any(Count { min: 1, max: QUERIES_MAX })
+}
+
+/// Reads a number of connections.
+pub(super) fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_any(Count { min: 1, max: CONNECTIONS_MAX })
 }
 
 /// Reads a number of kept statements.

@@ -239,7 +239,18 @@ struct State {
     sources: Option<Sources>,
     now: Option<DateTime<Utc>>,
     packed: Option<PackedAs>,
-    is_disowned: bool,
+    held: Held,
+}
+
+/// Holder of a query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Held {
+    #[default]
+    Ours,
+    /// Another coordinator may still take it over.
+    Perhaps,
+    /// Another coordinator has it.
+    Disowned,
 }
 
 #[derive(Debug)]
@@ -362,11 +373,26 @@ impl WorkLog {
 
     /// Gives the query up, because another coordinator has it. Its objects in the exchange stay.
     pub fn disown(&self) {
-        self.lock().is_disowned = true;
+        self.lock().held = Held::Disowned;
     }
 
     pub fn is_disowned(&self) -> bool {
-        self.lock().is_disowned
+        self.lock().held == Held::Disowned
+    }
+
+    /// Leaves the query's objects in the exchange at its end, because another coordinator may still take it over.
+    pub fn keep_objects(&self) {
+        self.lock().held = Held::Perhaps;
+    }
+
+    /// Tells if the query's objects stay in the exchange at its end.
+    pub(crate) fn keeps_objects(&self) -> bool {
+        self.lock().held != Held::Ours
+    }
+
+    /// Tells if the query has begun here, so that its record has what earlier coordinators did.
+    pub fn has_begun(&self) -> bool {
+        self.lock().sources.is_some()
     }
 }
 

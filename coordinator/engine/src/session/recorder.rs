@@ -109,9 +109,19 @@ impl Recorder {
         }
     }
 
-    /// Records a statement that is not run, with what earlier coordinators have spent on it. Returns its report.
-    pub async fn refuse(&self, statement: &Statement, work: Arc<WorkLog>, error: &QueryError) -> Report {
-        drop(self.begin(statement, Some(work)));
+    /// Records a statement that is not run, with what earlier coordinators have spent on it. Without a statement the record has the text.
+    /// Returns its report.
+    pub async fn refuse(
+        &self,
+        statement: Option<&Statement>,
+        text: &str,
+        work: Arc<WorkLog>,
+        error: &QueryError,
+    ) -> Report {
+        drop(match statement {
+            Some(statement) => self.begin(statement, Some(work)),
+            None => self.begin_text(text.to_owned(), Vec::new(), Some(work)),
+        });
         self.refused(error).await
     }
 
@@ -146,6 +156,10 @@ impl Recorder {
 
     /// Opens the record of a statement.
     fn begin(&self, statement: &Statement, work: Option<Arc<WorkLog>>) -> NewStatement {
+        self.begin_text(text_of(statement), self.session.tables_of(statement), work)
+    }
+
+    fn begin_text(&self, statement: String, tables: Vec<String>, work: Option<Arc<WorkLog>>) -> NewStatement {
         let history = &self.session.config().history;
         let new = self.session.new_statement(work.clone());
         let meta = StatementMeta {
@@ -153,8 +167,8 @@ impl Recorder {
             started: Utc::now(),
             user: history.user.clone(),
             labels: history.labels.clone(),
-            statement: text_of(statement),
-            tables: self.session.tables_of(statement),
+            statement,
+            tables,
         };
         let (events, stores, purse) = (new.events.clone(), new.stores().clone(), new.purse.clone());
         let shows_text = history.statement == StatementKept::Text;

@@ -13,8 +13,9 @@
 //!
 //! Non-goals: rows of statements that have ended.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,9 +46,12 @@ const VERSION: u32 = 2;
 /// Bytes of results that one entry has, about.
 const ENTRY_BYTES_MAX: usize = 8 << 20;
 
-/// Tries to write the end of a journal after the first one, and the pause before each.
+/// Tries to write the end of a journal after the first one, for which the statement's end waits, and the pause before each.
 const END_TRIES_MAX: usize = 3;
 const END_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time for which the end of a journal is tried after that.
+const END_LATER_MAX: Duration = Duration::from_secs(3_600);
 
 /// Bytes of a whole journal. A statement with more is not taken over.
 const JOURNAL_BYTES_MAX: u64 = 256 << 20;
@@ -66,6 +70,21 @@ pub(crate) struct Keeping {
     is_usable: AtomicBool,
     /// Wakes the look at others' journals.
     woken: Notify,
+    /// Statements that this server is taking over: two requests to end one must not both claim it.
+    claimed: Mutex<HashSet<String>>,
+}
+
+/// Statement that this server is taking over, until it is dropped.
+#[derive(Debug)]
+struct Claim<'a> {
+    keeping: &'a Keeping,
+    id: &'a str,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.keeping.claimed.lock().expect("no holder panics").remove(self.id);
+    }
 }
 
 /// Place at which a server goes on with a journal.
@@ -187,7 +206,14 @@ impl Submitted {
 impl Keeping {
     pub(crate) fn new(journals: Journals, deployment: String, after: Duration) -> Arc<Self> {
         let owner = Uuid::now_v7().simple().to_string();
-        Arc::new(Self { journals, owner, deployment, after, is_usable: AtomicBool::new(false), woken: Notify::new() })
+        let (is_usable, woken, claimed) = (AtomicBool::new(false), Notify::new(), Mutex::default());
+        Arc::new(Self { journals, owner, deployment, after, is_usable, woken, claimed })
+    }
+
+    /// Begins to take a statement over. None while this server does so already.
+    fn claim<'a>(&'a self, id: &'a str) -> Option<Claim<'a>> {
+        let is_new = self.claimed.lock().expect("no holder panics").insert(id.to_owned());
+        is_new.then(|| Claim { keeping: self, id })
     }
 
     /// Makes the entry of a statement that begins; None for one that ends with its server.
@@ -292,10 +318,40 @@ impl Keeper {
             }
             if written.is_none() {
                 // Another server may have it by now: nothing of it is removed here.
-                writer.give_up(Held::Left);
+                writer.held = Held::Unended;
+                writer.work.keep_objects();
             }
         }
         self.writer = Some(writer);
+    }
+
+    /// Tells if the statement has ended here, and its journal does not say so.
+    pub(crate) fn is_unended(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.held == Held::Unended)
+    }
+
+    /// Tries on to write the end of the journal, until the server stops. Returns false if it could not be written, or if another server has
+    /// the statement: then nothing of it is removed here.
+    pub(crate) async fn end_later(&mut self, stopping: &CancellationToken) -> bool {
+        let Some(writer) = self.writer.as_mut().filter(|writer| writer.held == Held::Unended) else { return true };
+        let (since, pause) = (Instant::now(), writer.keeping.after);
+        let ended = writer.keeping.encoded(What::Ended, writer.position.deaths);
+        tracing::warn!(id = writer.work.id(), "the end of its journal cannot be written: it is tried on");
+        let mut is_stopping = false;
+        while !is_stopping && since.elapsed() < END_LATER_MAX {
+            // A last try belongs to the stop.
+            is_stopping = stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
+            match writer.write(&ended).await {
+                Some(Appended::Done) => {
+                    writer.held = Held::Ours;
+                    return true;
+                }
+                Some(Appended::Taken) => return false,
+                None => {}
+            }
+        }
+        tracing::warn!(id = writer.work.id(), "another server may run it again");
+        false
     }
 
     /// Removes the journal of a statement that has ended.
@@ -333,6 +389,8 @@ enum Held {
     Taken,
     /// It is left to any other server.
     Left,
+    /// The statement has ended, and the journal does not say so.
+    Unended,
 }
 
 impl Writer {
@@ -407,8 +465,12 @@ impl Writer {
     /// Writes an entry. None after an error of the store. The first of several is logged.
     async fn write(&mut self, entry: &Bytes) -> Option<Appended> {
         let appended = match self.may_be_lost().await {
-            true => Ok(Appended::Taken),
-            false => self.keeping.journals.append(self.work.id(), self.position.next, entry).await,
+            Ok(true) => Ok(Appended::Taken),
+            Ok(false) => {
+                let appended = self.keeping.journals.append(self.work.id(), self.position.next, entry).await;
+                appended.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error),
         };
         let id = self.work.id();
         match appended {
@@ -435,13 +497,13 @@ impl Writer {
 
     /// Tells if another server may have had the statement since the last entry, and may have removed its journal by now. A number that is
     /// free says nothing then.
-    async fn may_be_lost(&self) -> bool {
+    async fn may_be_lost(&self) -> Result<bool, String> {
         let Position { next, .. } = self.position;
         if next == 0 || self.written.elapsed() < self.keeping.lease() {
-            return false;
+            return Ok(false);
         }
-        let last = self.keeping.record(self.work.id(), next - 1).await;
-        last.is_none_or(|last| last.owner != self.keeping.owner)
+        let last = self.keeping.record(self.work.id(), next - 1).await?;
+        Ok(last.is_none_or(|last| last.owner != self.keeping.owner))
     }
 
     async fn remove(&self) {

@@ -62,7 +62,7 @@ impl Door {
     pub(crate) async fn take_over(self: Arc<Self>, shown: oneshot::Sender<()>) {
         let mut shown = Some(shown);
         let Some(keeping) = self.keeping.clone() else { return };
-        if !self.stopping.run_until_cancelled(keeping.probe()).await.unwrap_or_default() {
+        if !self.stopping.run_until_cancelled(keeping.probe(&mut shown)).await.unwrap_or_default() {
             return;
         }
         let mut watched = HashMap::<String, Watched>::new();
@@ -77,7 +77,11 @@ impl Door {
                         }
                     }
                 }
-                Err(error) => tracing::warn!("journals in the exchange cannot be listed: {error}"),
+                Err(error) => {
+                    tracing::warn!("journals in the exchange cannot be listed: {error}");
+                    // Their owners may not reach it either. Each has its whole time again.
+                    watched.clear();
+                }
             }
             if let Some(shown) = shown.take() {
                 // Nobody may wait for it any more.
@@ -127,7 +131,7 @@ impl Door {
 
     /// Reads the last entry of a journal, and shows its statement's user that it is there. Returns the lease; None if it is not to be taken over.
     async fn found(&self, keeping: &Keeping, id: &str, last: u32, is_new: bool) -> Option<Duration> {
-        let Record { lease, what, .. } = keeping.record(id, last).await?;
+        let Record { lease, what, .. } = keeping.record(id, last).await.ok().flatten()?;
         if matches!(what, What::Ended) {
             // Its owner may have been killed while it removed the rest.
             return Some(lease);
@@ -173,7 +177,9 @@ impl Door {
         JournalListed { last, bytes }: JournalListed,
         purpose: Purpose,
     ) -> bool {
-        let Some(before) = keeping.record(id, last).await else { return true };
+        // Another request of this server may be about to take it, or have it.
+        let Some(_claim) = keeping.claim(id).filter(|_| !self.statements.owns(id)) else { return true };
+        let Ok(Some(before)) = keeping.record(id, last).await else { return true };
         if matches!(before.what, What::Ended) {
             self.statements.keep_unowned(|kept| kept != id);
             self.remove_leftovers(keeping, id).await;
@@ -254,8 +260,8 @@ fn may_go_on(waiting: Waiting, deaths: u32, bytes: u64) -> Result<Waiting, Query
 
 impl Keeping {
     /// Finds out if the store creates an entry once. False for a store that does not: then there are no journals. It waits for a store
-    /// that does not answer.
-    async fn probe(&self) -> bool {
+    /// that does not answer. Nobody else does.
+    async fn probe(&self, shown: &mut Option<oneshot::Sender<()>>) -> bool {
         let mut pause = PROBE_PAUSE;
         loop {
             match self.journals.creates_once().await {
@@ -268,6 +274,7 @@ impl Keeping {
                     return is_usable;
                 }
                 Err(error) if pause == PROBE_PAUSE => {
+                    drop(shown.take());
                     tracing::warn!(
                         "submitted statements end with this server until the exchange can be written: {error}"
                     );
@@ -279,14 +286,15 @@ impl Keeping {
         }
     }
 
-    pub(super) async fn record(&self, id: &str, number: u32) -> Option<Record> {
-        let read = self.journals.read(id, number).await;
-        read.ok().flatten().as_ref().and_then(decoded)
+    /// Reads an entry. None if there is none, or if it makes no sense.
+    pub(super) async fn record(&self, id: &str, number: u32) -> Result<Option<Record>, String> {
+        let read = self.journals.read(id, number).await.map_err(|error| error.to_string())?;
+        Ok(read.as_ref().and_then(decoded))
     }
 
     /// Reads the statement of a journal.
     async fn begun(&self, id: &str) -> Option<Box<Submitted>> {
-        match self.record(id, 0).await?.what {
+        match self.record(id, 0).await.ok().flatten()?.what {
             What::Begun(submitted) => Some(submitted),
             What::Work(_) | What::Beat | What::Taken | What::Ended => None,
         }

@@ -1,4 +1,6 @@
 use chrono::Utc;
+use gust_engine::config::{Config, Target};
+use gust_engine::session::{Engine, EngineOptions};
 
 use super::*;
 
@@ -43,4 +45,27 @@ fn texts_with_options_stay_on_the_server() {
     ] {
         assert_eq!(may_be_kept(sql), expect, "{sql}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_claims_a_statement_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let exchange = Some(folder.path().display().to_string());
+    let config = Config { on: Target::Local, exchange, ..Config::default() };
+    let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
+    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_secs(5));
+    let id = Uuid::now_v7().simple().to_string();
+    let [one, other] = [(); 2].map(|()| keeping.encoded(What::Taken, 1));
+    let append = |entry: Bytes| {
+        let (journals, id) = (keeping.journals.clone(), id.clone());
+        async move { journals.append(&id, 0, &entry).await.expect("a store") }
+    };
+    assert_eq!(append(one.clone()).await, Appended::Done);
+    assert_eq!(append(one).await, Appended::Done, "its answer may have been lost");
+    assert_eq!(append(other).await, Appended::Taken, "two claims of one server are two");
+    let claim = keeping.claim(&id).expect("nobody has it");
+    assert!(keeping.claim(&id).is_none(), "it is being taken");
+    drop(claim);
+    assert!(keeping.claim(&id).is_some(), "it is no more");
+    engine.close().await;
 }

@@ -53,10 +53,10 @@ pub(super) async fn carry_out(
         }
         Err(error) => {
             spooling.ending().await;
-            match spooling.work().filter(|work| work.is_inherited() && !work.is_disowned()) {
-                Some(work) => Err(Box::pin(unrun(&door, asked, work, error.clone())).await),
-                None => Err(error.clone().into()),
-            }
+            Err(match spooling.work() {
+                Some(work) => Box::pin(unrun(&door, asked, work, error.clone())).await,
+                None => error.clone().into(),
+            })
         }
     };
     drop(permit);
@@ -77,7 +77,8 @@ pub(super) async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<D
         return;
     }
     let state = entry.state();
-    let (query_id, events_total) = (state.query_id().map(str::to_owned), state.events_total());
+    let of_failure = ended.as_ref().err().and_then(|failure| failure.id.clone());
+    let (query_id, events_total) = (state.query_id().map(str::to_owned).or(of_failure), state.events_total());
     let events = state.log().map(kept).unwrap_or_default();
     let result = ended.map(|done| (done, spooling.spool.take()));
     entry.state.send_replace(State::Ended(Arc::new(Ended {
@@ -88,8 +89,22 @@ pub(super) async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<D
         at: Instant::now(),
     })));
     let Some(Journaled { work, keeper, .. }) = journaled else { return };
+    if keeper.is_unended() {
+        // Its client does not wait for it, and neither do those who want the place.
+        drop(tokio::spawn(remove(door, work, keeper)));
+    } else {
+        remove(door, work, keeper).await;
+    }
+}
+
+/// Removes the journal of a statement that has ended, and what it has left in the exchange.
+async fn remove(door: Arc<Door>, work: Arc<WorkLog>, mut keeper: Keeper) {
+    let was_unended = keeper.is_unended();
+    if !keeper.end_later(&door.stopping).await {
+        return;
+    }
     let has_left_some = work.is_inherited() && !work.is_disowned();
-    if has_left_some {
+    if has_left_some || was_unended {
         clean(&door, work.id()).await;
     }
     keeper.remove().await;

@@ -68,9 +68,8 @@ impl RunningStatement {
         if std::mem::replace(&mut self.is_settled, true) {
             return;
         }
-        let is_disowned = self.work.as_ref().is_some_and(|work| work.is_disowned());
-        if is_disowned {
-            // Another coordinator reads what is in the exchange, and removes it.
+        if self.work.as_ref().is_some_and(|work| work.keeps_objects()) {
+            // Another coordinator may read what is in the exchange. The one that ends the journal removes it.
             self.attempts = None;
             self.session.engine.has_settled(&self.id);
         }

@@ -1,0 +1,109 @@
+//! Journals in other stores than a disk: S3 that is well, S3 with faults, and stores that create nothing once.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use gust_tests::s3::shape::Faults;
+use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, Request, S3Server, SECRET_ACCESS_KEY, Shape};
+use object_store::path::Path as Key;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::Served;
+use super::restart::{FRAGMENTS, adopted, described, ended, expected, place_with, result, serve, submit, sums};
+use crate::bad_input::{Place, wait_until};
+
+/// Status of a write under a condition that does not hold.
+const NOT_SO: u16 = 412;
+
+/// Makes a place whose exchange is in the store.
+async fn place(store: &S3Server) -> Place {
+    let settings = format!(
+        "[s3]\nendpoint = '{}'\nallow_http = true\npath_style = true\nregion = '{REGION}'\naccess_key_id = '{ACCESS_KEY_ID}'\n\
+         secret_access_key = '{SECRET_ACCESS_KEY}'\n",
+        store.endpoint()
+    );
+    place_with(&store.url("x"), "", &settings).await
+}
+
+/// Lists the keys of a folder.
+fn keys(store: &S3Server, folder: &str) -> Vec<String> {
+    let (client, folder) = (store.store().expect("a client"), Key::from(folder));
+    let listed = client.list(Some(&folder)).map_ok(|meta| meta.location.to_string()).try_collect();
+    tokio::task::block_in_place(|| Handle::current().block_on(listed)).expect("listed")
+}
+
+/// Kills a server, and lets the next one end its statement.
+async fn outlives(store: &S3Server, faults: Option<Faults>) {
+    let place = place(store).await;
+    let expect = expected(&place, &sums());
+    let shape = |faults| Shape { seed: 1, scale: 1.0, pipe: None, latency: None, limits: None, faults };
+    store.set_shape(faults.map(shape));
+    let mut first = serve(&place);
+    let id = submit(&first, &sums());
+    let journal = format!("x/journals/{id}");
+    wait_until("its journal has work", || {
+        adopted(&described(&first, &id)) >= FRAGMENTS / 4 && keys(store, &journal).len() > 2
+    });
+    first.signal("KILL");
+    first.child.wait().expect("its end");
+    let second = serve(&place);
+    let told = ended(&second, &id);
+    assert_eq!((&told["state"], &result(&second, &id)), (&json!("SUCCEEDED"), &expect), "{told}");
+    let report = &told["report"];
+    assert_eq!(report["takeovers"], 1, "{report}");
+    assert!(report["fragments_reused"].as_u64() >= Some(FRAGMENTS / 5), "{report}");
+    wait_until("nothing is left in the exchange", || keys(store, "x").is_empty());
+    second.is_well();
+}
+
+/// Counts the writes of a probe, of which one is refused.
+fn is_probe(request: &&Request) -> bool {
+    request.operation == Operation::Put && request.key.starts_with("x/journals/") && request.refused == Some(NOT_SO)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_outlives_its_server_on_s3() {
+    let store = S3Server::start().expect("a server");
+    outlives(&store, None).await;
+    let refused = store.requests().iter().filter(is_probe).count();
+    assert!(refused >= 2, "each server has tried if the store creates once: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_outlives_its_server_on_s3_with_faults() {
+    let store = S3Server::start().expect("a server");
+    let faults = Faults { slow_down: 0.1, internal_error: 0.05, reset: 0.1, ..Faults::default() };
+    outlives(&store, Some(faults)).await;
+    let fired: BTreeMap<_, _> = store.fired();
+    assert_eq!(fired.len(), 3, "each kind of fault has fired: {fired:?}");
+}
+
+/// Two servers would own one statement there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_overwrites_has_no_journals() {
+    let store = S3Server::start().expect("a server");
+    store.overwrite();
+    let place = place(&store).await;
+    let server = serve(&place);
+    server.has_said("does not create an object once (If-None-Match): submitted statements end with this server");
+    let id = submit(&server, &sums());
+    wait_until("it is on its way", || adopted(&described(&server, &id)) >= FRAGMENTS / 2);
+    assert_eq!(keys(&store, "x/journals"), Vec::<String>::new());
+    assert_eq!(ended(&server, &id)["state"], "SUCCEEDED");
+    server.is_well();
+}
+
+/// A server that may not write there, or not now, is a server all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_written_has_no_journals() {
+    let store = S3Server::start().expect("a server");
+    let place = place(&store).await;
+    let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
+    std::fs::write(place.path("gust.toml"), configured.replace(SECRET_ACCESS_KEY, "wrong")).expect("written");
+    let server = Served::start(&place, &["--on", "local"]);
+    server.has_said("submitted statements end with this server until the exchange can be written");
+    assert_eq!(ended(&server, &submit(&server, "SELECT count(*) AS n FROM 'data/'"))["state"], "SUCCEEDED");
+    assert_eq!(keys(&store, "x"), Vec::<String>::new());
+    server.is_well();
+}
