@@ -39,6 +39,7 @@ mod plan;
 mod planning;
 mod random_tables;
 mod scaling;
+mod serve;
 mod shuffle;
 mod subqueries;
 mod tail;
@@ -199,6 +200,8 @@ enum Measurement {
         #[arg(long, default_value_t = 20)]
         queries: usize,
     },
+    /// A server with 200 connections at half of its capacity and above it, and with idle ones
+    Serve,
 }
 
 /// Result of a measurement.
@@ -303,6 +306,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Concurrency { queries } => {
             concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
         }
+        Measurement::Serve => Box::pin(serve::measure(&workload.serve, cache)).await,
         Measurement::Shuffle => {
             Box::pin(shuffle::measure(&workload.shuffle, &workload.prices, workload.cloud.limits)).await
         }

@@ -41,6 +41,7 @@ pub struct Workload {
     pub scaling: Scaling,
     pub concurrency: Concurrency,
     pub shuffle: Shuffle,
+    pub serve: Serve,
 }
 
 #[derive(Deserialize)]
@@ -366,6 +367,46 @@ pub struct Concurrency {
     /// Bound of p99 on functions over p99 locally.
     pub aim_ratio: f64,
     pub worst_ratio: f64,
+}
+
+/// A server, its table, and its clients.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    pub seed: u64,
+    pub rows: u64,
+    pub row_group_rows: usize,
+    pub small: String,
+    pub large: String,
+    pub large_share: f64,
+    pub users: usize,
+    pub connections: usize,
+    /// Connections of one user beside whom another has the rest.
+    pub neighbour_connections: usize,
+    pub idle_connections: usize,
+    pub alone_seconds: f64,
+    /// Connections that ask without a pause while the capacity is measured.
+    pub capacity_connections: usize,
+    pub capacity_seconds: f64,
+    pub half_seconds: f64,
+    /// Load above capacity, over it.
+    pub above: f64,
+    pub above_seconds: f64,
+    pub after_seconds: f64,
+    pub late_ms_max: f64,
+    pub others_share_max: f64,
+    pub bounds: ServeBounds,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServeBounds {
+    pub half: Limits,
+    pub refusal_ms: Limits,
+    pub normal_seconds: Limits,
+    pub growth: Limits,
+    pub neighbour: Limits,
+    pub idle: Limits,
 }
 
 pub fn read(path: &Path) -> anyhow::Result<Workload> {
