@@ -38,16 +38,22 @@ async fn outlives(store: &S3Server, faults: Option<Faults>) {
     let place = place(store).await;
     let expect = expected(&place, &sums());
     let shape = |faults| Shape { seed: 1, scale: 1.0, pipe: None, latency: None, limits: None, faults };
-    store.set_shape(faults.map(shape));
     let mut first = serve(&place);
+    // A server whose first try at the store fails has journals a second later.
+    store.set_shape(faults.map(shape));
     let id = submit(&first, &sums());
-    let journal = format!("x/journals/{id}");
-    wait_until("its journal has work", || {
-        adopted(&described(&first, &id)) >= FRAGMENTS / 4 && keys(store, &journal).len() > 2
-    });
+    let journal = format!("x/journals/{id}/");
+    // A question to the store would have its faults, too.
+    let is_entry = |request: &Request| {
+        request.operation == Operation::Put && request.key.starts_with(&journal) && request.refused.is_none()
+    };
+    let entries = || store.requests().into_iter().filter(is_entry).count();
+    wait_until("its journal has work", || adopted(&described(&first, &id)) >= FRAGMENTS / 4 && entries() > 2);
     first.signal("KILL");
     first.child.wait().expect("its end");
     let second = serve(&place);
+    // The store's faults may keep it from being shown at once.
+    wait_until("it is shown", || second.curl(&format!("/v1/statements/{id}"), &[]).status == 200);
     let told = ended(&second, &id);
     assert_eq!((&told["state"], &result(&second, &id)), (&json!("SUCCEEDED"), &expect), "{told}");
     let report = &told["report"];

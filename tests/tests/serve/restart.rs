@@ -288,8 +288,9 @@ async fn a_server_that_stops_leaves_its_statements() {
     let (sql, expect) = (sums(), expected(&place, &sums()));
     let mut first = serve(&place);
     let (id, before) = begun(&first, &sql, FRAGMENTS / 4);
-    // The second signal ends the drain.
+    // The second signal ends the drain. Two at once may be one.
     first.signal("TERM");
+    first.has_said("no more connections are taken");
     first.signal("TERM");
     first.child.wait().expect("its end");
     let second = serve(&place);
