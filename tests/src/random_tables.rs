@@ -204,7 +204,7 @@ impl<'a> Asks<'a> {
         });
         let conditions = conditions.collect();
         let keys = (0..5).map(|_| random.random_range(0..120)).collect();
-        let (name, is_explained) = (format!("t{seed}"), seed % 2 == 0);
+        let (name, is_explained) = (format!("t{seed}"), seed.is_multiple_of(2));
         Self { table, name, is_explained, conditions, then, keys, limit: random.random_range(0..100), left }
     }
 
