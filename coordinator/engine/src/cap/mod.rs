@@ -182,14 +182,20 @@ impl Cap {
         Arc::new(Self { limit, purse, tariff, coordinator_spending: Box::new(spending), state })
     }
 
-    /// Learns that a stage has another number of fragments than planned.
-    pub(crate) fn expect_fragments(self: &Arc<Self>, planned: u64, fragments: u64) {
+    /// Learns that a stage has another number of fragments than it was expected to have before.
+    pub(crate) fn expect_fragments(self: &Arc<Self>, before: u64, fragments: u64) {
         {
             let mut state = self.lock();
-            state.fragments = (state.fragments + fragments).saturating_sub(planned);
+            state.fragments = (state.fragments + fragments).saturating_sub(before);
             state.set_aside = set_aside(state.fragments, &self.tariff);
         }
         self.grant_waiting();
+    }
+
+    /// Returns the number of fragments that are expected.
+    #[cfg(test)]
+    pub(crate) fn fragments(&self) -> u64 {
+        self.lock().fragments
     }
 
     /// Checks the cap before the query runs.

@@ -36,12 +36,12 @@ use super::RemoteFragmentExec;
 use super::keys::{narrowed, told};
 use super::query::QueryContext;
 use super::run::{StageRun, with_schema};
-use super::shuffle::received;
+use super::shuffle::{fragments_of, received};
 use crate::events::QueryEvent;
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
 use crate::planner::Stage;
 use crate::planner::passes::broadcast::above_alone;
-use crate::scheduler::{AttemptNumbers, FragmentFailure};
+use crate::scheduler::{AttemptNumbers, ExpectedFragments, FragmentFailure};
 
 /// Part of a function's memory that all build sides may take, with their hash tables.
 const FUNCTION_SHARE: u64 = 2;
@@ -58,6 +58,8 @@ pub(super) struct Joining {
     pub(super) numbers: AttemptNumbers,
     /// Attempt numbers of the part of the stage that needs no build side.
     pub(super) alone_numbers: AttemptNumbers,
+    /// Fragments that the query's cap counts on, wherever the joins are done.
+    pub(super) expected: ExpectedFragments,
     pub(super) query: Arc<QueryContext>,
     pub(super) context: Arc<TaskContext>,
 }
@@ -157,9 +159,7 @@ impl Joining {
         drop((builds, held));
         let stage = match narrowed {
             Some(narrowed) => {
-                let (planned, left) = (self.stage.fragments.len(), narrowed.fragments.len());
                 self.query.attempts.events().push(told(&self.stage, &narrowed));
-                self.query.attempts.expect_fragments(planned, left);
                 Arc::new(narrowed)
             }
             None => Arc::clone(&self.stage),
@@ -167,7 +167,9 @@ impl Joining {
         // Nobody needs them.
         let is_read = !stage.fragments.is_empty() || received.is_some();
         let shared = if is_read { self.published(encoded).await? } else { Vec::new() };
-        let Self { partitions, numbers, query, context, .. } = &self;
+        let Self { partitions, numbers, expected, query, context, .. } = &self;
+        // An earlier run may have had others.
+        query.attempts.expect_fragments(expected, fragments_of(&stage, received.as_deref()));
         let answers = StageRun::start(&stage, query, *partitions, numbers, context, shared, received)?;
         Ok(JoiningPlace::Functions(Mutex::new(answers)))
     }
@@ -177,10 +179,11 @@ impl Joining {
         let missing =
             |what: &str| DataFusionError::Internal(format!("{what} of stage {} is missing", self.stage.index));
         let alone = self.stage.alone.as_ref().ok_or_else(|| missing("the plan without build sides"))?;
+        self.query.attempts.expect_fragments(&self.expected, alone.fragments.len());
         let mut builds: Vec<Option<Gathered>> = builds.into_iter().map(Some).collect();
         let rows = |rows: &Arc<dyn ExecutionPlan>| {
-            let numbers = self.alone_numbers.clone();
-            Arc::new(RemoteFragmentExec::numbered(Arc::clone(alone), rows, numbers)) as Arc<dyn ExecutionPlan>
+            let (numbers, expected) = (self.alone_numbers.clone(), self.expected.clone());
+            Arc::new(RemoteFragmentExec::numbered(Arc::clone(alone), rows, numbers, expected)) as Arc<dyn ExecutionPlan>
         };
         let plan = above_alone(&self.subtree, &rows, &mut |number, mark| {
             let build = builds.get_mut(number as usize).and_then(Option::take);

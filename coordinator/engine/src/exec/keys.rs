@@ -9,7 +9,7 @@ use object_store::path::Path;
 use super::broadcast::GatheredRows;
 use crate::events::QueryEvent;
 use crate::planner::Stage;
-use crate::planner::keys::{Came, UnitFilter, has_no_row, join_keys};
+use crate::planner::keys::{Came, UnitFilter, join_keys};
 use crate::planner::passes::units::Unit;
 use crate::tables::iceberg::AskedAgain;
 use crate::tables::keys::ColumnKeys;
@@ -23,32 +23,30 @@ pub(super) async fn narrowed(
     builds: &[&GatheredRows],
     footers: &FileMetadataCache,
 ) -> Result<Option<Stage>> {
+    let is_empty = |rows: &&GatheredRows| rows.batches.iter().all(|rows| rows.num_rows() == 0);
+    let is_empty = |came: Came| matches!(came, Came::Build(build) if builds.get(build).is_some_and(is_empty));
+    if let Some(none) = stage.without_rows(&is_empty) {
+        return Ok(Some(none));
+    }
     // The place of a fragment's rows may follow from its files.
     if stage.units.is_empty() || stage.keeps_groups {
         return Ok(None);
     }
-    let is_empty = |rows: &&GatheredRows| rows.batches.iter().all(|rows| rows.num_rows() == 0);
-    let is_empty = |came: Came| matches!(came, Came::Build(build) if builds.get(build).is_some_and(is_empty));
-    let kept = match has_no_row(&stage.plan, &is_empty) {
-        true => Vec::new(),
-        false => {
-            let mut keys = Vec::new();
-            for key in join_keys(stage) {
-                let Some(rows) = builds.get(key.build) else { continue };
-                keys.extend(key.of_rows(&rows.schema, &rows.batches)?);
-            }
-            if keys.is_empty() {
-                return Ok(None);
-            }
-            let filter = UnitFilter::new(stage, keys);
-            let places = places(stage, &filter.keys).await;
-            let is_kept = |unit: &&Unit| {
-                places.as_ref().is_none_or(|places| places.contains(&unit.file.object_meta.location))
-                    && filter.may_have(unit, footers)
-            };
-            stage.units.iter().filter(is_kept).cloned().collect()
-        }
+    let mut keys = Vec::new();
+    for key in join_keys(stage) {
+        let Some(rows) = builds.get(key.build) else { continue };
+        keys.extend(key.of_rows(&rows.schema, &rows.batches)?);
+    }
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let filter = UnitFilter::new(stage, keys);
+    let places = places(stage, &filter.keys).await;
+    let is_kept = |unit: &&Unit| {
+        places.as_ref().is_none_or(|places| places.contains(&unit.file.object_meta.location))
+            && filter.may_have(unit, footers)
     };
+    let kept: Vec<Unit> = stage.units.iter().filter(is_kept).cloned().collect();
     Ok((kept.len() < stage.units.len()).then(|| stage.over(kept)))
 }
 

@@ -30,7 +30,7 @@ pub use query::QueryContext;
 use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
 use crate::planner::passes::shuffle::{shuffles, with_shuffles};
 use crate::planner::{BroadcastExec, Stage};
-use crate::scheduler::AttemptNumbers;
+use crate::scheduler::{AttemptNumbers, ExpectedFragments};
 use broadcast::{Joining, JoiningPlace, JoiningRun};
 use run::{PartitionAnswers, StageRun};
 
@@ -63,6 +63,8 @@ pub struct RemoteFragmentExec {
     numbers: AttemptNumbers,
     /// Those of the stage that takes its place if its build sides are too large.
     alone_numbers: AttemptNumbers,
+    /// Fragments that the query's cap counts on for it, over all runs.
+    expected: ExpectedFragments,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -128,15 +130,22 @@ impl RemoteFragmentExec {
         // A stage over exchanges may begin with more fragments than planned.
         let more = if stage.is_over_parts() { stage.shuffle.fragments_max } else { 0 };
         let numbers = AttemptNumbers::new(stage.fragments.len().max(more));
-        Self::numbered(stage, subtree, numbers)
+        let expected = ExpectedFragments::new(stage.fragments.len());
+        Self::numbered(stage, subtree, numbers, expected)
     }
 
     /// Makes the leaf of a stage that may have run before, with these numbers.
-    fn numbered(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>, numbers: AttemptNumbers) -> Self {
+    fn numbered(
+        stage: Arc<Stage>,
+        subtree: &Arc<dyn ExecutionPlan>,
+        numbers: AttemptNumbers,
+        expected: ExpectedFragments,
+    ) -> Self {
         let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
         let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
         Self {
             numbers,
+            expected,
             alone_numbers: AttemptNumbers::new(stage.alone.as_ref().map_or(0, |alone| alone.fragments.len())),
             builds: broadcasts(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
             producers: shuffles(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
@@ -198,6 +207,7 @@ impl RemoteFragmentExec {
             partitions: self.partitions(),
             numbers: self.numbers.clone(),
             alone_numbers: self.alone_numbers.clone(),
+            expected: self.expected.clone(),
             query: Arc::clone(query),
             context: Arc::clone(context),
         }
@@ -216,6 +226,7 @@ impl RemoteFragmentExec {
             latest_joining: Mutex::default(),
             numbers: self.numbers.clone(),
             alone_numbers: self.alone_numbers.clone(),
+            expected: self.expected.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }

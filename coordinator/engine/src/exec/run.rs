@@ -144,9 +144,6 @@ impl StageRun {
             Some(partitions) => Output::Parts { access, prefix, partitions: partitions as u32 },
             None => Output::Gather { access, prefix },
         };
-        if received.is_some() {
-            query.attempts.expect_fragments(stage.fragments.len(), fragments);
-        }
         let shared_work = SharedWork::of(&shared);
         let plan = PlanPublisher::new(stage.stage_plan(output, query.options.clone(), shared)?);
         let attempts = query.attempts.stage(expected);

@@ -197,12 +197,23 @@ fn of_row_groups(unit: &Unit, columns: Schema, footer: &ParquetMetaData) -> Resu
 }
 
 impl Stage {
+    /// Makes the stage over none of its units, if its plan has no row where `is_empty` says which build sides have none. None if it may have one. A stage
+    /// that keeps groups may begin with fewer fragments, too: no row is at another place than its group's.
+    pub fn without_rows(&self, is_empty: &dyn Fn(Came) -> bool) -> Option<Self> {
+        (!self.units.is_empty() && has_no_row(&self.plan, is_empty)).then(|| self.over(Vec::new()))
+    }
+
     /// Makes the stage over some of its units. Its fragments have as many bytes each as those that were planned.
     #[must_use]
     pub fn over(&self, units: Vec<Unit>) -> Self {
         let kept_bytes: u64 = units.iter().map(|unit| unit.weight_bytes).sum();
+        // Units without bytes count by their number.
+        let (kept, all) = match kept_bytes {
+            0 => (units.len() as u64, self.units.len() as u64),
+            _ => (kept_bytes, self.weight_bytes()),
+        };
         let planned = self.fragments.len() as u128;
-        let wanted = (planned * u128::from(kept_bytes)).div_ceil(u128::from(self.weight_bytes().max(1))).max(1);
+        let wanted = (planned * u128::from(kept)).div_ceil(u128::from(all.max(1))).max(1);
         let packing = Packing { functions: usize::try_from(wanted).ok(), ..self.packing };
         let mut fragments = pack(&units.iter().map(|unit| unit.weight_bytes).collect::<Vec<_>>(), &packing);
         if fragments.is_empty() && has_rows_over_none(&self.plan) {
@@ -293,6 +304,12 @@ mod tests {
             let stage = stage(&sample, sql).await;
             assert_eq!(has_no_row(&stage.plan, &|came| came == Came::Build(0)), expect, "{sql}");
             assert!(!has_no_row(&stage.plan, &|_| false), "{sql}");
+            // Only a row over no rows needs a fragment.
+            let fragments = expect.then_some(usize::from(sql.contains("ROLLUP")));
+            for stage in [stage.clone(), Stage { keeps_groups: true, ..stage }] {
+                let none = stage.without_rows(&|came| came == Came::Build(0));
+                assert_eq!(none.map(|none| none.fragments.len()), fragments, "{sql}");
+            }
         }
     }
 
@@ -308,6 +325,10 @@ mod tests {
             assert_eq!((narrowed.expected.len(), narrowed.load.fragments.len()), (expect, expect));
             let read: Vec<usize> = narrowed.fragments.iter().flat_map(PackedFragment::units).collect();
             assert_eq!(read.len(), kept);
+            // Without bytes, units count.
+            let mut units = stage.units[..kept].to_vec();
+            units.iter_mut().for_each(|unit| unit.weight_bytes = 0);
+            assert_eq!(stage.over(units).fragments.len(), expect, "{kept}");
         }
     }
 

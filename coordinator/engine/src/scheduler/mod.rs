@@ -17,7 +17,7 @@
 //! In a query with a [`Cap`], each attempt is paid for before it stands in line for a slot. Time is tokio's and
 //! randomness is seeded, so that one seed gives one history.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -170,9 +170,10 @@ impl QueryAttempts {
         StageAttempts { query: Arc::clone(&self.query), expected: Arc::new(expected), progress: Arc::new(progress) }
     }
 
-    /// Tells the query's cap that a stage has another number of fragments than planned.
-    pub(crate) fn expect_fragments(&self, planned: usize, fragments: usize) {
-        self.query.cap.iter().for_each(|cap| cap.expect_fragments(planned as u64, fragments as u64));
+    /// Tells the query's cap with how many fragments a run of a stage begins.
+    pub(crate) fn expect_fragments(&self, of: &ExpectedFragments, fragments: usize) {
+        let before = of.0.swap(fragments, Ordering::Relaxed);
+        self.query.cap.iter().for_each(|cap| cap.expect_fragments(before as u64, fragments as u64));
     }
 
     /// Waits until the query can pay for reading a result of so many bytes.
@@ -239,6 +240,16 @@ impl AttemptNumbers {
     fn next(&self, fragment: u32) -> Option<u32> {
         let count = self.0.get(fragment as usize)?;
         count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1)).ok()
+    }
+}
+
+/// Fragments of a stage that the query's cap counts on: those that are planned, then those of the latest run. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct ExpectedFragments(Arc<AtomicUsize>);
+
+impl ExpectedFragments {
+    pub fn new(planned: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(planned)))
     }
 }
 

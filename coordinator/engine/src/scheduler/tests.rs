@@ -565,6 +565,18 @@ async fn retries_wait_for_money_and_speculation_does_not() {
     assert!(poor.causes().iter().all(|(_, _, cause)| *cause != AttemptCause::Speculative), "{:?}", poor.causes());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cap_counts_on_the_fragments_of_a_stages_latest_run() {
+    let cap = cap(1_000_000, 8);
+    let query = Query::with_cap(8, 60 * SECOND, |_, _| (SECOND, Done), cap.clone());
+    // One stage has four of the eight that are planned. The other one does not change.
+    let expected = ExpectedFragments::new(4);
+    for (fragments, all) in [(1, 5), (1, 5), (0, 4), (0, 4), (4, 8), (6, 10), (1, 5)] {
+        query.attempts.expect_fragments(&expected.clone(), fragments);
+        assert_eq!(cap.as_deref().map(Cap::fragments), Some(all), "{fragments}");
+    }
+}
+
 #[test]
 fn no_run_of_a_stage_has_the_numbers_of_another() {
     let numbers = AttemptNumbers::new(2);

@@ -89,11 +89,9 @@ impl ReceivedParts {
             let Came::Parts(number) = came else { return false };
             produced.get(number).is_some_and(|produced| produced.weights[partition] == 0)
         };
-        let bytes_of = |partition: usize| match has_no_row(&stage.plan, &|came| is_empty(partition, came)) {
-            true => 0,
-            false => produced.iter().map(|produced| produced.weights[partition]).sum(),
-        };
+        let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum::<u64>();
         let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
+        let may_have_rows = |partition: usize| !has_no_row(&stage.plan, &|came| is_empty(partition, came));
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
         let bytes_max = FRAGMENT_BYTES_MAX.min(memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1);
         let width = Width {
@@ -103,7 +101,7 @@ impl ReceivedParts {
             bytes_min: fragment_bytes_min,
             bytes_max,
         };
-        let fragments = fragments(&weights, width);
+        let fragments = fragments(&weights, &may_have_rows, width);
         Self { produced, fragments, prefix }
     }
 
@@ -198,8 +196,9 @@ impl Width {
     }
 }
 
-/// Cuts partitions of these bytes into runs, one a lane. No run is without bytes.
-fn fragments(weights: &[u64], width: Width) -> Vec<Vec<Range<usize>>> {
+/// Cuts partitions of these bytes into runs, one a lane. A run begins and ends with a partition that has bytes and whose join may have rows. Its other partitions
+/// are read, too, so that all bytes count for its length.
+fn fragments(weights: &[u64], may_have_rows: &dyn Fn(usize) -> bool, width: Width) -> Vec<Vec<Range<usize>>> {
     let total: u64 = weights.iter().sum();
     if total == 0 {
         return Vec::new();
@@ -213,10 +212,20 @@ fn fragments(weights: &[u64], width: Width) -> Vec<Vec<Range<usize>>> {
         let full = (sum * runs as u128 / u128::from(total)) as usize;
         ends[..full.min(runs)].iter_mut().filter(|end| **end == 0).for_each(|end| *end = partition + 1);
     }
+    let is_wanted = |partition: &usize| weights[*partition] > 0 && may_have_rows(*partition);
     let starts = std::iter::once(0).chain(ends.iter().copied());
-    let cut = starts.zip(&ends).map(|(start, end)| start..*end);
-    let cut: Vec<Range<usize>> = cut.filter(|run| weights[run.clone()].iter().any(|weight| *weight > 0)).collect();
+    let trimmed = |(start, end): (usize, &usize)| {
+        let first = (start..*end).find(is_wanted)?;
+        let end = (first..*end).rfind(is_wanted)? + 1;
+        Some(first..end)
+    };
+    let cut: Vec<Range<usize>> = starts.zip(&ends).filter_map(trimmed).collect();
     cut.chunks(lanes.max(1)).map(<[Range<usize>]>::to_vec).collect()
+}
+
+/// Returns the number of fragments with which a stage begins.
+pub(super) fn fragments_of(stage: &Stage, received: Option<&ReceivedParts>) -> usize {
+    received.map_or(stage.fragments.len(), ReceivedParts::fragments)
 }
 
 /// Runs the stages that leave rows for another, each to its end. None where there are no such stages.
@@ -244,10 +253,11 @@ pub(super) async fn received(
 fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFuture<'static, Result<Produced>> {
     async move {
         let received = received(&joining, &producers).await?;
-        let Joining { stage, numbers, query, context, .. } = &joining;
+        let Joining { stage, numbers, expected, query, context, .. } = &joining;
         let partitions = stage.shuffle.partitions.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} leaves no rows in the exchange", stage.index))
         })?;
+        query.attempts.expect_fragments(expected, fragments_of(stage, received.as_deref()));
         let mut runs = StageRun::start(stage, query, 1, numbers, context, Vec::new(), received.clone())?;
         let answers =
             runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
@@ -268,7 +278,7 @@ mod tests {
         #[track_caller]
         fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[(usize, usize)]]) {
             let width = Width { planned: most, most, lanes, bytes_min, bytes_max: u64::MAX };
-            let runs = fragments(weights, width);
+            let runs = fragments(weights, &|_| true, width);
             let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
             assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {most} {lanes} {bytes_min}");
         }
@@ -278,9 +288,31 @@ mod tests {
         check(&[1, 1, 1, 1], 8, 1, 100, &[&[(0, 4)]]);
         check(&[9, 1, 1, 1], 2, 1, 1, &[&[(0, 1)], &[(1, 4)]]);
         check(&[1, 1, 1, 9], 2, 1, 1, &[&[(0, 4)]]);
-        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(0, 3)]]);
-        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (1, 4)]]);
+        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(2, 3)]]);
+        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (3, 4)]]);
         check(&[0, 0, 0], 4, 1, 1, &[]);
+    }
+
+    #[test]
+    fn partitions_whose_join_has_no_row_are_trimmed_and_count() {
+        #[track_caller]
+        fn check(weights: &[u64], wanted: &[usize], lanes: usize, expect: &[&[(usize, usize)]]) {
+            // A lane should read at most 10 bytes.
+            let width = Width { planned: 1, most: 100, lanes, bytes_min: 1, bytes_max: 10 * lanes as u64 };
+            let runs = fragments(weights, &|partition| wanted.contains(&partition), width);
+            let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
+            assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {wanted:?} {lanes}");
+        }
+        // At the ends, and all.
+        check(&[5, 5, 5, 5], &[1], 1, &[&[(1, 2)]]);
+        check(&[5, 5, 5, 5], &[2], 1, &[&[(2, 3)]]);
+        check(&[5, 5, 5, 5], &[], 1, &[]);
+        // Between two that are wanted: what is read counts.
+        check(&[1, 8, 1, 10], &[0, 2], 1, &[&[(0, 3)]]);
+        check(&[1, 10, 10, 10, 10, 10, 1], &[0, 6], 1, &[&[(0, 1)], &[(6, 7)]]);
+        check(&[1, 9, 10, 9, 1], &[0, 4], 2, &[&[(0, 1), (4, 5)]]);
+        // One without bytes is not wanted.
+        check(&[0, 5, 5, 0], &[0, 1, 2, 3], 1, &[&[(1, 3)]]);
     }
 
     #[test]
@@ -300,12 +332,14 @@ mod tests {
     fn every_partition_with_rows_is_in_one_run() {
         for seed in 0_u64..200 {
             let weights: Vec<u64> = (0..1 + seed % 17).map(|at| (seed * 31 + at * at * 7) % 5 * (at % 3)).collect();
+            let may_have_rows = |at: usize| !(seed as usize + at * 5).is_multiple_of(4);
             for (most, lanes) in [(1, 1), (3, 1), (4, 2), (100, 3)] {
                 let width = Width { planned: most, most, lanes, bytes_min: 1, bytes_max: u64::MAX };
-                let runs: Vec<Range<usize>> = fragments(&weights, width).concat();
+                let runs: Vec<Range<usize>> = fragments(&weights, &may_have_rows, width).concat();
                 let covered = |at: &usize| runs.iter().filter(|run| run.contains(at)).count();
                 for (at, weight) in weights.iter().enumerate() {
-                    assert!(covered(&at) == 1 || (covered(&at) == 0 && *weight == 0), "{weights:?} {runs:?}");
+                    let is_wanted = *weight > 0 && may_have_rows(at);
+                    assert!(covered(&at) == 1 || (covered(&at) == 0 && !is_wanted), "{weights:?} {runs:?}");
                 }
                 assert!(runs.len() <= most * lanes);
             }
