@@ -194,7 +194,9 @@ impl Loading {
             let rows = deletes.unit().rows;
             let runs = Runs::of(&found.rows);
             let numbered = Behind { number: true, ..behind };
-            if runs.are_scattered(rows) && widened.contains_key(&numbered) {
+            // Where all rows are deleted, the decoder skips the file, however short it is.
+            let is_left = found.rows.len() < rows;
+            if is_left && runs.are_scattered(rows) && widened.contains_key(&numbered) {
                 behind = numbered;
             }
             let skipped = runs.skipped(behind.number);

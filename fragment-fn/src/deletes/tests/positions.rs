@@ -158,6 +158,35 @@ async fn deleted_pages_are_not_read() {
     assert!(left * 2 < all, "{left} bytes of {all}");
 }
 
+/// A short file is all of short runs. Its rows take no request where none is left.
+#[tokio::test]
+async fn a_wide_file_of_few_rows_that_are_all_deleted_is_its_footer() {
+    const WIDE_ROWS: u64 = 500;
+    let mut table = Table::new();
+    let names: StringArray = (0..WIDE_ROWS).map(|id| Some(format!("{id:04}").repeat(500))).collect();
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(0..WIDE_ROWS as i64)), Arc::new(names)];
+    let fields = vec![field(1, "id", DataType::Int64), field(2, "name", DataType::Utf8)];
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("a batch");
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).expect("a writer");
+    writer.write(&rows).expect("written");
+    let file = table.put("a.parquet", writer.into_inner().expect("a file")).await;
+    let file = PartitionedFile::new("a.parquet", file.size_bytes);
+    for (rows, requests) in [(WIDE_ROWS, 2), (WIDE_ROWS - 1, 3)] {
+        let vector = table.vector(&format!("{rows}.puffin"), 0..rows).await;
+        let unit = Unit { rows: WIDE_ROWS, vector: Some(vector), ..unit("a.parquet") };
+        let before = table.counters.requests().get;
+        let left = table.ids(&[(file.clone(), Some(unit))]).await.expect("rows");
+        assert_eq!(left, (rows as i64..WIDE_ROWS as i64).collect::<Vec<_>>());
+        assert_eq!(table.counters.requests().get - before, requests, "the vector, the footer, and ids that are left");
+    }
+    // A manifest that says too few rows.
+    let vector = table.vector("few.puffin", 0..WIDE_ROWS - 1).await;
+    let unit = Unit { rows: WIDE_ROWS - 1, vector: Some(vector), ..unit("a.parquet") };
+    let error = table.ids(&[(file, Some(unit))]).await.expect_err("a row that no manifest knows");
+    assert!(error.to_string().contains("it has 500 rows, its manifest says 499"), "{error}");
+}
+
 /// Few deleted rows of a large file are skipped by the decoder, many are dropped after it, and runs are skipped in both cases.
 #[tokio::test]
 async fn few_and_many_deleted_rows_of_a_large_file() {
