@@ -70,11 +70,11 @@ pub(crate) struct Keeping {
     is_usable: AtomicBool,
     /// Wakes the look at others' journals.
     woken: Notify,
-    /// Statements that this server is taking over: two requests to end one must not both claim it.
+    /// Statements that this server is taking over, or whose end it still writes: two requests to end one must not both claim it.
     claimed: Mutex<HashSet<String>>,
 }
 
-/// Statement that this server is taking over, until it is dropped.
+/// Statement that this server is taking over, or whose end it still writes, until it is dropped.
 #[derive(Debug)]
 struct Claim<'a> {
     keeping: &'a Keeping,
@@ -216,6 +216,11 @@ impl Keeping {
         is_new.then(|| Claim { keeping: self, id })
     }
 
+    /// Tells if this server is taking a statement over, or still writes its end.
+    fn is_claimed(&self, id: &str) -> bool {
+        self.claimed.lock().expect("no holder panics").contains(id)
+    }
+
     /// Makes the entry of a statement that begins; None for one that ends with its server.
     pub(crate) fn submitted(&self, asked: &Asked, at: DateTime<Utc>, key: Option<&Key>) -> Option<Submitted> {
         let is_kept = self.is_usable.load(Ordering::Relaxed) && !asked.dry_run && may_be_kept(&asked.sql);
@@ -259,6 +264,8 @@ impl Keeping {
             position,
             written: Instant::now(),
             failures: 0,
+            unanswered: None,
+            ended: None,
             held: Held::Ours,
         };
         let task = tokio::spawn(writer.run(submitted, stop.clone(), cancel));
@@ -289,7 +296,8 @@ impl Keeper {
                 written = writer.write(&entry).await;
             }
             let left = writer.keeping.encoded_for(What::Beat, writer.position.deaths, Duration::ZERO);
-            if writer.write(&left).await != Some(Appended::Taken) {
+            // Without a first entry there is nobody to whom it is left.
+            if writer.write(&left).await != Some(Appended::Taken) && writer.position.next > 0 {
                 writer.give_up(Held::Left);
             }
         }
@@ -307,14 +315,13 @@ impl Keeper {
         self.stop.cancel();
         let Ok(mut writer) = task.await else { return };
         if writer.is_kept() {
-            let ended = writer.keeping.encoded(What::Ended, writer.position.deaths);
-            let mut written = writer.write(&ended).await;
+            let mut written = writer.write_end().await;
             for _ in 0..END_TRIES_MAX {
                 if written.is_some() {
                     break;
                 }
                 tokio::time::sleep(END_PAUSE).await;
-                written = writer.write(&ended).await;
+                written = writer.write_end().await;
             }
             if written.is_none() {
                 // Another server may have it by now: nothing of it is removed here.
@@ -335,13 +342,15 @@ impl Keeper {
     pub(crate) async fn end_later(&mut self, stopping: &CancellationToken) -> bool {
         let Some(writer) = self.writer.as_mut().filter(|writer| writer.held == Held::Unended) else { return true };
         let (since, pause) = (Instant::now(), writer.keeping.after);
-        let ended = writer.keeping.encoded(What::Ended, writer.position.deaths);
-        tracing::warn!(id = writer.work.id(), "the end of its journal cannot be written: it is tried on");
+        let (keeping, id) = (Arc::clone(&writer.keeping), writer.work.id().to_owned());
+        // Once its client has let go of it, this server would take it for another's, and run it again.
+        let _claim = keeping.claim(&id);
+        tracing::warn!(id, "the end of its journal cannot be written: it is tried on");
         let mut is_stopping = false;
         while !is_stopping && since.elapsed() < END_LATER_MAX {
             // A last try belongs to the stop.
             is_stopping = stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none();
-            match writer.write(&ended).await {
+            match writer.write_end().await {
                 Some(Appended::Done) => {
                     writer.held = Held::Ours;
                     return true;
@@ -350,7 +359,7 @@ impl Keeper {
                 None => {}
             }
         }
-        tracing::warn!(id = writer.work.id(), "another server may run it again");
+        tracing::warn!(id, "another server may run it again");
         false
     }
 
@@ -378,6 +387,10 @@ struct Writer {
     written: Instant,
     /// Writes that failed, one after the other.
     failures: u32,
+    /// Entry that the store may have, because no answer to its write came. The next number is its own until it is written again.
+    unanswered: Option<Bytes>,
+    /// Last entry of the journal, once it was tried.
+    ended: Option<Bytes>,
     held: Held,
 }
 
@@ -394,9 +407,9 @@ enum Held {
 }
 
 impl Writer {
-    /// Returns true if there is a journal, and it is this server's.
+    /// Returns true if there is a journal, or may be one, and it is this server's.
     fn is_kept(&self) -> bool {
-        self.position.next > 0 && self.held == Held::Ours
+        (self.position.next > 0 || self.unanswered.is_some()) && self.held == Held::Ours
     }
 
     /// Gives the statement up, with its objects.
@@ -408,14 +421,14 @@ impl Writer {
     async fn run(mut self, submitted: Submitted, stop: CancellationToken, cancel: CancellationToken) -> Self {
         let after = self.keeping.after;
         // Most statements end before.
-        let mut pending = (self.position.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted)), 0));
-        if pending.is_some() && stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
+        let mut begun = (self.position.next == 0).then(|| self.keeping.encoded(What::Begun(Box::new(submitted)), 0));
+        if begun.is_some() && stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
             return self;
         }
         let mut last = Instant::now();
         loop {
             let is_due = || last.elapsed() >= after;
-            let entry = pending.take().or_else(|| self.entry(is_due()));
+            let entry = self.unanswered.clone().or_else(|| begun.take()).or_else(|| self.entry(is_due()));
             let mut has_more = false;
             if let Some(entry) = entry {
                 has_more = entry.len() > ENTRY_BYTES_MAX;
@@ -441,7 +454,7 @@ impl Writer {
                         cancel.cancel();
                         return self;
                     }
-                    None => (pending, has_more) = (Some(entry), false),
+                    None => has_more = false,
                 }
             }
             // The next server does not know of attempts that begin between two notes.
@@ -462,8 +475,27 @@ impl Writer {
         Some(self.keeping.encoded(what, self.position.deaths))
     }
 
-    /// Writes an entry. None after an error of the store. The first of several is logged.
+    /// Writes the end of the journal: the same entry each time, because an answer may have been lost.
+    async fn write_end(&mut self) -> Option<Appended> {
+        let (keeping, deaths) = (&self.keeping, self.position.deaths);
+        let ended = self.ended.get_or_insert_with(|| keeping.encoded(What::Ended, deaths)).clone();
+        self.write(&ended).await
+    }
+
+    /// Writes an entry, after the one that the store may have: another one of its number would look like another server's. None after an
+    /// error of the store.
     async fn write(&mut self, entry: &Bytes) -> Option<Appended> {
+        if let Some(before) = self.unanswered.clone().filter(|before| before != entry) {
+            let appended = self.append(&before).await;
+            if appended != Some(Appended::Done) {
+                return appended;
+            }
+        }
+        self.append(entry).await
+    }
+
+    /// Writes an entry as the next one. None after an error of the store. The first of several is logged.
+    async fn append(&mut self, entry: &Bytes) -> Option<Appended> {
         let appended = match self.may_be_lost().await {
             Ok(true) => Ok(Appended::Taken),
             Ok(false) => {
@@ -477,7 +509,7 @@ impl Writer {
             Ok(Appended::Done) => {
                 self.position.next += 1;
                 self.position.bytes += entry.len() as u64;
-                (self.written, self.failures) = (Instant::now(), 0);
+                (self.written, self.failures, self.unanswered) = (Instant::now(), 0, None);
                 Some(Appended::Done)
             }
             Ok(Appended::Taken) => {
@@ -490,6 +522,7 @@ impl Writer {
                     tracing::warn!(id, "its journal cannot be written: {error}; it is tried again");
                 }
                 self.failures += 1;
+                self.unanswered = Some(entry.clone());
                 None
             }
         }

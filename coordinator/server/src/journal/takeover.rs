@@ -46,8 +46,19 @@ const CANCEL_TRIES_MAX: usize = 5;
 enum Watched {
     /// Its last entry, and when that was seen first.
     Alive { last: u32, since: Instant, lease: Duration },
+    /// The same of one that means something else here, and whether the log says that nobody goes on with it.
+    Elsewhere { last: u32, since: Instant, lease: Duration, is_told: bool },
     /// It makes no sense.
     Foreign,
+}
+
+/// Last entry of a journal that another server writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Its statement may be taken over after the lease.
+    Alive(Duration),
+    /// Its server has other catalogs, or another set-up.
+    Elsewhere(Duration),
 }
 
 /// Purpose for which a statement is taken over.
@@ -72,7 +83,7 @@ impl Door {
                     self.statements.keep_unowned(|id| listed.contains_key(id));
                     watched.retain(|id, _| listed.contains_key(id) && !self.statements.owns(id));
                     for (id, listed) in listed.into_iter().take(WATCHED_MAX) {
-                        if !self.statements.owns(&id) {
+                        if !self.statements.owns(&id) && !keeping.is_claimed(&id) {
                             self.look_at(&keeping, &mut watched, id, listed).await;
                         }
                     }
@@ -89,7 +100,7 @@ impl Door {
             }
             let leases = watched.values().filter_map(|watched| match watched {
                 Watched::Alive { lease, .. } => Some(*lease / 4),
-                Watched::Foreign => None,
+                Watched::Elsewhere { .. } | Watched::Foreign => None,
             });
             let pause = leases.min().unwrap_or(IDLE_PAUSE).clamp(PAUSE_MIN, IDLE_PAUSE);
             tokio::select! {
@@ -109,8 +120,16 @@ impl Door {
         listed: JournalListed,
     ) {
         let last = listed.last;
-        match watched.get(&id) {
+        match watched.get_mut(&id) {
             Some(Watched::Foreign) => {}
+            Some(Watched::Elsewhere { last: seen, since, lease, is_told }) if *seen == last => {
+                if !*is_told && since.elapsed() >= *lease {
+                    let differs =
+                        "its server had other catalogs, `reach`, --catalog, --setup, provider of users or machine";
+                    tracing::warn!(id, "a statement whose server is gone is not taken over here: {differs}");
+                    *is_told = true;
+                }
+            }
             Some(Watched::Alive { last: seen, since, lease }) if *seen == last => {
                 if since.elapsed() >= *lease {
                     watched.remove(&id);
@@ -121,30 +140,38 @@ impl Door {
             }
             known => {
                 let is_new = known.is_none();
+                let was_told = matches!(known, Some(Watched::Elsewhere { is_told: true, .. }));
                 // One that cannot be read, or is of others' users, is looked at again the next time.
-                if let Some(lease) = self.found(keeping, &id, last, is_new).await {
-                    watched.insert(id, Watched::Alive { last, since: Instant::now(), lease });
-                }
+                let Some(found) = self.found(keeping, &id, last, is_new).await else { return };
+                let since = Instant::now();
+                let seen = match found {
+                    Found::Alive(lease) => Watched::Alive { last, since, lease },
+                    Found::Elsewhere(lease) => Watched::Elsewhere { last, since, lease, is_told: was_told },
+                };
+                watched.insert(id, seen);
             }
         }
     }
 
-    /// Reads the last entry of a journal, and shows its statement's user that it is there. Returns the lease; None if it is not to be taken over.
-    async fn found(&self, keeping: &Keeping, id: &str, last: u32, is_new: bool) -> Option<Duration> {
+    /// Reads the last entry of a journal, and shows its statement's user that it is there. None if it is not to be taken over now.
+    async fn found(&self, keeping: &Keeping, id: &str, last: u32, is_new: bool) -> Option<Found> {
         let Record { lease, what, .. } = keeping.record(id, last).await.ok().flatten()?;
         if matches!(what, What::Ended) {
             // Its owner may have been killed while it removed the rest.
-            return Some(lease);
+            return Some(Found::Alive(lease));
         }
         let submitted = keeping.begun(id).await?;
-        // It is another server's, with other users or catalogs.
+        if submitted.deployment != keeping.deployment {
+            return Some(Found::Elsewhere(lease));
+        }
+        // It is another user's, whom this server does not know.
         if !self.lets_in(keeping, &submitted) {
             return None;
         }
         if is_new {
             self.statements.show_unowned(id, submitted.principal(), &submitted);
         }
-        Some(lease)
+        Some(Found::Alive(lease))
     }
 
     /// Tells if a statement means the same here, and its user may still run it.
@@ -264,7 +291,8 @@ impl Keeping {
     async fn probe(&self, shown: &mut Option<oneshot::Sender<()>>) -> bool {
         let mut pause = PROBE_PAUSE;
         loop {
-            match self.journals.creates_once().await {
+            // One id for all tries: each of them leaves an object where nothing may be deleted.
+            match self.journals.creates_once(&self.owner).await {
                 Ok(is_usable) => {
                     if !is_usable {
                         let what = "the exchange's store does not create an object once (If-None-Match)";

@@ -1,5 +1,6 @@
 use chrono::Utc;
 use gust_engine::config::{Config, Target};
+use gust_engine::resume::Inherited;
 use gust_engine::session::{Engine, EngineOptions};
 
 use super::*;
@@ -67,5 +68,54 @@ async fn a_server_claims_a_statement_once() {
     assert!(keeping.claim(&id).is_none(), "it is being taken");
     drop(claim);
     assert!(keeping.claim(&id).is_some(), "it is no more");
+    engine.close().await;
+}
+
+/// The store has an entry, and the answer to its write did not come.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_an_answer_is_no_other_servers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let exchange = Some(folder.path().display().to_string());
+    let config = Config { on: Target::Local, exchange, ..Config::default() };
+    let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
+    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_secs(5));
+    for (next, is_left) in [(0, false), (0, true), (1, false), (1, true)] {
+        let id = Uuid::now_v7().simple().to_string();
+        let unanswered = keeping.encoded(What::Beat, 0);
+        let appended = keeping.journals.append(&id, next, &unanswered).await.expect("a store");
+        assert_eq!(appended, Appended::Done);
+        let writer = Writer {
+            keeping: Arc::clone(&keeping),
+            work: WorkLog::new(id.clone(), Inherited::of(&id, Vec::new())),
+            position: Position { next, ..Position::default() },
+            written: Instant::now(),
+            failures: 1,
+            unanswered: Some(unanswered),
+            ended: None,
+            held: Held::Ours,
+        };
+        let task = Some(tokio::spawn(async move { writer }));
+        let mut keeper = Keeper { stop: CancellationToken::new(), task, writer: None };
+        match is_left {
+            true => keeper.leave().await,
+            false => keeper.end().await,
+        }
+        assert!(!keeper.is_taken() && !keeper.is_unended(), "{next} {is_left}");
+        let last = keeping.record(&id, next + 1).await.expect("a store").expect("an entry");
+        assert_eq!(matches!(last.what, What::Ended), !is_left, "{next}");
+        if is_left {
+            continue;
+        }
+        // Nor did that to the end's.
+        let mut writer = keeper.writer.take().expect("it has ended");
+        writer.position.next -= 1;
+        (writer.unanswered, writer.held) = (writer.ended.clone(), Held::Unended);
+        keeper.writer = Some(writer);
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        assert!(keeper.end_later(&stopping).await, "{next}");
+        assert!(keeping.record(&id, next + 2).await.expect("a store").is_none(), "{next}: it ends once");
+        assert!(!keeping.is_claimed(&id));
+    }
     engine.close().await;
 }
