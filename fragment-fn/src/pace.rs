@@ -83,7 +83,7 @@ impl Fullest {
     /// Follows the latest rate of so many bodies, unless that is lower only because there were fewer.
     fn follow(self, rate: f64, bodies: f64) -> Self {
         let is_each_as_fast = rate / bodies >= AS_FAST * self.rate / self.bodies;
-        if rate < AS_FAST * self.rate && is_each_as_fast {
+        if rate < self.rate && bodies < self.bodies && is_each_as_fast {
             return self;
         }
         Self { rate: mean(Some(self.rate), rate), bodies: mean(Some(self.bodies), bodies) }
@@ -319,24 +319,29 @@ mod tests {
     /// A depth that is learnt from the bodies which it allows does not become smaller by itself.
     #[tokio::test(start_paused = true)]
     async fn a_store_that_limits_each_body_has_its_depth_kept() {
-        let pace = Arc::<Pace>::default();
-        pace.note_first_byte(Duration::from_millis(15));
-        // Bodies of 8 MiB, each at 90 MB/s: four times the latency of them is less than one of them.
-        let bodies_of = |depth: u64| (depth / (8 * MIB)).max(1);
-        let mut depths = vec![64 * 8 * MIB];
-        for _ in 0..20 {
-            let bodies = bodies_of(depths[depths.len() - 1]);
-            futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96))).await;
-            depths.push(pace.depth_bytes().unwrap_or_default());
+        // Bodies of 8 MiB, each at 90 MB/s: four times the latency of them is less than one of them, or about one.
+        for (latency_us, share) in [(15_000, 0.625), (22_800, 0.95)] {
+            let pace = Arc::<Pace>::default();
+            pace.note_first_byte(Duration::from_micros(latency_us));
+            let bodies_of = |depth: u64| (depth / (8 * MIB)).max(1);
+            let mut depths = vec![64 * 8 * MIB];
+            for _ in 0..20 {
+                let bodies = bodies_of(depths[depths.len() - 1]);
+                futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96))).await;
+                depths.push(pace.depth_bytes().unwrap_or_default());
+            }
+            // The second time still begins with bytes of the first.
+            assert!(depths[3..].iter().all(|depth| bodies_of(*depth) == bodies_of(depths[2])), "{share}: {depths:?}");
+            let part = depths[2] as f64 / depths[0] as f64;
+            assert!((0.9 * share..1.05 * share).contains(&part), "{share}: {depths:?}");
+            // The pipe itself becomes slower, so that each body is slower, too.
+            for _ in 0..20 {
+                let bodies = bodies_of(depths[depths.len() - 1]);
+                futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96 * bodies))).await;
+                depths.push(pace.depth_bytes().unwrap_or_default());
+            }
+            assert!(depths[depths.len() - 1] < depths[2] / 8, "{share}: {depths:?}");
         }
-        assert!(depths[2..].iter().all(|depth| bodies_of(*depth) == bodies_of(depths[1])), "{depths:?}");
-        // The pipe itself becomes slower, so that each body is slower, too.
-        for _ in 0..20 {
-            let bodies = bodies_of(depths[depths.len() - 1]);
-            futures::future::join_all((0..bodies).map(|_| stream(&pace, 8 * MIB, 96 * bodies))).await;
-            depths.push(pace.depth_bytes().unwrap_or_default());
-        }
-        assert!(depths[depths.len() - 1] < depths[2] / 8, "{depths:?}");
     }
 
     /// A body is expected at its likes' rate, and at its part of the pipe where that is less.
