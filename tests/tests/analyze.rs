@@ -3,7 +3,7 @@
 use arrow::array::{AsArray, RecordBatch};
 use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::events::StampedEvent;
+use gust_engine::events::{QueryEvent, StampedEvent};
 use gust_engine::money::Money;
 use gust_engine::report::{Report, StageWork};
 use gust_engine::session::Session;
@@ -167,6 +167,22 @@ async fn broadcasts_limits_and_local_plans_are_described() {
     let quote = running.next().await.expect("a quote").expect("rows");
     assert_eq!(quote.schema().field(0).name(), "place");
     running.finish().await;
+    session.close().await;
+}
+
+/// A description may be given up at any time, so the statement's end alone cleans up and notes the reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_noted_once_at_the_end() {
+    let lake = Lake::new().await;
+    let session = lake.session(config(Target::InProcess, 3, Some(7), 1)).await;
+    let noted = |events: &[StampedEvent]| {
+        events.iter().filter(|stamped| matches!(stamped.event, QueryEvent::CoordinatorRead { .. })).count()
+    };
+    let statement = session.parse(&format!("EXPLAIN ANALYZE {JOIN}")).expect("SQL").remove(0);
+    let mut running = session.run(statement).await.expect("it starts");
+    assert!(running.next().await.expect("a description").is_some());
+    assert_eq!(noted(&running.events().snapshot()), 0);
+    assert_eq!(noted(&running.finish().await.snapshot()), 1);
     session.close().await;
 }
 

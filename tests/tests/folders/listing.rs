@@ -139,12 +139,15 @@ async fn files_that_have_changed_since_an_earlier_statement_are_seen() {
         check("nothing has changed", &["3|2"], false).await;
         put("c.parquet", 10).await;
         check("one more", &["13|3"], true).await;
+        check("it waits after one that was misled", &["13|3"], false).await;
         put("b.parquet", 3).await;
         check("another one of that name", &["14|3"], true).await;
         check("nothing has changed again", &["14|3"], false).await;
         store.delete(&Key::from("t/a.parquet")).await.expect("deleted");
         check("one is gone", &["13|2"], true).await;
-        for name in ["t/b.parquet", "t/c.parquet"] {
+        put("d.parquet", 20).await;
+        check("it waits, so that a change costs nothing", &["33|3"], false).await;
+        for name in ["t/b.parquet", "t/c.parquet", "t/d.parquet"] {
             store.delete(&Key::from(name)).await.expect("deleted");
         }
         let error = run(&session, "SELECT sum(id) FROM t").await.expect_err("no file").to_string();

@@ -85,9 +85,9 @@ enum WasteKind {
     Hedged,
 }
 
-/// Returns the tariff with the memory size that the decision picked.
+/// Returns the tariff with the memory size that the last decision picked.
 pub fn picked_tariff(events: &[StampedEvent], tariff: &Tariff) -> Tariff {
-    let picked = events.iter().find_map(|stamped| match &stamped.event {
+    let picked = events.iter().rev().find_map(|stamped| match &stamped.event {
         QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
         _ => None,
     });

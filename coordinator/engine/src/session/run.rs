@@ -65,8 +65,8 @@ pub struct RunningStatement {
     is_silent: bool,
     /// Query to run locally if functions fail before the first row.
     fallback: Option<LogicalPlan>,
-    /// Listings that its plan was made before, and the query to plan again if they have changed.
-    unconfirmed: Option<Box<(Arc<Listings>, Replan)>>,
+    /// Listings that its plan was made before, and the query to plan anew if they have changed.
+    unconfirmed: Option<Box<(Arc<Listings>, LogicalPlan)>>,
     /// Query to plan again with sort-merge joins if the coordinator's memory does not suffice before the first row.
     replan: Option<Replan>,
     /// True if it has been planned again with sort-merge joins.
@@ -85,8 +85,6 @@ pub struct RunningStatement {
     creating: Option<CreateMemoryTable>,
     /// Description of the run that stands for the rows, if it is EXPLAIN ANALYZE.
     analyzing: Option<Box<Analyzing>>,
-    /// True once its part of the exchange is cleaned and its reads are counted.
-    is_settled: bool,
     /// File that the rows are for, if it is COPY … TO and nobody has taken it on.
     copying: Option<CopyTarget>,
     /// Account of what the coordinator has read ahead for it, and waited for.
@@ -255,19 +253,24 @@ impl RunningStatement {
             planned = planner.plan(state, &logical).await;
         }
         let planned = planned.map_err(QueryError::from_engine)?;
-        self.unconfirmed = (!is_soon).then(|| Box::new((listings, Replan::here(&planned, &logical))));
+        self.unconfirmed = (!is_soon).then(|| Box::new((listings, logical.clone())));
         if let Some(limits) = limits {
             let cap = self.session.open_cap(limits, &planned, self.events.clone()).await?;
             self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));
             self.cap = Some(cap);
         }
-        self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
-        let remote = planned.functions.is_some();
-        let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
         self.made = planned.plan.schema();
         if self.analyzing.is_none() {
             self.schema = shown(&self.made, &logical, &self.names);
         }
+        Box::pin(self.start_planned(planned, logical)).await
+    }
+
+    /// Starts a query at the place that the planner chose.
+    async fn start_planned(&mut self, planned: PlannedQuery, logical: LogicalPlan) -> Result<(), QueryError> {
+        self.events.push(QueryEvent::Planned { decision: planned.decision.clone() });
+        let remote = planned.functions.is_some();
+        let may_fall_back = self.session.target() == Target::Auto || self.session.config.allow_fallback;
         self.replan = Replan::of(&planned, &logical);
         self.fallback = (remote && may_fall_back).then_some(logical);
         match self.execute(planned).await {

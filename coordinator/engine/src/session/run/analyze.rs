@@ -6,8 +6,10 @@ use arrow::array::RecordBatch;
 use datafusion::logical_expr::{Analyze, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::RunningStatement;
+use super::closing::own_reads;
+use super::{ClosedAtEnd, RunningStatement};
 use crate::error::QueryError;
+use crate::events::StampedEvent;
 use crate::planner::{PlannedQuery, Stage, analyzed};
 use crate::report::Report;
 
@@ -54,7 +56,8 @@ impl Analyzing {
 }
 
 impl RunningStatement {
-    /// Runs the query to its end, ends the statement's work, and returns the description.
+    /// Runs the query to its end, and returns the description. The statement's end comes later: it cleans up, and notes all reads. So this
+    /// may be given up at any time.
     pub(super) async fn analyze(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         loop {
             match self.next_batch().await {
@@ -62,6 +65,7 @@ impl RunningStatement {
                 Ok(None) => break,
                 Err(error) => {
                     self.analyzing = None;
+                    self.rows = 0;
                     return Err(error);
                 }
             }
@@ -71,11 +75,16 @@ impl RunningStatement {
         let options = self.session.context.state().config_options().explain.clone();
         // A plan may hold tasks of its stages. So it goes before the attempts are closed.
         let plans = plan.map(|plan| analyzed::plans(&plan, &statement, &options));
-        // The rows were the query's. Afterwards all reads are counted, and no attempt is open any more.
+        // The rows were the query's.
         let rows = std::mem::take(&mut self.rows);
-        self.settle().await;
+        if let Some(ClosedAtEnd(attempts)) = &self.attempts {
+            attempts.close();
+        }
+        let reads = own_reads(&self.session, &self.ahead).await;
         let tariff = self.session.tariff().await;
-        let report = Report { rows, ..Report::priced(&self.events.snapshot(), tariff.as_ref()) };
+        let mut events = self.events.snapshot();
+        events.push(StampedEvent { at: self.events.elapsed(), event: reads });
+        let report = Report { rows, ..Report::priced(&events, tariff.as_ref()) };
         let work = analyzed::work(&report, &stages);
         let described: Vec<_> = std::iter::once(work).chain(plans.into_iter().flatten()).collect();
         let described = analyzed::rows(&self.schema, &described);

@@ -57,17 +57,8 @@ impl RunningStatement {
     }
 
     async fn end(mut self) -> EventLog {
-        self.settle().await;
-        self.events.push(QueryEvent::Finished { rows: self.rows });
-        self.events
-    }
-
-    /// Ends the statement's work, once: cleans up, and counts its reads. No row comes after it.
-    pub(super) async fn settle(&mut self) {
+        self.unconfirmed = None;
         self.stream = None;
-        if std::mem::replace(&mut self.is_settled, true) {
-            return;
-        }
         if self.work.as_ref().is_some_and(|work| work.keeps_objects()) {
             // Another coordinator may read what is in the exchange. The one that ends the journal removes it.
             self.attempts = None;
@@ -79,12 +70,22 @@ impl RunningStatement {
             let leftovers = Leftovers::of(&self.events.snapshot());
             clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
         }
-        completed(&self.ahead).await;
-        let OwnUsage { all: mut usage, billed } = self.session.stores.own_usage();
-        usage.ahead = self.ahead.usage();
-        usage.spans.waited_us = self.ahead.waited_us();
-        self.events.push(QueryEvent::CoordinatorRead { usage, billed });
+        let reads = own_reads(&self.session, &self.ahead).await;
+        self.events.push(reads);
+        // Rows of a query that is analyzed are never the statement's.
+        let rows = if self.analyzing.is_some() { 0 } else { self.rows };
+        self.events.push(QueryEvent::Finished { rows });
+        self.events
     }
+}
+
+/// Counts the reads of a statement until now. Its run is over.
+pub(super) async fn own_reads(session: &Session, ahead: &AheadAccount) -> QueryEvent {
+    completed(ahead).await;
+    let OwnUsage { all: mut usage, billed } = session.stores.own_usage();
+    usage.ahead = ahead.usage();
+    usage.spans.waited_us = ahead.waited_us();
+    QueryEvent::CoordinatorRead { usage, billed }
 }
 
 /// Waits until the account of what was read ahead is complete, for at most [`ACCOUNT_MAX`]. A run that was dropped ends in

@@ -1,10 +1,10 @@
-//! Runs a query once more, as long as no row was seen: with joins that spill if its hash joins do not fit memory, or alike if rows between functions are lost, or files have changed.
+//! Runs a query once more, as long as no row was seen: with joins that spill if its hash joins do not fit memory, or alike if rows between functions are lost, or as if for the first time if files have changed.
 //!
 //! ```text
 //!  hash joins ──── memory is full ───► sort-merge joins, at the same place ──► rows, or an error that names the need
 //!  functions that read of functions
 //!     └── rows are lost and not made anew ──► the same once more ──► rows, or an error that names what is lost
-//!  files of earlier listings ──── the store has others by now ──► the same once more, by its own listings
+//!  files of earlier listings ──── the store has others by now ──► decided anew, by its own listings
 //! ```
 //!
 //! Hash joins hold one of their sides and cannot spill (DataFusion 55.2). Sort-merge joins read sorted sides, and sorts
@@ -12,7 +12,7 @@
 //!
 //! Stages run anew, because their results went into the first run. They have more fragments, because a result is held
 //! as a whole. The report counts both runs. A cap and the deadline hold for both together. The place stays the same,
-//! unless the new plan cannot run on functions.
+//! unless the new plan cannot run on functions, or files have changed: other files may be many more.
 //!
 //! Non-goals: other operators that cannot spill, memory of functions, and rows that CREATE TABLE AS has kept already.
 
@@ -63,11 +63,6 @@ impl Replan {
         let replan = || Self { logical: logical.clone(), decision: decision.clone(), functions: functions.clone() };
         (has_hash_joins(plan) || functions.is_some()).then(replan)
     }
-
-    /// Makes the second plan of a query that has run on the coordinator alone.
-    pub(super) fn here(planned: &PlannedQuery, logical: &LogicalPlan) -> Self {
-        Self { logical: logical.clone(), decision: planned.decision.clone(), functions: None }
-    }
 }
 
 fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -98,9 +93,10 @@ impl RunningStatement {
     }
 
     /// Waits for the listings that the plan was made before. If the store has other files, the query begins anew.
-    pub(super) async fn confirm(&mut self, unconfirmed: Box<(Arc<Listings>, Replan)>) -> Result<(), QueryError> {
-        let (listings, replan) = *unconfirmed;
-        if self.planned_in_time(async move { Ok(listings.confirmed().await) }).await? {
+    pub(super) async fn confirm(&mut self, unconfirmed: Box<(Arc<Listings>, LogicalPlan)>) -> Result<(), QueryError> {
+        let (listings, logical) = *unconfirmed;
+        let own = Arc::clone(&listings);
+        if self.planned_in_time(async move { Ok(own.confirmed().await) }).await? {
             return Ok(());
         }
         let reason = "files of a table have changed since an earlier statement".to_owned();
@@ -109,7 +105,16 @@ impl RunningStatement {
         if let Some(analyzing) = &mut self.analyzing {
             analyzing.forget_plan();
         }
-        Box::pin(self.run_again(replan, Again::Alike)).await
+        self.released().await;
+        listings.forget();
+        let (session, query) = (self.session.clone(), logical.clone());
+        let planning = Box::pin(async move {
+            let planned = session.planner().plan(session.context.state(), &query).await;
+            planned.map_err(QueryError::from_engine)
+        });
+        let planned = self.planned_in_time(planning).await?;
+        self.announced(&planned)?;
+        Box::pin(self.start_planned(planned, logical)).await
     }
 
     async fn run_again(&mut self, replan: Replan, again: Again) -> Result<(), QueryError> {

@@ -142,7 +142,6 @@ impl Session {
             watched: None,
             creating: None,
             analyzing: None,
-            is_settled: false,
             copying,
             ahead: Arc::default(),
             computing: TaskTracker::new(),

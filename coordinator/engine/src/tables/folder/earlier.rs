@@ -7,6 +7,9 @@
 //!
 //! So nobody sees rows of files that a statement's own listing does not have. What was read for nothing is counted as the statement's.
 //!
+//! An answer that was wrong is forgotten, and the statement that it misled keeps no other. So a folder that changes all the time misleads
+//! every second statement at most.
+//!
 //! Non-goals: files of this machine, which are listed at once.
 
 use std::collections::HashMap;
@@ -84,6 +87,18 @@ impl Reply for Option<ObjectMeta> {
     }
 }
 
+impl Kept {
+    fn remove<T: Reply>(&mut self, place: &Place) {
+        let left = T::of(self).remove(place);
+        self.objects -= left.as_deref().map_or(0, room);
+    }
+}
+
+/// Returns the room that an answer takes. One without objects takes room, too.
+fn room<T: Reply>(answer: &T) -> usize {
+    answer.objects() + 1
+}
+
 impl EarlierListings {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().expect("no holder panics")
@@ -96,11 +111,8 @@ impl EarlierListings {
     /// Keeps the latest answer to a question.
     pub(super) fn keep<T: Reply>(&self, place: &Place, answer: &Arc<T>) {
         let mut kept = self.lock();
-        let left = T::of(&mut kept).remove(place);
-        // An answer without objects takes room, too.
-        let room = |answer: &T| answer.objects() + 1;
-        kept.objects -= left.as_deref().map_or(0, room);
-        let room = room(answer);
+        kept.remove::<T>(place);
+        let room = room(&**answer);
         if kept.objects + room > OBJECTS_MAX {
             *kept = Kept::default();
         }
@@ -108,6 +120,11 @@ impl EarlierListings {
             kept.objects += room;
             T::of(&mut kept).insert(place.clone(), Arc::clone(answer));
         }
+    }
+
+    /// Forgets the answer to a question.
+    pub(super) fn forget<T: Reply>(&self, place: &Place) {
+        self.lock().remove::<T>(place);
     }
 }
 
@@ -139,5 +156,7 @@ mod tests {
         assert_eq!(found("c"), None);
         listings.keep(&place("c"), &Arc::new(None));
         assert_eq!((found("c"), listings.lock().objects), (None, 2));
+        listings.forget::<Option<ObjectMeta>>(&place("c"));
+        assert_eq!(listings.lock().objects, 0);
     }
 }

@@ -46,6 +46,8 @@ pub struct Listings {
     earlier: Arc<EarlierListings>,
     /// True while the answers of earlier statements may be used.
     hopes: AtomicBool,
+    /// True while the statement's answers are kept for later ones: until one of an earlier statement has misled it.
+    keeps: AtomicBool,
     /// Listings under way to questions that an earlier answer was used for. They end with true if theirs is the same.
     checks: Mutex<Vec<SpawnedTask<bool>>>,
 }
@@ -66,6 +68,7 @@ impl Listings {
             room: AtomicUsize::new(OBJECTS_MAX),
             earlier,
             hopes: AtomicBool::new(false),
+            keeps: AtomicBool::new(true),
             checks: Mutex::default(),
         }
     }
@@ -80,7 +83,11 @@ impl Listings {
     pub async fn confirmed(&self) -> bool {
         self.hopes.store(false, Relaxed);
         let checks = std::mem::take(&mut *self.checks.lock().expect("no holder panics"));
-        join_all(checks).await.into_iter().all(|check| check.unwrap_or(false))
+        let is_same = join_all(checks).await.into_iter().all(|check| check.unwrap_or(false));
+        if !is_same {
+            self.keeps.store(false, Relaxed);
+        }
+        is_same
     }
 
     /// Returns the listings of the statement that `state` plans. A state of no statement keeps nothing.
@@ -144,18 +151,20 @@ impl Listings {
 
     /// Keeps an answer for later statements.
     fn known<T: Reply>(&self, place: &Place, answer: &Arc<T>) {
-        if place.0 != ObjectStoreUrl::local_filesystem() {
+        if self.keeps.load(Relaxed) && place.0 != ObjectStoreUrl::local_filesystem() {
             self.earlier.keep(place, answer);
         }
     }
 
-    /// Asks in a task of its own whether an answer is still the store's.
+    /// Asks in a task of its own whether an answer is still the store's. One that is not is forgotten. `ask` may end early once it
+    /// differs, so its answer is not kept in its place.
     fn check<T: Reply>(&self, place: Place, hoped: Arc<T>, ask: impl Future<Output = Result<T>> + Send + 'static) {
         let earlier = Arc::clone(&self.earlier);
         let check = async move {
-            let Ok(answer) = ask.await else { return false };
-            let is_same = answer.is_same(&hoped);
-            earlier.keep(&place, &Arc::new(answer));
+            let is_same = ask.await.is_ok_and(|answer| answer.is_same(&hoped));
+            if !is_same {
+                earlier.forget::<T>(&place);
+            }
             is_same
         };
         let check = SpawnedTask::spawn(check.in_current_span());
@@ -254,6 +263,7 @@ impl ListedStore<'_> {
         while let Some(object) = listing.try_next().await? {
             objects.push(object);
             if objects.len() > self.listings.room.load(Relaxed) {
+                self.listings.earlier.forget::<Vec<ObjectMeta>>(&place);
                 *slot = Answer::TooLong;
                 return Ok(stream::iter(objects.into_iter().map(Ok)).chain(listing).boxed());
             }
@@ -366,6 +376,41 @@ mod tests {
         let fifth = statement(true);
         seen(&fifth).await;
         assert!(!fifth.listings.confirmed().await, "a file is another one");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_wrong_is_forgotten() {
+        let (store, _) = store().await;
+        let url = ObjectStoreUrl::parse("s3://lake").expect("a URL");
+        let earlier = Arc::<EarlierListings>::default();
+        let statement = || {
+            let listings = Arc::new(Listings::after(Arc::clone(&earlier)));
+            listings.hope();
+            ListedStore { store: &store, url: &url, listings }
+        };
+        let place = (url.clone(), Path::from("t"));
+        let kept = || earlier.get::<Vec<ObjectMeta>>(&place).map(|objects| objects.len());
+        assert_eq!(names(&statement(), "t").await.len(), 2);
+        assert_eq!(kept(), Some(2));
+        for path in ["t/c", "t/d"] {
+            store.put(&Path::from(path), "x".into()).await.expect("put");
+        }
+        let misled = statement();
+        assert_eq!(names(&misled, "t").await.len(), 2);
+        assert!(!misled.listings.confirmed().await, "there are more files");
+        assert_eq!(kept(), None, "neither the old answer nor a part of the new one");
+        misled.listings.forget();
+        assert_eq!(names(&misled, "t").await.len(), 4);
+        assert_eq!(kept(), None, "the folder changes, so the next statement does not hope");
+        let next = statement();
+        assert_eq!(names(&next, "t").await.len(), 4);
+        assert!(next.listings.confirmed().await);
+        assert_eq!(kept(), Some(4));
+        let room = AtomicUsize::new(1);
+        let short = Arc::new(Listings { room, ..Listings::after(Arc::clone(&earlier)) });
+        let short = ListedStore { store: &store, url: &url, listings: short };
+        assert_eq!(names(&short, "t").await.len(), 4);
+        assert_eq!(kept(), None, "it is too long by now");
     }
 
     #[tokio::test]
