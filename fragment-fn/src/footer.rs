@@ -160,10 +160,19 @@ impl FileEnd {
     }
 }
 
+/// Returns false for another version of an object. DataFusion's caches (55.2) compare size and time alone, and a store tells the time in
+/// seconds.
+pub fn is_same_version(kept: &ObjectMeta, object: &ObjectMeta) -> bool {
+    match (&kept.e_tag, &object.e_tag) {
+        (Some(kept), Some(own)) => kept == own,
+        _ => true,
+    }
+}
+
 /// Returns the footer of exactly this file, if it was read before.
 pub(crate) fn kept(object: &ObjectMeta, footers: &FileMetadataCache) -> Option<Arc<ParquetMetaData>> {
     let cached = footers.get(&object.location)?;
-    if !cached.is_valid_for(object) {
+    if !cached.is_valid_for(object) || !is_same_version(&cached.meta, object) {
         return None;
     }
     Some(Arc::clone(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata()))

@@ -54,7 +54,9 @@ pub use columns::FileConstants;
 pub use deletes::{DIGEST_READS_MAX, DeletePlan, DeleteReader, FileDeletes, KeyDigest, KeyGroup, VectorDigest};
 pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over};
 pub use fault::FileFault;
-pub use footer::{NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, project, read_footer, read_shipped};
+pub use footer::{
+    NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, is_same_version, project, read_footer, read_shipped,
+};
 pub use logs::without_payloads;
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};

@@ -7,7 +7,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 // `parquet` exports another type of this name, which no cache holds.
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use fragment_fn::FileDeletes;
+use fragment_fn::{FileDeletes, is_same_version};
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
@@ -190,7 +190,7 @@ pub(in crate::planner) fn is_deleted(file: &PartitionedFile) -> bool {
 /// Looks up the footer of exactly this file. None if it was not read before.
 pub fn footer(file: &PartitionedFile, footers: &FileMetadataCache) -> Option<std::sync::Arc<ParquetMetaData>> {
     let cached = footers.get(&file.object_meta.location)?;
-    if !cached.is_valid_for(&file.object_meta) {
+    if !cached.is_valid_for(&file.object_meta) || !is_same_version(&cached.meta, &file.object_meta) {
         return None;
     }
     Some(cached.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?.parquet_metadata().clone())

@@ -16,7 +16,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, create_lex_ordering};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr};
-use fragment_fn::ScanReader;
+use fragment_fn::{ScanReader, is_same_version};
 use futures::{StreamExt, TryStreamExt, stream};
 use gust_protocol::ColumnMatching;
 use object_store::{ObjectMeta, ObjectStore};
@@ -210,6 +210,7 @@ async fn file_statistics(
     let key = TableScopedPath { table: file.table_reference.clone(), path: object.location.clone() };
     if let Some(kept) = cache.as_ref().and_then(|cache| cache.get(&key))
         && kept.is_valid_for(object, &table.fingerprint)
+        && is_same_version(&kept.meta, object)
     {
         return Ok(FileMeta::new(Arc::unwrap_or_clone(kept.statistics)).with_ordering(kept.ordering));
     }
