@@ -186,7 +186,7 @@ async fn reads_are_noted_once_at_the_end() {
     session.close().await;
 }
 
-/// What fails by itself fails in the same way, and nothing is run for a statement that cannot be described.
+/// Statements that fail by themselves fail in the same way, and nothing is run for one that cannot be described.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_fails_is_not_described() {
     let lake = Lake::new().await;
