@@ -194,7 +194,7 @@ impl Loading {
             let rows = deletes.unit().rows;
             let runs = Runs::of(&found.rows);
             let numbered = Behind { number: true, ..behind };
-            // Where all rows are deleted, the decoder skips the file, however short it is.
+            // The decoder skips a file of which all rows are deleted, however short it is.
             let is_left = found.rows.len() < rows;
             if is_left && runs.are_scattered(rows) && widened.contains_key(&numbered) {
                 behind = numbered;
