@@ -7,7 +7,6 @@ import datetime
 import decimal
 import json
 import sys
-import threading
 import time
 
 import adbc_driver_flightsql.dbapi as flight
@@ -16,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.flight
 from adbc_driver_flightsql import DatabaseOptions
+
+from stopping import ENDLESS, Stopping, ends_within_a_second
 
 URI, TOKEN, OTHER, CERTIFICATE = sys.argv[1:5]
 TLS = {} if CERTIFICATE == "-" else {DatabaseOptions.TLS_ROOT_CERTS.value: open(CERTIFICATE).read()}
@@ -163,39 +164,27 @@ def cut_streams():
     raise AssertionError(f"{count} rows were taken for all")
 
 
-ENDLESS = "SELECT count(*) AS {} FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = -1"
+def cancelled_by_driver(name):
+    with connect() as connection, connection.cursor() as cursor:
+        stopping = Stopping(rows, name, cursor.adbc_cancel)
+        try:
+            cursor.execute(ENDLESS.format(name))
+            cursor.fetchall()
+        except (adbc_driver_manager.Error, OSError, pa.ArrowException):
+            return stopping.ended()
+    raise AssertionError("it was not cancelled")
 
 
-def outcome(name):
-    return rows(f"SELECT outcome FROM gust.queries WHERE statement LIKE '%AS {name} FROM%' AND statement LIKE 'SELECT count(*) AS {name}%'")
-
-
-def ends_soon(is_ended):
-    started = time.monotonic()
-    while not is_ended():
-        assert time.monotonic() - started < 5
-        time.sleep(0.05)
+def closed_early(name):
+    with connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT value AS {name} FROM generate_series(1, 1000000000)")
+        next(iter(cursor.fetch_record_batch()))
+        return time.time()
 
 
 def cancelling():
-    with connect() as connection, connection.cursor() as cursor:
-        timer = threading.Timer(1, cursor.adbc_cancel)
-        timer.start()
-        started = time.monotonic()
-        try:
-            cursor.execute(ENDLESS.format("cancelled_one"))
-            cursor.fetchall()
-        except (adbc_driver_manager.Error, OSError, pa.ArrowException):
-            assert time.monotonic() - started < 10
-        else:
-            raise AssertionError("it was not cancelled")
-    ends_soon(lambda: outcome("cancelled_one") == [("cancelled",)])
-    # A reader that closes early.
-    with connect() as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT value AS closed_early FROM generate_series(1, 100000000)")
-        next(iter(cursor.fetch_record_batch()))
-    sql = "SELECT outcome FROM gust.queries WHERE statement LIKE 'SELECT value AS closed_early%'"
-    ends_soon(lambda: rows(sql) == [("cancelled",)])
+    ends_within_a_second(rows, cancelled_by_driver)
+    ends_within_a_second(rows, closed_early)
 
 
 def updates():
@@ -361,43 +350,48 @@ def schemas():
     fails(lambda: client().get_schema(unknown, options()), "missing")
 
 
-def cancelled_by_info():
-    cancel = lambda info, token=TOKEN: client().do_action(
-        pyarrow.flight.Action("CancelFlightInfo", field(1, info.serialize())), options(token))
-    sql = "SELECT value AS by_info FROM generate_series(1, 1000000000)"
+def cancel(info, token=TOKEN):
+    return list(client().do_action(pyarrow.flight.Action("CancelFlightInfo", field(1, info.serialize())), options(token)))
+
+
+def rest(reader):
+    """Reads to the end. With `read_all` pyarrow takes a cancelled stream for a Ctrl-C, and interrupts the program."""
+    while True:
+        reader.read_chunk()
+
+
+def cancelled_with_rows(name):
+    sql = f"SELECT value AS {name} FROM generate_series(1, 1000000000)"
     info, other = info_of(sql), info_of(sql)
     assert info.endpoints[0].ticket != other.endpoints[0].ticket, "each has a ticket of its own"
-    fails(lambda: list(cancel(info)), "nothing is under way")
+    fails(lambda: cancel(info), "nothing is under way")
     reader = client().do_get(info.endpoints[0].ticket, options())
     reader.read_chunk()
-    fails(lambda: list(cancel(info, OTHER)), "nothing is under way")
-    fails(lambda: list(cancel(other)), "nothing is under way")
+    fails(lambda: cancel(info, OTHER), "nothing is under way")
+    fails(lambda: cancel(other), "nothing is under way")
     reader.read_chunk()
-    [result] = list(cancel(info))
+    began = time.time()
+    [result] = cancel(info)
     assert result.body.to_pybytes() == b"\x08\x01", "it is cancelled"
+    fails(lambda: rest(reader), "interrupted", "ancelled")
+    return began
 
-    def rest():
-        while True:
-            reader.read_chunk()
 
-    fails(rest, "interrupted", "ancelled")
-    ends_soon(lambda: rows("SELECT outcome FROM gust.queries WHERE statement LIKE '%AS by_info%' AND outcome <> 'done'") == [("cancelled",)])
-    # One that has not begun to have rows, and its predecessor's message.
-    info = info_of(ENDLESS.format("by_query"))
-    reading = threading.Thread(target=lambda: fails(lambda: client().do_get(info.endpoints[0].ticket, options()).read_all(), "interrupted", "ancelled"))
-    reading.start()
+def cancelled_before_rows(name):
+    """By the predecessor of CancelFlightInfo."""
+    info = info_of(ENDLESS.format(name))
     action = pyarrow.flight.Action("CancelQuery", command("ActionCancelQueryRequest", field(1, info.serialize())))
-    ends_soon(lambda: cancels(action))
-    reading.join()
-    ends_soon(lambda: outcome("by_query") == [("cancelled",)])
+    answers = []
+    stopping = Stopping(rows, name, lambda: answers.extend(client().do_action(action, options())))
+    fails(lambda: rest(client().do_get(info.endpoints[0].ticket, options())), "interrupted", "ancelled")
+    began = stopping.ended()
+    assert len(answers) == 1, answers
+    return began
 
 
-def cancels(action):
-    try:
-        return len(list(client().do_action(action, options()))) == 1
-    except (KeyError, pa.ArrowException, pyarrow.flight.FlightError) as error:
-        assert "nothing is under way" in str(error), error
-        return False
+def cancelled_by_info():
+    ends_within_a_second(rows, cancelled_with_rows)
+    ends_within_a_second(rows, cancelled_before_rows)
 
 
 def polled():
