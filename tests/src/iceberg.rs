@@ -1,7 +1,5 @@
 //! Writer of Iceberg's metadata for tests: tables of version 3, their partitions, metrics and deletes. It writes what it is told, be
 //! it sound or not. Independent of the reader.
-//!
-//! Avro is written as far as these files need it: records in one block, not compressed.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,6 +11,10 @@ use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::file::properties::WriterProperties;
 use roaring::RoaringTreemap;
 use serde_json::{Value, json};
+
+use avro::{Row, avro};
+
+mod avro;
 
 const FILE_PATH_ID: i32 = i32::MAX - 101;
 const POSITION_ID: i32 = i32::MAX - 102;
@@ -203,6 +205,20 @@ impl IcebergTable {
         if self.specs.is_empty() { &UNPARTED } else { &self.specs }
     }
 
+    /// Lists the names and values of a manifest's header. ClickHouse reads no manifest without them.
+    fn header(&self, spec: usize, content: i64) -> [(&'static str, String); 6] {
+        let schema = json!({"schema-id": self.older.len(), "type": "struct", "fields": self.fields});
+        let contents = if content == 0 { "data" } else { "deletes" };
+        [
+            ("schema", schema.to_string()),
+            ("schema-id", self.older.len().to_string()),
+            ("partition-spec", Value::from(part_fields(spec, &self.specs()[spec])).to_string()),
+            ("partition-spec-id", spec.to_string()),
+            ("format-version", "3".to_owned()),
+            ("content", contents.to_owned()),
+        ]
+    }
+
     /// Lists the manifest list of the files up to a commit, and its manifests. Their names begin with a text.
     fn manifests(&self, begin: &str, commit: i64) -> Vec<(String, Vec<u8>)> {
         let (mut manifests, mut files) = (Vec::new(), Vec::new());
@@ -234,7 +250,7 @@ impl IcebergTable {
                     let (tuples, rows): (Vec<&Vec<Datum>>, Vec<&Row>) = entries.iter().map(|(t, _, r)| (*t, r)).unzip();
                     let count: u64 = entries.iter().map(|(_, count, _)| count).sum();
                     let path = self.path(&format!("{group}{name}-{spec}-{number}.avro"));
-                    let bytes = manifest(&rows, spec, parts);
+                    let bytes = manifest(&rows, &self.header(spec, content), spec, parts);
                     let mut row = Row::default();
                     row.text(&path).long(bytes.len() as i64).long(spec as i64).long(content);
                     // Sequence numbers, snapshot; added, existing and deleted files.
@@ -273,7 +289,7 @@ impl IcebergTable {
         let summaries = json!({"type": "array", "items": summary, "element-id": 508});
         list_fields.push(avro_field(507, "partitions", json!(["null", summaries])));
         let list = json!({"type": "record", "name": "manifest_file", "fields": list_fields});
-        files.push((self.path(&format!("{begin}list.avro")), avro(&list, &manifests)));
+        files.push((self.path(&format!("{begin}list.avro")), avro(&list, &[], &manifests)));
         files
     }
 
@@ -282,13 +298,8 @@ impl IcebergTable {
         let mut files = self.manifests("", i64::MAX);
         let schemas = self.older.iter().chain([&self.fields]).enumerate();
         let schemas = schemas.map(|(id, fields)| json!({"schema-id": id, "type": "struct", "fields": fields}));
-        let specs = self.specs().iter().enumerate().map(|(id, parts)| {
-            let part = |(number, part): (usize, &Part)| {
-                json!({"source-id": part.source, "field-id": part_id(id, number), "name": part_name(id, number),
-                "transform": part.transform})
-            };
-            json!({"spec-id": id, "fields": parts.iter().enumerate().map(part).collect::<Vec<_>>()})
-        });
+        let specs = self.specs().iter().enumerate();
+        let specs = specs.map(|(id, parts)| json!({"spec-id": id, "fields": part_fields(id, parts)}));
         let numbers =
             self.data.iter().map(|file| &file.committed).chain(self.deletes.iter().map(|file| &file.committed));
         let last = numbers.filter_map(|committed| committed.sequence_number).chain([2]).max();
@@ -435,6 +446,15 @@ fn summary(tuples: &[&Vec<Datum>], part: usize) -> Row {
     })
 }
 
+/// Lists a spec's fields, as JSON of the metadata.
+fn part_fields(spec: usize, parts: &[Part]) -> Vec<Value> {
+    let part = |(number, part): (usize, &Part)| {
+        json!({"source-id": part.source, "field-id": part_id(spec, number), "name": part_name(spec, number),
+            "transform": part.transform})
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
 fn part_id(spec: usize, number: usize) -> i32 {
     PARTITION_ID + (10 * spec + number) as i32
 }
@@ -452,7 +472,7 @@ fn avro_field(id: i32, name: &str, ty: Value) -> Value {
     json!({"name": name, "field-id": id, "type": ty})
 }
 
-fn manifest(entries: &[&Row], spec: usize, parts: &[Part]) -> Vec<u8> {
+fn manifest(entries: &[&Row], header: &[(&str, String)], spec: usize, parts: &[Part]) -> Vec<u8> {
     let part = |(number, part): (usize, &Part)| {
         avro_field(part_id(spec, number), &part_name(spec, number), json!(["null", part.avro]))
     };
@@ -485,108 +505,5 @@ fn manifest(entries: &[&Row], spec: usize, parts: &[Part]) -> Vec<u8> {
         {"name": "sequence_number", "field-id": 3, "type": optional("long")},
         {"name": "data_file", "field-id": 2, "type": file},
     ]});
-    avro(&schema, &entries.iter().map(|row| row.0.clone()).collect::<Vec<_>>())
-}
-
-/// Makes an Avro file of one block.
-fn avro(schema: &Value, rows: &[Vec<u8>]) -> Vec<u8> {
-    let sync = [7; 16];
-    let mut file = Row(b"Obj\x01".to_vec());
-    file.long(2).text("avro.schema").text(&schema.to_string()).text("avro.codec").text("null").long(0);
-    file.0.extend(sync);
-    let block = rows.concat();
-    file.long(rows.len() as i64).long(block.len() as i64);
-    file.0.extend(block);
-    file.0.extend(sync);
-    file.0
-}
-
-/// Bytes of an Avro value.
-#[derive(Default)]
-struct Row(Vec<u8>);
-
-impl Row {
-    fn of(write: impl FnOnce(&mut Self) -> &mut Self) -> Self {
-        let mut row = Self::default();
-        write(&mut row);
-        row
-    }
-
-    /// Writes an array of one block.
-    fn items(&mut self, items: impl Iterator<Item = Row>) -> &mut Self {
-        let items: Vec<Row> = items.collect();
-        if !items.is_empty() {
-            self.long(items.len() as i64);
-            items.into_iter().for_each(|item| self.0.extend(item.0));
-        }
-        self.long(0)
-    }
-
-    fn bool(&mut self, value: bool) -> &mut Self {
-        self.0.push(value.into());
-        self
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.long(bytes.len() as i64);
-        self.0.extend(bytes);
-        self
-    }
-
-    fn optional_bytes(&mut self, bytes: Option<Vec<u8>>) -> &mut Self {
-        match bytes {
-            Some(bytes) => self.some().bytes(&bytes),
-            None => self.nothing(),
-        }
-    }
-
-    /// Writes an optional value of its own kind.
-    fn datum(&mut self, value: &Datum) -> &mut Self {
-        match value {
-            Datum::Null => return self.nothing(),
-            _ => self.some(),
-        };
-        match value {
-            Datum::Int(value) => self.long((*value).into()),
-            Datum::Long(value) => self.long(*value),
-            Datum::Text(text) => self.text(text),
-            // Avro writes them as bounds do: a flag in a byte, little-endian floats, and a fixed number of bytes.
-            other => {
-                self.0.extend(other.bytes().unwrap_or_default());
-                self
-            }
-        }
-    }
-
-    fn long(&mut self, value: i64) -> &mut Self {
-        let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-        while rest > 0x7f {
-            self.0.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        self.0.push(rest as u8);
-        self
-    }
-
-    fn text(&mut self, text: &str) -> &mut Self {
-        self.long(text.len() as i64);
-        self.0.extend(text.as_bytes());
-        self
-    }
-
-    /// Begins a value of an optional type.
-    fn some(&mut self) -> &mut Self {
-        self.long(1)
-    }
-
-    fn nothing(&mut self) -> &mut Self {
-        self.long(0)
-    }
-
-    fn optional(&mut self, value: Option<i64>) -> &mut Self {
-        match value {
-            Some(value) => self.some().long(value),
-            None => self.nothing(),
-        }
-    }
+    avro(&schema, header, &entries.iter().map(|row| row.0.clone()).collect::<Vec<_>>())
 }

@@ -314,7 +314,7 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "not so after 20 s: {what}");
-        std::thread::yield_now();
+        crate::serve::pause(Duration::from_millis(5));
     }
 }
 

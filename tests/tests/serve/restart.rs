@@ -1,6 +1,6 @@
 //! Statements that outlive their server: `kill -9` at seeded moments, and another server that goes on under the same id.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -115,6 +115,15 @@ pub(super) fn files(folder: &Path) -> Vec<String> {
     paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path.display().to_string()] }).collect()
 }
 
+/// Lists the entries of a statement's journal, by their numbers. A file whose name has a `#` is being written, or its writer was killed.
+pub(super) fn entries(place: &Place, id: &str) -> Vec<PathBuf> {
+    let folder = place.path("exchange/journals").join(id);
+    let mut paths: Vec<PathBuf> =
+        files(&folder).into_iter().filter(|path| !path.contains('#')).map(PathBuf::from).collect();
+    paths.sort();
+    paths
+}
+
 /// Returns the rows that the program itself has, without functions.
 pub(super) fn expected(place: &Place, sql: &str) -> Value {
     let arguments = ["query", "--on", "local", "--report", "none", "--format", "json", sql];
@@ -130,7 +139,7 @@ pub(super) fn begun(server: &Served<'_>, sql: &str, after: u64) -> (String, Valu
     loop {
         let told = described(server, &id);
         assert!(["QUEUED", "RUNNING"].contains(&told["state"].as_str().expect("a state")), "it ended before: {told}");
-        if adopted(&told) >= after && !files(&server.place.path("exchange/journals")).is_empty() {
+        if adopted(&told) >= after && !entries(server.place, &id).is_empty() {
             return (id, told);
         }
         assert!(Instant::now() < deadline, "{told}");
