@@ -28,6 +28,11 @@ struct Spoiled {
 
 impl Spoiled {
     async fn new(lake: &Lake, spoiling: Spoiling, allow_fallback: bool) -> Self {
+        Self::by(lake, spoiling, Config { allow_fallback, ..Config::default() }).await
+    }
+
+    /// Makes the session with some settings of `of`: the fallback, and the reads beyond which objects are combined.
+    async fn by(lake: &Lake, spoiling: Spoiling, of: Config) -> Self {
         let (server, folder) = (S3Server::start().expect("a server"), TempDir::new().expect("a folder"));
         let mark = folder.path().join("mark");
         std::fs::create_dir(&mark).expect("made");
@@ -36,7 +41,9 @@ impl Spoiled {
         let exchange = Some(server.url("exchange"));
         // Another reader would have lost rows made anew before the refused one runs again.
         let partitions = if spoiling.fault == PartsFault::Refused { 1 } else { 16 };
-        let config = Config { exchange, allow_fallback, ..config(Target::Processes, 6, Some(partitions), 1) };
+        let Config { allow_fallback, shuffle_reads_max, .. } = of;
+        let config = config(Target::Processes, 6, Some(partitions), 1);
+        let config = Config { exchange, allow_fallback, shuffle_reads_max, ..config };
         let session = lake.session(cloud::config(&server, config, &program)).await;
         Self { session, server, folder }
     }
@@ -71,8 +78,12 @@ impl Spoiled {
 
 /// Spoils rows of a stage, and checks that they are made anew.
 async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
+    check_restored_by(Config::default(), fault, stage, sql).await;
+}
+
+async fn check_restored_by(of: Config, fault: PartsFault, stage: u32, sql: &str) {
     let (lake, what) = (Lake::new().await, format!("{fault:?}: {sql}"));
-    let spoiled = Spoiled::new(&lake, Spoiling { fault, stage: Some(stage) }, false).await;
+    let spoiled = Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, of).await;
     let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
     let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone | PartsFault::Refused);
@@ -95,6 +106,15 @@ async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
 async fn lost_rows_are_made_anew() {
     for fault in PartsFault::ALL {
         check_restored(fault, 0, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
+    }
+}
+
+/// Stage 1 makes few objects of those of stage 0.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_that_are_combined_are_made_anew() {
+    for (fault, stage) in [(PartsFault::Gone, 0), (PartsFault::Gone, 1), (PartsFault::Swapped, 1)] {
+        let combining = Config { shuffle_reads_max: 0, ..Config::default() };
+        check_restored_by(combining, fault, stage, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
     }
 }
 

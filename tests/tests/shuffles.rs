@@ -175,12 +175,45 @@ async fn rows_are_duckdbs_on_three_functions_of_two_lanes() {
 }
 
 async fn check_all(target: Target, functions_max: u32, partitions: Option<u32>, cores: u32) {
+    check_all_by(config(target, functions_max, partitions, cores)).await;
+}
+
+/// Checks all queries. Returns the number of their exchanges.
+async fn check_all_by(config: Config) -> usize {
     let lake = Lake::new().await;
-    let session = lake.session(config(target, functions_max, partitions, cores)).await;
-    let what = format!("{target:?}, {functions_max} functions of {cores} cores, {partitions:?} partitions");
+    let (functions, cores) = (config.functions_max, config.process.cores);
+    let (target, partitions) = (config.on, config.shuffle_partitions);
+    let what = format!("{target:?}, {functions} functions of {cores} cores, {partitions:?} partitions");
+    let session = lake.session(config).await;
+    let mut shuffles = 0;
     for (sql, least) in QUERIES {
-        check(&lake, &session, sql, least, &what).await;
+        shuffles += check(&lake, &session, sql, least, &what).await.shuffles;
     }
+    session.close().await;
+    shuffles
+}
+
+/// Functions between two stages make few objects of many: each exchange with rows is two.
+#[tokio::test(flavor = "multi_thread")]
+async fn combined_objects_have_the_same_rows() {
+    let direct = || config(Target::InProcess, 4, Some(7), 2);
+    let shuffles = check_all_by(direct()).await;
+    let combined = check_all_by(Config { shuffle_reads_max: 0, ..direct() }).await;
+    assert!(combined > shuffles * 3 / 2 && combined <= 2 * shuffles, "{combined} exchanges, {shuffles} without");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_combined_where_they_would_take_too_many_reads() {
+    let lake = Lake::new().await;
+    let groups = "SELECT k, max(v) AS m FROM a GROUP BY k";
+    // Sixteen functions leave rows for sixteen, each in its response: there are no objects to combine.
+    let config = Config { shuffle_reads_max: 200, ..config(Target::InProcess, 16, Some(16), 1) };
+    let session = lake.session(config).await;
+    assert_eq!(check(&lake, &session, groups, 1, "rows in responses").await.shuffles, 1);
+    let explained = explain(&session, groups).await;
+    let told =
+        "about 4 fragments that make few objects of those of stage 0, where these would take more than 200 reads";
+    assert!(explained.contains(told), "{explained}");
     session.close().await;
 }
 

@@ -115,6 +115,9 @@ pub struct Config {
     /// least 16 and at most 256. With a number, all functions that may be used are, however few the rows are.
     #[serde(deserialize_with = "units::partitions")]
     pub shuffle_partitions: Option<u32>,
+    /// Most reads of such rows from one stage to the next. Beyond it some functions between the two make few objects of many. Default 8,192, which S3 answers in
+    /// one and a half seconds. With 0 they always do.
+    pub shuffle_reads_max: u64,
     /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
@@ -166,6 +169,7 @@ impl Default for Config {
             shuffle: ShufflePlace::Local,
             shuffle_bytes_min: 64 << 20,
             shuffle_partitions: None,
+            shuffle_reads_max: 8_192,
             temp_folder: None,
             exchange: None,
             fragment_bytes_target: 64 << 20,

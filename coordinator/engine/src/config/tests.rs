@@ -42,6 +42,7 @@ fn a_file_sets_everything() {
         shuffle = "hash"
         shuffle_bytes_min = "1 MB"
         shuffle_partitions = 64
+        shuffle_reads_max = 100
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -131,6 +132,7 @@ fn a_file_sets_everything() {
         shuffle: ShufflePlace::Hash,
         shuffle_bytes_min: 1_000_000,
         shuffle_partitions: Some(64),
+        shuffle_reads_max: 100,
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,

@@ -42,11 +42,16 @@ pub(super) async fn narrowed(
     }
     let filter = UnitFilter::new(stage, keys);
     let places = places(stage, &filter.keys).await;
-    let is_kept = |unit: &&Unit| {
+    let is_kept = |unit: &Unit| {
         places.as_ref().is_none_or(|places| places.contains(&unit.file.object_meta.location))
             && filter.may_have(unit, footers)
     };
-    let kept: Vec<Unit> = stage.units.iter().filter(is_kept).cloned().collect();
+    let mut kept: Vec<Unit> = Vec::new();
+    for unit in &stage.units {
+        // Statistics of many row groups take long, and others want the thread.
+        tokio::task::consume_budget().await;
+        kept.extend(is_kept(unit).then(|| unit.clone()));
+    }
     Ok((kept.len() < stage.units.len()).then(|| stage.over(kept)))
 }
 

@@ -176,7 +176,7 @@ impl Planner {
         let begun = self.stores.own_usage();
         // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
         let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
-        let rules = self.rules(state);
+        let rules = self.rules(state, &facts);
         let (state, plan) = distributed(state, optimized, rules).await?;
         let ended = self.stores.own_usage();
         candidates.planning = OwnUsage {

@@ -87,7 +87,7 @@ impl Planner {
             Placement::Functions(facts) => facts,
             Placement::Here(reason) => return self.here(state, logical, here(reason)).await,
         };
-        let rules = self.rules(&state);
+        let rules = self.rules(&state, &facts);
         let (distributing, plan) = distributed(&state, &optimized, rules).await?;
         let cut = match self.cut(&plan, rules)? {
             Placement::Functions(cut) => cut,

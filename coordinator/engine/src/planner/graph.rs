@@ -127,6 +127,32 @@ pub struct StageShuffle {
     pub fragments_max: usize,
     /// Model by which times of fragments are expected once their bytes are known.
     pub model: TimeModel,
+    /// Rule by which it runs, where all that it does is to make fewer objects.
+    pub combining: Option<Combining>,
+}
+
+/// Rule of a stage that makes few objects of many, for another stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Combining {
+    /// Lanes that read its rows, by the plan.
+    pub readers: usize,
+    /// Most reads of these lanes without it. 0 for a stage that always runs.
+    pub reads_max: u64,
+}
+
+impl Combining {
+    /// Returns the number of its functions: each asks for each object, and each reader for an object of one of them. So few are best that their reads are few, and so
+    /// many that they are soon done.
+    pub fn functions(&self) -> usize {
+        (self.readers as f64).sqrt().ceil() as usize
+    }
+
+    /// Returns true if it saves reads of so many objects with so many functions.
+    pub fn pays(&self, objects: usize, functions: usize) -> bool {
+        let direct = (objects * self.readers) as u64;
+        let combined = (objects * functions + self.readers) as u64;
+        functions > 0 && (self.reads_max == 0 || (direct > self.reads_max && combined <= direct / 2))
+    }
 }
 
 impl Stage {

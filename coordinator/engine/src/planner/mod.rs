@@ -123,7 +123,13 @@ impl From<&Config> for PlannerSettings {
         let digest = DigestBounds::default();
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
-        let shuffles = Shuffles { place: config.shuffle, partitions, bytes_min: config.shuffle_bytes_min };
+        let shuffles = Shuffles {
+            place: config.shuffle,
+            partitions,
+            bytes_min: config.shuffle_bytes_min,
+            reads_max: config.shuffle_reads_max,
+            may_combine: false,
+        };
         let stages = StageRules { joins, shuffles, facts: Facts::NONE };
         Self {
             on,
@@ -246,10 +252,11 @@ impl Planner {
         decision: Decision,
     ) -> Result<PlannedQuery> {
         let FunctionsPlan { stages, packed: PackedSize { size, packing }, facts, .. } = first;
+        let rules = self.rules(&state, facts);
         let (more, rules) = match again {
-            Again::Alike => (1, self.rules(&state)),
+            Again::Alike => (1, rules),
             // The first run has shown that memory is short: joins stay here, where they spill.
-            Again::Finer { more } => (more, StageRules { facts: self.rules(&state).facts, ..StageRules::SCANS }),
+            Again::Finer { more } => (more, StageRules { facts: rules.facts, ..StageRules::SCANS }),
         };
         let packing = Packing {
             functions_max: packing.functions_max * more,
@@ -288,9 +295,10 @@ impl Planner {
         }
     }
 
-    /// Returns the rules for a session's statements.
-    fn rules(&self, state: &SessionState) -> StageRules {
-        StageRules { facts: Facts::of(state.config_options()), ..self.settings.stages }
+    /// Returns the rules for a session's statements on these functions.
+    fn rules(&self, state: &SessionState, FleetFacts { sizes, .. }: &FleetFacts) -> StageRules {
+        let shuffles = self.settings.stages.shuffles.among(sizes);
+        StageRules { facts: Facts::of(state.config_options()), shuffles, ..self.settings.stages }
     }
 
     fn cut(&self, plan: &Arc<dyn ExecutionPlan>, rules: StageRules) -> Result<Placement<CutPlan>> {

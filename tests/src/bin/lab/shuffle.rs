@@ -1,8 +1,9 @@
-//! Rows from 200 functions to 200 others over the loopback S3: requests, bytes and dollars of their exchange, beside those of an object for each partition.
+//! Rows from 200 functions to 200 others over the loopback S3: requests, bytes and dollars of their exchange, with and without functions that combine objects, beside
+//! those of an object for each partition.
 //!
 //! Planner, stages, scheduler, functions and exchange are the project's own, and the server counts what they ask for. The functions run in this process, a few at a
 //! time: on two cores 200 at once would wait for one another, and hedge reads that are not late. An exchange with an object for each partition does not exist, so
-//! that its requests are computed. Objects are not combined, so that each consumer asks each producer.
+//! that its requests are computed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,13 +46,33 @@ const EXCHANGE: &str = "exchange";
 
 pub async fn measure(shuffle: &Shuffle, prices: &Prices, limits: Option<RequestLimits>) -> anyhow::Result<Outcome> {
     let bench = Bench::new(shuffle, shuffle.producers).await?;
-    let direct = Box::pin(bench.sample(shuffle.partitions, None)).await?;
-    let shaped = Box::pin(bench.sample(shuffle.partitions, limits)).await?;
+    let direct = Box::pin(bench.sample(shuffle.partitions, None, Combine::Never)).await?;
+    let combined = Box::pin(bench.sample(shuffle.partitions, None, Combine::Always)).await?;
+    let direct_shaped = Box::pin(bench.sample(shuffle.partitions, limits, Combine::Never)).await?;
+    let combined_shaped = Box::pin(bench.sample(shuffle.partitions, limits, Combine::Always)).await?;
     drop(bench);
     // The producers of the same first files, with all rows in one region.
     let bench = Bench::new(shuffle, shuffle.producers_of_one).await?;
-    let one = Box::pin(bench.sample(1, None)).await?;
-    Ok(outcome(shuffle, prices, limits, &direct, &shaped, &one))
+    let one = Box::pin(bench.sample(1, None, Combine::Never)).await?;
+    let samples = Samples { direct, combined, direct_shaped, combined_shaped, one };
+    Ok(outcome(shuffle, prices, limits, &samples))
+}
+
+/// Runs of the query.
+#[derive(Serialize)]
+struct Samples {
+    direct: Sample,
+    combined: Sample,
+    direct_shaped: Sample,
+    combined_shaped: Sample,
+    one: Sample,
+}
+
+/// Use of functions that combine objects.
+#[derive(Debug, Clone, Copy)]
+enum Combine {
+    Never,
+    Always,
 }
 
 /// Server with a table, a file for each producer.
@@ -67,9 +88,11 @@ struct Bench<'a> {
 #[derive(Serialize)]
 struct Sample {
     seconds: f64,
-    /// Seconds of the second stage alone.
+    /// Seconds from the beginning of the second stage, which may combine objects.
     consumers_seconds: f64,
     producers: u64,
+    /// Functions that make few objects of many; none without them.
+    combiners: u64,
     consumers: u64,
     /// Requests for objects of the exchange, counted by the server.
     puts: u64,
@@ -102,12 +125,16 @@ impl<'a> Bench<'a> {
         Ok(Self { shuffle, producers, server, expect })
     }
 
-    async fn sample(&self, partitions: u32, limits: Option<RequestLimits>) -> anyhow::Result<Sample> {
+    async fn sample(&self, partitions: u32, limits: Option<RequestLimits>, combine: Combine) -> anyhow::Result<Sample> {
         let config = Config {
             on: Target::InProcess,
             functions_max: self.shuffle.consumers.max(self.producers),
             shuffle: ShufflePlace::Hash,
             shuffle_partitions: Some(partitions),
+            shuffle_reads_max: match combine {
+                Combine::Never => u64::MAX,
+                Combine::Always => 0,
+            },
             join: JoinPlace::Local,
             exchange: Some(self.server.url(EXCHANGE)),
             ..Config::default()
@@ -138,7 +165,7 @@ impl<'a> Bench<'a> {
         let events = EventLog::start();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
         let query = QueryContext {
-            id: if limits.is_some() { "shaped" } else { "lab" }.to_owned(),
+            id: format!("{combine:?}-{}", if limits.is_some() { "shaped" } else { "lab" }).to_lowercase(),
             attempts: scheduler.query(events.clone(), Clock::start(), deadline, None),
             exchange: fleet.exchange().through(&stores)?,
             credentials: fleet.credentials(&stores).await,
@@ -184,8 +211,10 @@ impl<'a> Bench<'a> {
             _ => None,
         });
         let stages: Vec<(Duration, u64)> = stages.collect();
-        let [(_, producers), (begun, consumers)] = stages[..] else {
-            anyhow::bail!("{} stages instead of two", stages.len());
+        let (producers, begun, combiners, consumers) = match stages[..] {
+            [(_, producers), (begun, consumers)] => (producers, begun, 0, consumers),
+            [(_, producers), (begun, combiners), (_, consumers)] => (producers, begun, combiners, consumers),
+            _ => anyhow::bail!("{} stages instead of two or three", stages.len()),
         };
         let ended = events.last().map_or(begun, |last| last.at);
         let found: Vec<String> =
@@ -194,11 +223,12 @@ impl<'a> Bench<'a> {
             seconds,
             consumers_seconds: ended.saturating_sub(begun).as_secs_f64(),
             producers,
+            combiners,
             consumers,
             puts,
             gets,
             others: of_exchange.len() as u64 - puts - gets,
-            hedged: report.by_stage.last().map_or(0, |stage| stage.storage.requests.hedged),
+            hedged: report.by_stage.iter().skip(1).map(|stage| stage.storage.requests.hedged).sum(),
             refused: of_exchange.iter().filter(|request| request.refused == Some(503)).count() as u64,
             bytes_written: bytes(Operation::Put),
             bytes_read: bytes(Operation::Get),
@@ -233,54 +263,46 @@ fn file_of(shuffle: &Shuffle, file: u32) -> anyhow::Result<(Bytes, String)> {
     Ok((writer.into_inner()?.into(), texts.into_iter().max().unwrap_or_default()))
 }
 
-fn outcome(
-    shuffle: &Shuffle,
-    prices: &Prices,
-    limits: Option<RequestLimits>,
-    direct: &Sample,
-    shaped: &Sample,
-    one: &Sample,
-) -> Outcome {
-    let dollars =
-        |puts: u64, gets: u64| (puts as f64 * prices.thousand_puts + gets as f64 * prices.thousand_gets) / 1e3;
+fn outcome(shuffle: &Shuffle, prices: &Prices, limits: Option<RequestLimits>, samples: &Samples) -> Outcome {
+    let Samples { direct, combined, direct_shaped, combined_shaped, one } = samples;
+    let dollars = |sample: &Sample| price(prices, sample.puts, sample.gets);
     // An engine that writes an object a partition has a partition for each consumer.
     let objects = u64::from(shuffle.producers) * u64::from(shuffle.consumers);
-    let (naive_requests, naive_dollars) = (2 * objects, dollars(objects, objects));
-    let (ours_requests, ours_dollars) = (direct.puts + direct.gets, dollars(direct.puts, direct.gets));
+    let (naive_requests, naive_dollars) = (2 * objects, price(prices, objects, objects));
+    let requests = |sample: &Sample| sample.puts + sample.gets;
     let each = |sample: &Sample| sample.bytes_written as f64 / sample.producers as f64;
-    let formula = |sample: &Sample| sample.producers * sample.consumers;
-    let rate = |sample: &Sample| sample.gets as f64 / sample.consumers_seconds;
     let reads_max = limits.map_or(f64::INFINITY, |limits| limits.reads_per_second);
-    let row = |name: &str, sample: &Sample| {
+    let told = |name: &str, sample: &Sample| {
         format!(
-            "{name:<28} {:>9} {:>9} {:>5} {:>7} {:>6} {:>7} {:>9.1} {:>8.2} {:>10.2} {:>7.0}",
-            sample.producers,
-            sample.consumers,
-            sample.puts,
-            sample.gets,
-            sample.hedged,
-            sample.refused,
-            sample.bytes_written as f64 / 1e6,
-            sample.seconds,
-            sample.consumers_seconds,
-            rate(sample),
+            "{name}: {} requests, ${:.5}; {:.4} and {:.4} of those of an object a partition",
+            requests(sample),
+            dollars(sample),
+            requests(sample) as f64 / naive_requests as f64,
+            dollars(sample) / naive_dollars,
         )
     };
-    let table = vec![
+    let mut table = vec![
         format!(
             "{} rows with texts of {} bytes; {} functions at a time, in this process",
             u64::from(shuffle.producers) * shuffle.rows_per_file as u64,
             shuffle.text_bytes,
             shuffle.in_flight
         ),
-        "exchange                     producers consumers  PUTs    GETs hedged refused MB written  seconds second stage  GET/s".to_owned(),
-        row(&format!("{} partitions", shuffle.partitions), direct),
-        row(&format!("the same at {reads_max:.0} GET/s"), shaped),
+        "exchange                     producers combiners consumers  PUTs    GETs hedged refused MB written  seconds after the first stage  GET/s"
+            .to_owned(),
+    ];
+    let partitions = shuffle.partitions;
+    table.extend([
+        row(&format!("{partitions} partitions"), direct),
+        row("the same, combined", combined),
+        row(&format!("direct at {reads_max:.0} GET/s"), direct_shaped),
+        row("combined at the same", combined_shaped),
         row("one partition", one),
         format!("an object a partition, computed: {objects} PUTs, {objects} GETs, ${naive_dollars:.4}"),
-        format!("ours: {ours_requests} requests, ${ours_dollars:.4}; one partition's bytes a producer: {:.0}, ours {:.0}", each(one), each(direct)),
-        format!("at {reads_max:.0} GET/s a bucket serves {} GETs in {:.1} s at least, without a burst", direct.gets, direct.gets as f64 / reads_max),
-    ];
+        told("direct", direct),
+        told("combined", combined),
+        format!("one partition's bytes a producer: {:.0}, ours {:.0}", each(one), each(direct)),
+    ]);
     let bound = |what: &str, measured: f64, limits: super::workload::Limits, unit| Bound {
         what: what.to_owned(),
         measured,
@@ -291,30 +313,51 @@ fn outcome(
     let bounds = vec![
         bound("bytes over those of one partition", each(direct) / each(one), shuffle.bytes, ""),
         bound(
-            "requests over those of an object a partition",
-            ours_requests as f64 / naive_requests as f64,
+            "requests, combined, over those of an object a partition",
+            requests(combined) as f64 / naive_requests as f64,
             shuffle.requests,
             "",
         ),
-        bound("dollars over those of an object a partition", ours_dollars / naive_dollars, shuffle.dollars, ""),
+        bound(
+            "dollars, combined, over those of an object a partition",
+            dollars(combined) / naive_dollars,
+            shuffle.dollars,
+            "",
+        ),
+        bound(
+            "seconds, combined over direct, at the shaped rate",
+            combined_shaped.seconds / direct_shaped.seconds,
+            shuffle.seconds,
+            "",
+        ),
     ];
-    let all = [direct, shaped, one];
+    let all = [direct, combined, direct_shaped, combined_shaped, one];
+    let (without, with) = ([direct, direct_shaped, one], [combined, combined_shaped]);
     let validity = vec![
         ("rows are those of the files".to_owned(), all.iter().all(|sample| sample.is_right)),
         ("every fragment came from a function, in one attempt".to_owned(), all.iter().all(|sample| sample.is_remote)),
         (
             format!("{} functions send rows to {}", shuffle.producers, shuffle.consumers),
-            [direct, shaped].iter().all(|sample| {
+            all[..4].iter().all(|sample| {
                 (sample.producers, sample.consumers) == (u64::from(shuffle.producers), u64::from(shuffle.consumers))
             }),
         ),
-        ("PUTs are producers".to_owned(), all.iter().all(|sample| sample.puts == sample.producers)),
+        ("objects are combined where that is asked for".to_owned(), with.iter().all(|sample| sample.combiners > 0)),
+        (
+            "PUTs are producers and combiners".to_owned(),
+            all.iter().all(|sample| sample.puts == sample.producers + sample.combiners),
+        ),
         (
             // A second read may be given up before it is sent.
-            "GETs are producers times consumers, beside those that were late or refused".to_owned(),
-            all.iter().all(|sample| {
-                let more = sample.gets.checked_sub(formula(sample));
-                more.is_some_and(|more| more <= sample.hedged + sample.refused)
+            "direct GETs are producers times consumers, beside those that were late or refused".to_owned(),
+            without.iter().all(|sample| is_more(sample, sample.producers * sample.consumers, 0)),
+        ),
+        (
+            // A run of a consumer's partitions may lie across the ends of combiners' runs.
+            "combined GETs are producers times combiners and one a consumer, and one an end of a combiner's run at most"
+                .to_owned(),
+            with.iter().all(|sample| {
+                is_more(sample, sample.producers * sample.combiners + sample.consumers, sample.combiners - 1)
             }),
         ),
         ("nothing else is asked of the exchange".to_owned(), all.iter().all(|sample| sample.others == 0)),
@@ -323,6 +366,33 @@ fn outcome(
             all.iter().all(|sample| sample.hedged > 0 || sample.bytes_read == sample.bytes_written),
         ),
     ];
-    let samples = json!({ "direct": direct, "shaped": shaped, "one_partition": one, "naive_is_computed": { "puts": objects, "gets": objects } });
+    let samples = json!({ "runs": samples, "naive_is_computed": { "puts": objects, "gets": objects } });
     Outcome { name: "shuffle", table, samples, bounds, validity }
+}
+
+fn price(prices: &Prices, puts: u64, gets: u64) -> f64 {
+    (puts as f64 * prices.thousand_puts + gets as f64 * prices.thousand_gets) / 1e3
+}
+
+/// Tells if a run has as many GETs as expected, and at most `more` beside those that were late or refused.
+fn is_more(sample: &Sample, expected: u64, more: u64) -> bool {
+    let over = sample.gets.checked_sub(expected);
+    over.is_some_and(|over| over <= sample.hedged + sample.refused + more)
+}
+
+fn row(name: &str, sample: &Sample) -> String {
+    format!(
+        "{name:<28} {:>9} {:>9} {:>9} {:>5} {:>7} {:>6} {:>7} {:>9.1} {:>8.2} {:>21.2} {:>6.0}",
+        sample.producers,
+        sample.combiners,
+        sample.consumers,
+        sample.puts,
+        sample.gets,
+        sample.hedged,
+        sample.refused,
+        sample.bytes_written as f64 / 1e6,
+        sample.seconds,
+        sample.consumers_seconds,
+        sample.gets as f64 / sample.consumers_seconds,
+    )
 }

@@ -353,6 +353,8 @@ pub struct Shuffle {
     pub bytes: Limits,
     pub requests: Limits,
     pub dollars: Limits,
+    /// Seconds with combined objects over those without, at the shaped server's rate of GETs.
+    pub seconds: Limits,
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,8 @@
 //!                       (a barrier)            └─► one attempt of each producer ─► slices that name it
 //! ```
 //!
+//! A stage that makes few objects of many runs if the next stage would have to ask for too many. Else its rows are those below it.
+//!
 //! The number of fragments is chosen when the sizes are known. Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to one
 //! lane, the same one for all exchanges of the stage.
 
@@ -83,7 +85,7 @@ pub(super) struct PartsWork {
 impl ReceivedParts {
     /// Chooses the fragments of a stage. Each function has so much memory.
     fn of(stage: &Stage, produced: Vec<Produced>, prefix: String, memory_bytes: u64) -> Self {
-        let StageShuffle { input_partitions, fragment_bytes_min, fragments_max, .. } = stage.shuffle;
+        let StageShuffle { input_partitions, fragment_bytes_min, fragments_max, combining, .. } = stage.shuffle;
         // A join without a row at one side may have none at all: then nobody reads the other.
         let is_empty = |partition: usize, came: Came| {
             let Came::Parts(number) = came else { return false };
@@ -92,17 +94,19 @@ impl ReceivedParts {
         let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum::<u64>();
         let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
         let may_have_rows = |partition: usize| !has_no_row(&stage.plan, &|came| is_empty(partition, came));
+        // One that combines objects has no fragments by the plan where these were expected to be few.
+        let planned = combining.map_or(stage.fragments.len(), |combining| combining.functions());
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
         let bytes_max = FRAGMENT_BYTES_MAX.min(memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1);
-        let width = Width {
-            planned: stage.fragments.len(),
-            most: fragments_max.max(stage.fragments.len()),
-            lanes,
-            bytes_min: fragment_bytes_min,
-            bytes_max,
-        };
+        let width =
+            Width { planned, most: fragments_max.max(planned), lanes, bytes_min: fragment_bytes_min, bytes_max };
         let fragments = fragments(&weights, &may_have_rows, width);
         Self { produced, fragments, prefix }
+    }
+
+    /// Returns the rows as they are if they are one stage's.
+    fn into_produced(mut self) -> Option<Produced> {
+        self.produced.pop().filter(|_| self.produced.is_empty())
     }
 
     /// Returns the number of fragments: none where there are no rows.
@@ -252,8 +256,19 @@ pub(super) async fn received(
 /// Runs one such stage, after those below it.
 fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFuture<'static, Result<Produced>> {
     async move {
-        let received = received(&joining, &producers).await?;
+        let mut received = received(&joining, &producers).await?;
         let Joining { stage, numbers, expected, query, context, .. } = &joining;
+        if let Some(combining) = stage.shuffle.combining {
+            let objects = received.iter().flat_map(|received| &received.produced).map(Produced::objects).sum();
+            let is_wanted = |received: &Arc<ReceivedParts>| combining.pays(objects, received.fragments());
+            if let Some(rows) = received.take_if(|received| !is_wanted(received)) {
+                query.attempts.expect_fragments(expected, 0);
+                let rows = Arc::into_inner(rows).and_then(ReceivedParts::into_produced);
+                let lost =
+                    || DataFusionError::Internal(format!("the rows below stage {} are others' as well", stage.index));
+                return rows.ok_or_else(lost);
+            }
+        }
         let partitions = stage.shuffle.partitions.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} leaves no rows in the exchange", stage.index))
         })?;

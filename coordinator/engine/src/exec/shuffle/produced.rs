@@ -200,6 +200,12 @@ impl Produced {
         })
     }
 
+    /// Counts the objects that have rows.
+    pub(super) fn objects(&self) -> usize {
+        let has_object = |rows: &PartedRows| rows.inline.is_none() && rows.bytes() > 0;
+        self.fragments.iter().filter(|fragment| has_object(&fragment.rows())).count()
+    }
+
     /// Tells that all rows are there.
     pub(super) fn note(&self, events: &EventLog) {
         let (mut objects, mut bytes) = (0, 0);

@@ -125,8 +125,7 @@ impl<'a> StageMaker<'a> {
         for (position, files) in self.files.iter_mut().enumerate() {
             let (before, others) = stages.split_at_mut(position);
             let Some(stage) = others.first_mut() else { break };
-            let read = before.iter().filter(|before| stage.shuffle.producers.contains(&before.index));
-            let parts: Vec<&StageLoad> = read.map(|producer| &producer.load).collect();
+            let parts: Vec<&StageLoad> = read_by(stage, before).map(|producer| &producer.load).collect();
             stage.load = files.load(stage, &parts, at_once, memory_bytes_max, readers);
         }
         let loads: Vec<&StageLoad> = stages.iter().map(|stage| &stage.load).collect();
@@ -136,6 +135,16 @@ impl<'a> StageMaker<'a> {
         }
         stages
     }
+}
+
+/// Lists the stages whose rows a stage is expected to read: those below a stage that combines objects, where it is not expected to run.
+fn read_by<'a>(stage: &'a Stage, before: &'a [Stage]) -> impl Iterator<Item = &'a Stage> {
+    let read = |of: &'a Stage| before.iter().filter(|before| of.shuffle.producers.contains(&before.index));
+    read(stage).flat_map(move |producer| {
+        let stands_aside = producer.shuffle.combining.is_some() && producer.fragments.is_empty();
+        let below: Vec<&Stage> = if stands_aside { read(producer).collect() } else { vec![producer] };
+        below
+    })
 }
 
 impl StageFiles<'_> {

@@ -96,12 +96,15 @@ pub(super) fn over_parts(bytes: Option<u64>, packing: &Packing) -> PackedUnits {
     PackedUnits { units: Vec::new(), fragments: vec![PackedFragment { lanes }; fragments] }
 }
 
+/// Most partitions of an exchange whose number is not set.
+pub(super) const PARTITIONS_MAX: usize = 256;
+
 /// Partitions of an exchange at least, where functions are many: so many lanes may read it if it has more bytes than was expected. Each costs some hundred bytes a producer.
 const PARTITIONS_MIN: usize = 64;
 
 /// Returns the partitions of an exchange that so many lanes are expected to read. More partitions than lanes let a lane take some more where others are large.
 pub(super) fn input_partitions(shuffles: Shuffles, lanes: usize, packing: &Packing) -> usize {
-    let wanted = |lanes: usize| lanes.saturating_mul(4).next_power_of_two().clamp(16, 256);
+    let wanted = |lanes: usize| lanes.saturating_mul(4).next_power_of_two().clamp(16, PARTITIONS_MAX);
     let lanes_max = packing.functions_max.saturating_mul(packing.lanes_max);
     shuffles.partitions.unwrap_or_else(|| wanted(lanes).max(wanted(lanes_max).min(PARTITIONS_MIN)))
 }

@@ -30,7 +30,7 @@ use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, wei
 use crate::model::Reason;
 use crate::model::load::{FragmentLoad, StageLoad};
 use crate::planner::deletes::StageDeletes;
-use crate::planner::graph::{DistributedPlan, Placement, Stage, StageShuffle};
+use crate::planner::graph::{Combining, DistributedPlan, Placement, Stage, StageShuffle};
 use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
@@ -78,6 +78,8 @@ struct StageTemplate {
     /// Reason to have them come from functions.
     reason: Arc<str>,
     shuffles: Shuffles,
+    /// True if all that it does is to make fewer objects.
+    combines: bool,
     /// Part of the stage that needs no build side. None where the stage gets none.
     alone: Option<Box<StageTemplate>>,
     /// Bytes in memory that its build sides are expected to have.
@@ -242,26 +244,56 @@ impl Packer<'_> {
     /// Packs stages, the first of which has the number `first`. Their loads are their bytes until
     /// [`crate::planner::loads::stages::StageMaker`] gives them better ones.
     pub fn stages(&self, first: u32, packing: &Packing) -> Vec<Stage> {
-        let stages = (first..).zip(&self.templates);
+        let packed = self.packed(packing);
+        let stages = (first..).zip(&self.templates).zip(packed);
         // Numbers of the stages that may stand in for others come after all of these.
         let mut spare = first + self.templates.len() as u32..;
-        let stage = |(index, WeighedTemplate { template, files }): (u32, &WeighedTemplate<'_>)| {
-            let packed = files.packed(packing).with_rows_of(template);
-            let alone = template.alone.as_ref().zip(template.alone.as_ref().and_then(|_| spare.next()));
-            let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
-            Stage { alone, ..template.stage(index, packed, packing) }
-        };
+        let stage =
+            |((index, WeighedTemplate { template, .. }), packed): ((u32, &WeighedTemplate<'_>), PackedUnits)| {
+                let alone = template.alone.as_ref().zip(template.alone.as_ref().and_then(|_| spare.next()));
+                let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
+                Stage { alone, ..template.stage(index, packed, packing) }
+            };
         let mut stages: Vec<Stage> = stages.map(stage).collect();
-        for (consumer, WeighedTemplate { template, .. }) in self.templates.iter().enumerate() {
-            let partitions = stages[consumer].shuffle.input_partitions;
+        // Consumers come after their producers. A stage that combines passes partitions on as they are.
+        for (consumer, WeighedTemplate { template, .. }) in self.templates.iter().enumerate().rev() {
+            let (mut partitions, mut siblings) = (stages[consumer].shuffle.input_partitions, template.producers.len());
+            if let (true, Some(own)) = (template.combines, stages[consumer].shuffle.partitions) {
+                stages[consumer].shuffle.input_partitions = own;
+                (partitions, siblings) = (own, stages[consumer].shuffle.siblings);
+            }
+            let combining = template.combining(&stages[consumer].fragments, packing);
             for producer in &template.producers {
                 stages[consumer].shuffle.producers.push(first + *producer as u32);
-                stages[*producer].shuffle.partitions = Some(partitions);
-                stages[*producer].shuffle.reason = Arc::clone(&template.reason);
-                stages[*producer].shuffle.siblings = template.producers.len();
+                let combines = self.templates[*producer].template.combines;
+                let shuffle = &mut stages[*producer].shuffle;
+                shuffle.partitions = Some(partitions);
+                shuffle.reason = Arc::clone(&template.reason);
+                shuffle.siblings = siblings;
+                shuffle.combining = combines.then_some(combining);
             }
         }
         stages
+    }
+
+    /// Packs all files. A stage that combines objects has no fragments where it is not expected to pay.
+    fn packed(&self, packing: &Packing) -> Vec<PackedUnits> {
+        let pack =
+            |WeighedTemplate { template, files }: &WeighedTemplate<'_>| files.packed(packing).with_rows_of(template);
+        let mut all: Vec<PackedUnits> = self.templates.iter().map(pack).collect();
+        for (reader, WeighedTemplate { template, .. }) in self.templates.iter().enumerate() {
+            let combining = template.combining(&all[reader].fragments, packing);
+            for combiner in template.producers.iter().filter(|producer| self.templates[**producer].template.combines) {
+                let producers = &self.templates[*combiner].template.producers;
+                let objects = producers.iter().map(|producer| all[*producer].fragments.len()).sum();
+                let functions = combining.functions();
+                let functions = if combining.pays(objects, functions) { functions } else { 0 };
+                // One lane asks for each object once.
+                let lanes = vec![Lane { units: Vec::new() }];
+                all[*combiner].fragments = vec![PackedFragment { lanes }; functions];
+            }
+        }
+        all
     }
 }
 
@@ -347,6 +379,7 @@ impl StageTemplate {
             produced: Vec::new(),
             reason: "".into(),
             shuffles: rules.shuffles,
+            combines: shuffles(subtree).iter().any(|mark| mark.is_combined()),
             alone,
             broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
             broadcast_bytes_max: rules.joins.bytes_max,
@@ -354,11 +387,18 @@ impl StageTemplate {
         }))
     }
 
+    /// Returns the rule of stages that combine objects for this one, which has these fragments.
+    fn combining(&self, fragments: &[PackedFragment], packing: &Packing) -> Combining {
+        let lanes = lanes_of(fragments);
+        let readers = lanes.min(input_partitions(self.shuffles, lanes, packing));
+        Combining { readers, reads_max: self.shuffles.reads_max }
+    }
+
     fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
         let load = StageLoad::of_fragments(loads_by_bytes(&units, &fragments));
         let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
         let scan = self.scan.as_ref();
-        let lanes = fragments.iter().map(|fragment| fragment.lanes.len()).sum();
+        let lanes = lanes_of(&fragments);
         Stage {
             index,
             expected: times(&load.fragments, packing),
@@ -383,6 +423,7 @@ impl StageTemplate {
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
                 fragments_max: packing.functions_max.max(1),
                 model: packing.model,
+                combining: None,
             },
             alone: None,
             broadcasts: self.broadcasts.clone(),
@@ -391,6 +432,10 @@ impl StageTemplate {
             packing: *packing,
         }
     }
+}
+
+fn lanes_of(fragments: &[PackedFragment]) -> usize {
+    fragments.iter().map(|fragment| fragment.lanes.len()).sum()
 }
 
 /// Makes the loads of fragments of which only their bytes are known.

@@ -244,7 +244,7 @@ mod tests {
             ),
             ("SELECT count(*) FROM t", 1, 0, None),
         ] {
-            let rule = Shuffles { place: ShufflePlace::Auto, partitions: None, bytes_min };
+            let rule = Shuffles { place: ShufflePlace::Auto, bytes_min, ..Shuffles::NONE };
             let rules = StageRules { shuffles: rule, ..StageRules::SCANS };
             let marked = shuffled(&sample.plan_by(rules, sql).await, rule).expect("a plan");
             let mut seen = 0;
@@ -274,7 +274,7 @@ mod tests {
                 "a column has a dictionary",
             ),
         ] {
-            let rule = Shuffles { place: ShufflePlace::Hash, partitions: None, bytes_min: 0 };
+            let rule = Shuffles { place: ShufflePlace::Hash, ..Shuffles::NONE };
             let rules = StageRules { shuffles: rule, ..StageRules::SCANS };
             let plan = into_branches(&sample.plan_by(rules, sql).await).expect("a plan");
             let kept = shuffled(&plan, rule).expect("a plan").kept;

@@ -9,6 +9,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr, PlanProperties,
+    replace_children_if_necessary,
 };
 
 use super::keys_text;
@@ -64,6 +65,8 @@ pub struct ShuffleExec {
     bytes: Option<u64>,
     /// Reason to have it, for EXPLAIN.
     reason: Arc<str>,
+    /// True if its reader makes fewer objects of its rows, and nothing else.
+    is_combined: bool,
 }
 
 impl ShuffleExec {
@@ -74,7 +77,23 @@ impl ShuffleExec {
             other => other.to_string(),
         };
         let bytes = exchange.children().first().and_then(|input| expected_bytes(input));
-        Self { input: exchange, keys, bytes, reason: "".into() }
+        Self { input: exchange, keys, bytes, reason: "".into(), is_combined: false }
+    }
+
+    /// Makes the mark of the same exchange over a stage that combines the objects of this one.
+    ///
+    /// # Errors
+    /// DataFusion's.
+    pub(super) fn combined(self) -> Result<Self> {
+        let exchange = Arc::clone(&self.input);
+        let below = Self { is_combined: true, ..self };
+        let mark = Self { is_combined: false, ..below.clone() };
+        Ok(mark.over(replace_children_if_necessary(exchange, vec![Arc::new(below)])?))
+    }
+
+    /// Returns true if its reader makes fewer objects of its rows, and nothing else.
+    pub fn is_combined(&self) -> bool {
+        self.is_combined
     }
 
     pub fn input(&self) -> &Arc<dyn ExecutionPlan> {

@@ -8,6 +8,9 @@
 //!
 //! An operator over marks needs no rows but those of its own partition, as DataFusion planned it: the marks below one stage have one number of partitions, and
 //! each fragment has the same partitions of all of them. The stage ends below an operator that asks nothing of its partitions.
+//!
+//! Where each of many functions would ask each of many others, a stage without operators stands between them. It has few functions, each of which makes one object of
+//! a run of partitions of all objects. Whether it runs is known when the objects are there (`exec/shuffle`).
 
 use std::sync::Arc;
 
@@ -29,7 +32,9 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, repla
 use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use super::facts::Facts;
+use super::pack::PARTITIONS_MAX;
 use crate::config::ShufflePlace;
+use crate::model::FunctionSize;
 use choice::{Choice, choice, joins_large_sides};
 
 mod choice;
@@ -45,11 +50,27 @@ pub struct Shuffles {
     pub partitions: Option<usize>,
     /// Least bytes in memory of the rows that `auto` has functions send to one another.
     pub bytes_min: u64,
+    /// Most reads between two stages; beyond it functions between them combine objects.
+    pub reads_max: u64,
+    /// True if there are functions enough for more reads.
+    pub may_combine: bool,
 }
 
 impl Shuffles {
     /// Rule by which there are none.
-    pub const NONE: Self = Self { place: ShufflePlace::Local, partitions: None, bytes_min: 0 };
+    pub const NONE: Self =
+        Self { place: ShufflePlace::Local, partitions: None, bytes_min: 0, reads_max: u64::MAX, may_combine: false };
+
+    /// Returns the rule for functions of these sizes.
+    #[must_use]
+    pub fn among(self, sizes: &[FunctionSize]) -> Self {
+        let partitions = self.partitions.unwrap_or(PARTITIONS_MAX);
+        let reads = |size: &FunctionSize| {
+            let lanes = size.functions_max.saturating_mul(size.lanes).min(partitions);
+            size.functions_max.saturating_mul(lanes) as u64
+        };
+        Self { may_combine: sizes.iter().any(|size| reads(size) > self.reads_max), ..self }
+    }
 
     /// Decides on a stage over exchanges, with the reason.
     fn choice(&self, stage: &Arc<dyn ExecutionPlan>) -> Choice {
@@ -191,7 +212,7 @@ struct Marking {
 impl Marking {
     /// Returns a plan with its marks, if all of it can be one stage over exchanges and that is worth it.
     fn stage(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(stage) = keyed(plan)? else { return Ok(None) };
+        let Some(stage) = keyed(plan, self.shuffles)? else { return Ok(None) };
         match self.shuffles.choice(plan) {
             Ok(reason) => because(stage, &reason.into()).map(Some),
             Err(why) => {
@@ -234,7 +255,7 @@ fn because(plan: Arc<dyn ExecutionPlan>, reason: &Arc<str>) -> Result<Arc<dyn Ex
 }
 
 /// Returns a plan with its marks, if all of it can be one stage over exchanges.
-fn keyed(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn keyed(plan: &Arc<dyn ExecutionPlan>, rule: Shuffles) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(exchange) = plan.downcast_ref::<RepartitionExec>() {
         let is_hash = matches!(exchange.partitioning(), Partitioning::Hash(..));
         if !is_hash
@@ -243,16 +264,17 @@ fn keyed(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>
         {
             return Ok(None);
         }
-        let Some(input) = producer(exchange.input())? else { return Ok(None) };
+        let Some(input) = producer(exchange.input(), rule)? else { return Ok(None) };
         let exchange = replace_children_if_necessary(Arc::clone(plan), vec![input])?;
-        return Ok(Some(Arc::new(ShuffleExec::new(exchange))));
+        let mark = ShuffleExec::new(exchange);
+        return Ok(Some(Arc::new(if rule.may_combine { mark.combined()? } else { mark })));
     }
     if !is_key_local(plan) {
         return Ok(None);
     }
     let mut children = Vec::new();
     for child in plan.children() {
-        match keyed(child)? {
+        match keyed(child, rule)? {
             Some(child) => children.push(child),
             None => return Ok(None),
         }
@@ -281,10 +303,10 @@ fn shares_values(data_type: &DataType) -> bool {
 
 /// Returns the plan of functions that send rows to others, with its own marks. A build side that may turn out to be too large for functions leaves the rows
 /// to the coordinator.
-fn producer(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn producer(plan: &Arc<dyn ExecutionPlan>, rule: Shuffles) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     match is_fragment(plan) && broadcasts(plan).is_empty() {
         true => Ok(Some(Arc::clone(plan))),
-        false => keyed(plan),
+        false => keyed(plan, rule),
     }
 }
 
