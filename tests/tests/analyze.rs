@@ -84,8 +84,10 @@ fn assert_sums(report: &Report, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stages_of_an_exchange_sum_up_to_the_report() {
     let lake = Lake::new().await;
-    for target in [Target::InProcess, Target::Processes] {
-        let session = lake.session(Config { join: JoinPlace::Local, ..config(target, 3, Some(7), 2) }).await;
+    for (target, functions, lanes) in [(Target::InProcess, 3, 2), (Target::Processes, 3, 2), (Target::InProcess, 1, 1)]
+    {
+        let config = config(target, functions, Some(7), lanes);
+        let session = lake.session(Config { join: JoinPlace::Local, ..config }).await;
         let (rows, alone, events) = run_with_events(&session, JOIN).await.expect("rows");
         assert_remote(&alone, JOIN);
         assert_sums(&priced(&session, &events).await, "the query itself");
@@ -93,9 +95,12 @@ async fn the_stages_of_an_exchange_sum_up_to_the_report() {
         let (report, work) = (&analyzed.report, analyzed.work());
         assert_remote(report, work);
         assert_sums(report, work);
-        // The same plan at the same place gives the same rows.
-        assert_eq!((report.shuffles, report.stages, report.fragments), (alone.shuffles, alone.stages, alone.fragments));
-        assert_eq!(report.rows_from_functions, alone.rows_from_functions);
+        assert_eq!((report.shuffles, report.stages), (alone.shuffles, alone.stages));
+        // The same plan at the same place gives the same rows. Several lanes share partitions by their encoded bytes, which depend on the order of rows.
+        if (functions, lanes) == (1, 1) {
+            let numbers = |report: &Report| (report.fragments, report.rows_from_functions);
+            assert_eq!(numbers(report), numbers(&alone));
+        }
         assert!(report.shuffles >= 2, "{report:?}");
         // The words say what the report has.
         let fragments = report.fragments as u64;

@@ -112,7 +112,7 @@ async fn lost_rows_are_made_anew() {
 /// Stage 1 makes few objects of those of stage 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_rows_that_are_combined_are_made_anew() {
-    for (fault, stage) in [(PartsFault::Gone, 0), (PartsFault::Gone, 1), (PartsFault::Swapped, 1)] {
+    for (fault, stage) in [(PartsFault::Gone, 0), (PartsFault::Gone, 1), (PartsFault::Flipped, 1)] {
         let combining = Config { shuffle_reads_max: 0, ..Config::default() };
         check_restored_by(combining, fault, stage, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
     }
