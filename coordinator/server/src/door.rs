@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::Utc;
 use gust_engine::cap::SharedBudgets;
-use gust_engine::config::{CatalogConfig, Config, Label, LabelError, StatementKept};
+use gust_engine::config::{CatalogConfig, Config, JournalsWanted, Label, LabelError};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::exchange::Journals;
@@ -162,17 +162,16 @@ impl Door {
                 None
             }
         };
-        let has_journals = server.journal && config.exchange.is_some() && purpose == Purpose::Serve;
-        let keeps_texts = config.history.statement == StatementKept::Text;
-        if has_journals && !keeps_texts {
+        let journals = config.journals();
+        if journals == JournalsWanted::WithoutTexts && purpose == Purpose::Serve {
             tracing::info!(
-                "history.statement is `hash`, so that no text goes into a journal: submitted statements end with this server"
+                "the history keeps no text of a statement, and so there are no journals: submitted statements end with this server"
             );
         }
         let of_users = tokens.is_some() || provider.is_some();
         let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup, of_users));
         let engine = Engine::open(config, options)?;
-        let has_journals = has_journals && keeps_texts;
+        let has_journals = journals == JournalsWanted::Yes && purpose == Purpose::Serve;
         let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
         // Users see the views that it makes. So it has no history but its own.
         let options = SessionOptions {
@@ -407,6 +406,18 @@ impl Door {
             session.use_catalog(name).await?;
         }
         Ok(())
+    }
+
+    /// Tries if the exchange can have journals, where they are wanted.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] if it cannot.
+    pub(crate) async fn try_journals(&self) -> Result<(), QueryError> {
+        if self.base.config().journals() != JournalsWanted::Yes || self.engine.creates_once().await? {
+            return Ok(());
+        }
+        let what = "the exchange does not create an object once (If-None-Match): submitted statements would end with this server";
+        Err(QueryError::setup(what).with_hint("set `journal = false` under [server] if they may"))
     }
 
     /// Deletes what a query of another server has left in the exchange. Returns the number of objects.

@@ -162,8 +162,8 @@ impl Server {
         Ok(Self { door, address, drain, tls, handle, serving, postgres, drained: None })
     }
 
-    /// Checks that a server could start, that the identity provider tells its keys, and that each catalog answers. No connection is
-    /// taken, and no file is written.
+    /// Checks that a server could start, that the identity provider tells its keys, that each catalog answers, and that the exchange can
+    /// have journals if they are wanted. No connection is taken. Nothing is written but an object in the exchange, which is deleted again.
     ///
     /// # Errors
     /// Those of [`Self::start`], and [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
@@ -171,7 +171,8 @@ impl Server {
         let Ready { door, .. } = Ready::of(config, options, Purpose::Check).await?;
         let checked = async {
             door.fetch_keys().await?;
-            door.ask_catalogs().await
+            door.ask_catalogs().await?;
+            door.try_journals().await
         };
         let checked = checked.await;
         door.close().await;

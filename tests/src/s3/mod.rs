@@ -22,7 +22,7 @@ pub mod shape;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -44,7 +44,8 @@ pub use shape::{Shape, StorageFault};
 use connection::{Breaker, Connections};
 use identity::{Identities, LentOnly};
 use requests::{Arrived, RequestLog};
-use service::Service;
+pub use service::Conditions;
+use service::{CurrentConditions, Service};
 use shape::{Befallen, Shaper};
 
 /// The only bucket.
@@ -75,7 +76,7 @@ pub struct S3Server {
     shape: CurrentShape,
     in_flight: InFlight,
     lent: Lent,
-    overwrites: Arc<AtomicBool>,
+    conditions: CurrentConditions,
     // It is dropped before the folder, whose files its tasks hold.
     runtime: Option<Runtime>,
     _folder: TempDir,
@@ -90,8 +91,8 @@ impl S3Server {
         let folder =
             tempfile::Builder::new().prefix("gust-s3-").tempdir().context("cannot make a folder for objects")?;
         let requests = Arc::new(RequestLog::new());
-        let overwrites = Arc::<AtomicBool>::default();
-        let service = Service::new(folder.path(), Arc::clone(&requests), Arc::clone(&overwrites));
+        let conditions = CurrentConditions::default();
+        let service = Service::new(folder.path(), Arc::clone(&requests), Arc::clone(&conditions));
         let mut service = S3ServiceBuilder::new(service);
         service.set_auth(Identities);
         let lent = Lent::default();
@@ -109,7 +110,7 @@ impl S3Server {
             .context("cannot start the server's threads")?;
         let (shape, in_flight) = (CurrentShape::default(), InFlight::default());
         runtime.spawn(serve(listener, service, Arc::clone(&shape), Arc::clone(&in_flight)));
-        Ok(Self { endpoint, requests, shape, in_flight, lent, overwrites, runtime: Some(runtime), _folder: folder })
+        Ok(Self { endpoint, requests, shape, in_flight, lent, conditions, runtime: Some(runtime), _folder: folder })
     }
 
     /// Sets the shape of later requests, with full buckets, or none. Requests that have begun keep theirs.
@@ -124,9 +125,9 @@ impl S3Server {
         *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(shaper));
     }
 
-    /// Writes objects whole whatever is there already, as stores do that know no conditions.
-    pub fn overwrite(&self) {
-        self.overwrites.store(true, Ordering::Relaxed);
+    /// Treats the conditions of later writes in this way.
+    pub fn set_conditions(&self, conditions: Conditions) {
+        *self.conditions.write().unwrap_or_else(PoisonError::into_inner) = conditions;
     }
 
     /// Returns how often each fault of the present shape befell a request.

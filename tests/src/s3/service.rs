@@ -3,8 +3,8 @@
 use std::io::SeekFrom;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
@@ -25,21 +25,34 @@ const PART_BYTES_MIN: u64 = 5 << 20;
 const PARTS_MAX: i32 = 10_000;
 const LIST_KEYS_MAX: i32 = 1_000;
 
+/// A store's way with the conditions of a write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Conditions {
+    #[default]
+    Kept,
+    /// It writes whatever is there already.
+    Ignored,
+    /// It answers 501, as S3 did before it had them.
+    Refused,
+}
+
+/// The way at this moment.
+pub(super) type CurrentConditions = Arc<RwLock<Conditions>>;
+
 /// Bucket as `s3s` serves it.
 pub(super) struct Service {
     objects: Objects,
     uploads: AtomicU64,
     log: Arc<RequestLog>,
-    /// True for a store that writes whatever is there already.
-    overwrites: Arc<AtomicBool>,
+    conditions: CurrentConditions,
 }
 
 /// Answer of a verb, with the range of the object's bytes that travel for it.
 type Answer<T> = S3Result<(Range<u64>, T)>;
 
 impl Service {
-    pub(super) fn new(folder: &Path, log: Arc<RequestLog>, overwrites: Arc<AtomicBool>) -> Self {
-        Self { objects: Objects::new(folder), uploads: AtomicU64::new(0), log, overwrites }
+    pub(super) fn new(folder: &Path, log: Arc<RequestLog>, conditions: CurrentConditions) -> Self {
+        Self { objects: Objects::new(folder), uploads: AtomicU64::new(0), log, conditions }
     }
 
     async fn get(&self, input: GetObjectInput) -> Answer<GetObjectOutput> {
@@ -103,9 +116,19 @@ impl Service {
         let size = blob.size;
         let etag = hex(&blob.md5);
         let object = Object::new(blob, etag.clone(), input.content_type, input.metadata);
-        let conditions = match self.overwrites.load(Ordering::Relaxed) {
-            true => WriteConditions::default(),
-            false => WriteConditions { if_match: input.if_match, if_none_match: input.if_none_match },
+        let asked = WriteConditions { if_match: input.if_match, if_none_match: input.if_none_match };
+        let is_conditional = asked.if_match.is_some() || asked.if_none_match.is_some();
+        let way = *self.conditions.read().unwrap_or_else(PoisonError::into_inner);
+        let conditions = match way {
+            Conditions::Kept => asked,
+            Conditions::Ignored => WriteConditions::default(),
+            Conditions::Refused if is_conditional => {
+                return Err(s3_error!(
+                    NotImplemented,
+                    "A header you provided implies functionality that is not implemented"
+                ));
+            }
+            Conditions::Refused => asked,
         };
         self.objects.put(&input.key, object, &conditions)?;
         Ok((0..size, PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
@@ -291,6 +314,15 @@ impl S3 for Service {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let asked = asked(&request.input.key, &request);
         self.log.note(Operation::Get, asked, self.get(request.input).await).map(S3Response::new)
+    }
+
+    /// The oldest region has no name. The log has requests for objects alone.
+    async fn get_bucket_location(
+        &self,
+        request: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        check_bucket(&request.input.bucket)?;
+        Ok(S3Response::new(GetBucketLocationOutput::default()))
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
 use gust_tests::s3::shape::Faults;
-use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, Request, S3Server, SECRET_ACCESS_KEY, Shape};
+use gust_tests::s3::{ACCESS_KEY_ID, Conditions, Operation, REGION, Request, S3Server, SECRET_ACCESS_KEY, Shape};
 use object_store::path::Path as Key;
 use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::Served;
 use super::restart::{FRAGMENTS, adopted, described, ended, expected, place_with, result, serve, submit, sums};
-use crate::bad_input::{Place, wait_until};
+use crate::bad_input::{Place, check, fails, wait_until};
 
 /// Status of a write under a condition that does not hold.
 const NOT_SO: u16 = 412;
@@ -87,17 +87,64 @@ async fn a_statement_outlives_its_server_on_s3_with_faults() {
 
 /// Two servers would own one statement there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_overwrites_has_no_journals() {
+async fn a_store_that_does_not_create_once_has_no_journals() {
+    for conditions in [Conditions::Ignored, Conditions::Refused] {
+        let store = S3Server::start().expect("a server");
+        store.set_conditions(conditions);
+        let place = place(&store).await;
+        let server = serve(&place);
+        server.has_said("does not create an object once (If-None-Match): submitted statements end with this server");
+        let of_journals =
+            |request: &&Request| request.operation == Operation::Put && request.key.starts_with("x/journals/");
+        let tried = store.requests().iter().filter(of_journals).count();
+        let id = submit(&server, &sums());
+        wait_until("it is on its way", || adopted(&described(&server, &id)) >= FRAGMENTS / 2);
+        assert_eq!(keys(&store, "x/journals"), Vec::<String>::new());
+        assert_eq!(ended(&server, &id)["state"], "SUCCEEDED");
+        // A store that does not answer is tried again after a second.
+        let puts = store.requests().iter().filter(of_journals).count();
+        assert!(tried > 0 && puts == tried, "{conditions:?}: it is not tried again: {tried} {puts}");
+        server.is_well();
+        drop(server);
+        let ill =
+            ["the exchange does not create an object once (If-None-Match)", "set `journal = false` under [server]"];
+        check(&place.gust(&CHECK).output().expect("it starts"), 2, &ill);
+        let told = examined(&place);
+        assert!(told.contains("ok   journals        the exchange does not create an object once"), "{told}");
+        unwanted(&place);
+        assert_eq!(keys(&store, "x"), Vec::<String>::new(), "nothing is left");
+    }
+}
+
+const CHECK: [&str; 4] = ["serve", "--listen", "127.0.0.1:0", "--check"];
+
+/// Returns the doctor's findings, of which none is a fault.
+fn examined(place: &Place) -> String {
+    let told = place.gust(&["doctor", "--on", "local"]).output().expect("it starts");
+    check(&told, 0, &[]);
+    String::from_utf8(told.stdout).expect("text")
+}
+
+/// Nobody asks for journals that are turned off.
+fn unwanted(place: &Place) {
+    let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
+    std::fs::write(place.path("gust.toml"), format!("{configured}journal = false\n")).expect("written");
+    check(&place.gust(&CHECK).output().expect("it starts"), 0, &["the server can start"]);
+    assert!(!examined(place).contains("journals"), "{}", examined(place));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_creates_once_is_well() {
     let store = S3Server::start().expect("a server");
-    store.overwrite();
     let place = place(&store).await;
-    let server = serve(&place);
-    server.has_said("does not create an object once (If-None-Match): submitted statements end with this server");
-    let id = submit(&server, &sums());
-    wait_until("it is on its way", || adopted(&described(&server, &id)) >= FRAGMENTS / 2);
-    assert_eq!(keys(&store, "x/journals"), Vec::<String>::new());
-    assert_eq!(ended(&server, &id)["state"], "SUCCEEDED");
-    server.is_well();
+    check(&place.gust(&CHECK).output().expect("it starts"), 0, &["the server can start"]);
+    assert!(store.requests().iter().any(|request| is_probe(&request)), "it was tried");
+    let told = examined(&place);
+    assert!(told.contains("creates an object once: submitted statements outlive their server"), "{told}");
+    assert_eq!(keys(&store, "x"), Vec::<String>::new(), "nothing is left");
+    let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
+    std::fs::write(place.path("gust.toml"), configured.replace(SECRET_ACCESS_KEY, "wrong")).expect("written");
+    fails(&place, &CHECK, 2, &["s3://gust-test/x", "check `exchange`, the credentials"]);
 }
 
 /// A server that may not write there, or not now, is a server all the same.

@@ -15,6 +15,7 @@ mod bounds;
 mod budgets;
 mod flight;
 mod identity;
+mod journal_bounds;
 mod journal_stores;
 mod journals;
 mod jwt;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::units;
+use super::{Config, StatementKept, units};
 use crate::money::Money;
 
 /// The server: the places that its queries read, and how many of them run.
@@ -48,7 +48,8 @@ pub struct ServerConfig {
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
     /// Permission to keep journals of submitted statements in the `exchange`, so that they outlive the server. A store that does not create
-    /// an object once, or that cannot be written, has none. Default true: docs/server.md says what is in a journal.
+    /// an object once, or that cannot be written, has none. Nor are there any where the history keeps no text of statements. Default true:
+    /// docs/server.md says what is in a journal.
     pub journal: bool,
     /// Age of a submitted statement from which on it has a journal
     /// (`journal_after_seconds`). A server that is silent for three times as long is taken for gone. Default 5.
@@ -173,6 +174,28 @@ pub struct TlsConfig {
     /// Private key of the certificate.
     #[serde(deserialize_with = "units::path")]
     pub key: PathBuf,
+}
+
+/// Wish for journals of submitted statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JournalsWanted {
+    Yes,
+    /// They are turned off, or there is no `exchange` that outlives the server.
+    No,
+    /// The history keeps no text of a statement. A bucket is not to have it either.
+    WithoutTexts,
+}
+
+impl Config {
+    /// Tells if a server is to keep journals.
+    pub fn journals(&self) -> JournalsWanted {
+        let keeps_texts = self.history.enabled && self.history.statement == StatementKept::Text;
+        match self.server.journal && self.exchange.is_some() {
+            true if keeps_texts => JournalsWanted::Yes,
+            true => JournalsWanted::WithoutTexts,
+            false => JournalsWanted::No,
+        }
+    }
 }
 
 impl Default for ServerConfig {

@@ -24,6 +24,16 @@ use super::Exchange;
 /// Folder of all journals, below the exchange's prefix. No query has such an id.
 const FOLDER: &str = "journals";
 
+/// Bytes of an entry. A longer one is no coordinator's, and is not read.
+pub const ENTRY_BYTES_MAX: u64 = 64 << 20;
+
+/// Entries by which a store is tried.
+const FIRST: &[u8] = b"first";
+const SECOND: &[u8] = b"second";
+
+/// Refusals of the condition alone that show that a store does not know it, after the first one.
+const REFUSALS: usize = 2;
+
 /// Journals of an exchange.
 #[derive(Debug, Clone)]
 pub struct Journals {
@@ -89,25 +99,41 @@ impl Journals {
     /// # Errors
     /// The store's, if it cannot be told.
     pub async fn creates_once(&self, id: &str) -> Result<bool> {
-        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
-        let created = match self.append(id, 0, &first).await {
-            Ok(_) => self.append(id, 0, &second).await,
-            Err(error) => Err(error),
+        let created = match self.append(id, 0, &Bytes::from_static(FIRST)).await {
+            Ok(_) => self.append(id, 0, &Bytes::from_static(SECOND)).await.map(|appended| appended == Appended::Taken),
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => Ok(false),
+            Err(error) => self.creates_after(id, error).await,
         };
         let removed = self.remove(id).await;
         match created {
-            Ok(appended) => removed.map(|()| appended == Appended::Taken),
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Ok(true) => removed.map(|()| true),
+            told => told,
         }
     }
 
-    /// Reads an entry; None if there is none.
+    /// Does the same where the first entry could not be created. Stores that do not know the condition refuse it in many ways (S3's answer is
+    /// 501), so that no answer is understood. One that takes the entry without the condition, and twice not with it, does not know it.
+    async fn creates_after(&self, id: &str, refused: Error) -> Result<bool> {
+        let path = self.path(id, 0);
+        for _ in 0..REFUSALS {
+            if self.store.put(&path, Bytes::from_static(FIRST).into()).await.is_err() {
+                return Err(refused);
+            }
+            // It may have been a fault of the moment.
+            if let Ok(appended) = self.append(id, 0, &Bytes::from_static(SECOND)).await {
+                return Ok(appended == Appended::Taken);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads an entry; None if there is none, or one of more than [`ENTRY_BYTES_MAX`].
     ///
     /// # Errors
     /// The store's.
     pub async fn read(&self, id: &str, number: u32) -> Result<Option<Bytes>> {
         match self.store.get(&self.path(id, number)).await {
+            Ok(found) if found.meta.size > ENTRY_BYTES_MAX => Ok(None),
             Ok(found) => found.bytes().await.map(Some),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -169,6 +195,8 @@ fn entry_below(folder: &Path, path: &Path) -> Option<EntryKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use futures::stream::BoxStream;
     use gust_protocol::StoreAccess;
     use object_store::local::LocalFileSystem;
@@ -206,20 +234,65 @@ mod tests {
         }
     }
 
-    /// A store that writes whatever is there already.
-    #[derive(Debug)]
-    struct Overwriting(InMemory);
+    #[tokio::test]
+    async fn an_entry_that_is_too_long_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = LocalFileSystem::new_with_prefix(folder.path()).expect("a folder");
+        let (journals, id) = (journals(Arc::new(disk)), Uuid::now_v7().simple().to_string());
+        let mine = Bytes::from_static(b"mine");
+        assert_eq!(journals.append(&id, 0, &mine).await.expect("a store"), Appended::Done);
+        let path = folder.path().join("x/y/journals").join(&id).join("000000");
+        // Nothing is on the disk of it, and no machine has so much memory.
+        std::fs::File::create(&path).and_then(|file| file.set_len(1 << 42)).expect("a file with a hole");
+        assert_eq!(journals.read(&id, 0).await.expect("a store"), None);
+        assert_eq!(journals.append(&id, 0, &mine).await.expect("a store"), Appended::Taken, "it is another's");
+    }
 
-    impl std::fmt::Display for Overwriting {
+    /// A store's way with the condition of a write.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Condition {
+        Ignored,
+        Refused,
+        /// Nothing is written at all.
+        Shut,
+        /// The first write under the condition fails, and later ones do not.
+        FailsOnce,
+    }
+
+    /// A store that is not as S3.
+    #[derive(Debug)]
+    struct Odd(InMemory, Condition, AtomicBool);
+
+    impl std::fmt::Display for Odd {
         fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            to.write_str("overwriting")
+            write!(to, "{:?}", self.1)
+        }
+    }
+
+    impl Odd {
+        fn store(condition: Condition) -> Arc<dyn ObjectStore> {
+            Arc::new(Self(InMemory::new(), condition, AtomicBool::new(false)))
+        }
+
+        fn refused() -> Error {
+            Error::Generic { store: "odd", source: "501".into() }
         }
     }
 
     #[async_trait::async_trait]
-    impl ObjectStore for Overwriting {
+    impl ObjectStore for Odd {
         async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-            self.0.put_opts(at, payload, PutOptions { mode: PutMode::Overwrite, ..options }).await
+            let is_conditional = options.mode == PutMode::Create;
+            let options = match self.1 {
+                Condition::Ignored => PutOptions { mode: PutMode::Overwrite, ..options },
+                Condition::Shut => return Err(Self::refused()),
+                Condition::Refused if is_conditional => return Err(Self::refused()),
+                Condition::FailsOnce if is_conditional && !self.2.swap(true, Ordering::Relaxed) => {
+                    return Err(Self::refused());
+                }
+                Condition::Refused | Condition::FailsOnce => options,
+            };
+            self.0.put_opts(at, payload, options).await
         }
 
         async fn put_multipart_opts(
@@ -252,22 +325,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_overwrites_is_found_out() {
+    async fn a_store_that_does_not_create_once_is_found_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = LocalFileSystem::new_with_prefix(folder.path()).expect("a folder");
-        let stores: [(Arc<dyn ObjectStore>, bool); 3] = [
-            (Arc::new(InMemory::new()), true),
-            (Arc::new(disk), true),
-            (Arc::new(Overwriting(InMemory::new())), false),
+        let stores: [(Arc<dyn ObjectStore>, Option<bool>); 6] = [
+            (Arc::new(InMemory::new()), Some(true)),
+            (Arc::new(disk), Some(true)),
+            (Odd::store(Condition::Ignored), Some(false)),
+            (Odd::store(Condition::Refused), Some(false)),
+            (Odd::store(Condition::FailsOnce), Some(true)),
+            (Odd::store(Condition::Shut), None),
         ];
         for (store, expect) in stores {
-            let (shown, journals) = (store.to_string(), journals(store));
-            let id = Uuid::now_v7().simple().to_string();
-            // An earlier try may have left it.
-            let left = journals.append(&id, 0, &Bytes::from_static(b"first")).await.expect("a store");
-            assert_eq!(left, Appended::Done, "{shown}");
-            assert_eq!(journals.creates_once(&id).await.expect("a store"), expect, "{shown}");
-            assert_eq!(journals.list().await.expect("a store"), BTreeMap::new(), "{shown}: nothing is left");
+            let (shown, journals) = (store.to_string(), journals(Arc::clone(&store)));
+            for is_left in [false, true] {
+                let id = Uuid::now_v7().simple().to_string();
+                if is_left && expect.is_some() {
+                    // An earlier try may have left it.
+                    store.put(&journals.path(&id, 0), FIRST.into()).await.expect("a store");
+                }
+                assert_eq!(journals.creates_once(&id).await.ok(), expect, "{shown}");
+                assert_eq!(journals.list().await.expect("a store"), BTreeMap::new(), "{shown}: nothing is left");
+            }
         }
     }
 

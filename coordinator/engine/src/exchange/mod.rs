@@ -15,7 +15,7 @@ use crate::storage::Stores;
 mod journal;
 mod leftovers;
 
-pub use journal::{Appended, JournalListed, Journals};
+pub use journal::{Appended, ENTRY_BYTES_MAX, JournalListed, Journals};
 pub use leftovers::Leftovers;
 
 /// Upper bound of an encoded plan that travels with every fragment. A longer plan goes once, through the exchange.

@@ -32,6 +32,7 @@ use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
 
+mod journals;
 mod places;
 
 /// Greatest difference of clocks: AWS refuses signatures that are older than 5 minutes.
@@ -60,6 +61,9 @@ impl Session {
         let written = writable(exchange).await;
         let can_write = written.is_ok();
         findings.push(Finding::new("exchange", written));
+        if can_write {
+            findings.extend(self.engine.examine_journals().await.map(|told| Finding::new("journals", told)));
+        }
         // Sizes other than the first are used only if estimates pick them.
         let sizes = if self.config.picks_by_estimate() { ProbedSizes::All } else { ProbedSizes::First };
         let Probes { findings: of_functions, subjects } = self.engine.fleet.probes(sizes).await;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use gust_engine::config::{Label, LabelError};
-use gust_engine::exchange::{Appended, Journals};
+use gust_engine::exchange::{Appended, ENTRY_BYTES_MAX, Journals};
 use gust_engine::money::Money;
 use gust_engine::resume::{WorkDone, WorkLog};
 use gust_engine::session::pieces;
@@ -44,7 +44,7 @@ mod takeover;
 const VERSION: u32 = 2;
 
 /// Bytes of results that one entry has, about.
-const ENTRY_BYTES_MAX: usize = 8 << 20;
+const RESULTS_BYTES_MAX: usize = 8 << 20;
 
 /// Tries to write the end of a journal after the first one, for which the statement's end waits, and the pause before each.
 const END_TRIES_MAX: usize = 3;
@@ -290,7 +290,7 @@ impl Keeper {
         if writer.is_kept() {
             let mut written = Some(Appended::Done);
             while written == Some(Appended::Done)
-                && let Some(done) = writer.work.take(ENTRY_BYTES_MAX)
+                && let Some(done) = writer.work.take(RESULTS_BYTES_MAX)
             {
                 let entry = writer.keeping.encoded(What::Work(Box::new(done)), writer.position.deaths);
                 written = writer.write(&entry).await;
@@ -431,8 +431,9 @@ impl Writer {
             let entry = self.unanswered.clone().or_else(|| begun.take()).or_else(|| self.entry(is_due()));
             let mut has_more = false;
             if let Some(entry) = entry {
-                has_more = entry.len() > ENTRY_BYTES_MAX;
-                if self.position.bytes + entry.len() as u64 > JOURNAL_BYTES_MAX {
+                has_more = entry.len() > RESULTS_BYTES_MAX;
+                let bytes = entry.len() as u64;
+                if bytes > ENTRY_BYTES_MAX || self.position.bytes + bytes > JOURNAL_BYTES_MAX {
                     tracing::warn!(id = self.work.id(), "its journal is too long: the statement ends with this server");
                     self.remove().await;
                     self.position.next = 0;
@@ -467,7 +468,7 @@ impl Writer {
 
     /// Makes the next entry; None if there is nothing new and none is due.
     fn entry(&self, is_due: bool) -> Option<Bytes> {
-        let what = match self.work.take(ENTRY_BYTES_MAX) {
+        let what = match self.work.take(RESULTS_BYTES_MAX) {
             Some(done) => What::Work(Box::new(done)),
             None if is_due => What::Beat,
             None => return None,

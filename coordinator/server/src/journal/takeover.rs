@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::exchange::{Appended, JournalListed};
+use gust_engine::exchange::{Appended, ENTRY_BYTES_MAX, JournalListed};
 use gust_engine::resume::{Inherited, WorkDone, WorkLog};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -37,6 +37,10 @@ const WATCHED_MAX: usize = 1_000;
 
 /// Entries that are read at the same time.
 const READS_AT_ONCE: usize = 16;
+
+/// Bytes of a journal that is read at all, and number of its last entry. Servers write less, and what others write is not believed.
+const READ_BYTES_MAX: u64 = JOURNAL_BYTES_MAX + ENTRY_BYTES_MAX;
+const ENTRIES_MAX: u32 = 1 << 24;
 
 /// Tries to take a statement from a server that writes on.
 const CANCEL_TRIES_MAX: usize = 5;
@@ -211,6 +215,10 @@ impl Door {
             self.statements.keep_unowned(|kept| kept != id);
             self.remove_leftovers(keeping, id).await;
             return true;
+        }
+        if bytes > READ_BYTES_MAX || last > ENTRIES_MAX {
+            tracing::warn!(id, bytes, last, "its journal is too long to be read; `gust exchange gc` removes it later");
+            return false;
         }
         let begun = keeping.begun(id).await.filter(|submitted| self.lets_in(keeping, submitted));
         let Some(submitted) = begun else { return false };
