@@ -12,7 +12,9 @@ use gust_engine::config::{CatalogConfig, Config, JournalsWanted, Label, LabelErr
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::exchange::Journals;
+use gust_engine::history::StatementEnd;
 use gust_engine::money::Money;
+use gust_engine::report::Report;
 use gust_engine::session::{
     Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
 };
@@ -27,6 +29,7 @@ use crate::budgets::KeptBudgets;
 use crate::journal::Keeping;
 use crate::jwt::Provider;
 use crate::metrics::{Metrics, Moment};
+use crate::recording::Recording;
 use crate::statements::Statements;
 use crate::tokens::{Credential, NoUser, PREFIX, Principal, Tokens};
 
@@ -89,7 +92,8 @@ pub(crate) struct Door {
     pub(crate) keeping: Option<Arc<Keeping>>,
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
-    pub(crate) metrics: Metrics,
+    metrics: Metrics,
+    recording: Recording,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
     /// Token that stops all queries.
@@ -196,6 +200,7 @@ impl Door {
             keeping,
             budgets,
             metrics: Metrics::default(),
+            recording: Recording::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
@@ -307,6 +312,12 @@ impl Door {
             // A token expires without a word.
             drop(tokio::time::timeout(left.min(EXPIRY_PAUSE), tokens.changed()).await);
         }
+    }
+
+    /// Counts a statement that has ended, and tells where the history does not take records any more.
+    pub(crate) fn count(&self, report: &Report, ended: &StatementEnd) {
+        self.metrics.count(report, ended);
+        self.recording.hear(report.id.as_deref(), report.history_not_recorded.as_deref());
     }
 
     /// Returns the metrics of the server as text, with the budgets that a user shares.

@@ -27,6 +27,7 @@ mod listing;
 mod metrics;
 mod plain;
 mod postgres;
+mod recording;
 mod run;
 mod spool;
 mod statements;

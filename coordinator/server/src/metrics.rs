@@ -37,6 +37,7 @@ pub(crate) struct Metrics {
     statements: Family<OutcomeLabel, Counter>,
     errors: Family<KindLabel, Counter>,
     unpriced: Counter,
+    unrecorded: Counter,
     seconds: Histogram,
     dollars: Dollars,
     dollars_wasted: Dollars,
@@ -95,6 +96,7 @@ impl Default for Metrics {
             statements: Family::default(),
             errors: Family::default(),
             unpriced: Counter::default(),
+            unrecorded: Counter::default(),
             seconds: Histogram::new(SECONDS),
             dollars: Dollars::default(),
             dollars_wasted: Dollars::default(),
@@ -114,6 +116,8 @@ impl Default for Metrics {
         registry.register("statements", "Statements that have ended", metrics.statements.clone());
         registry.register("errors", "Statements that failed, by the kind of error", metrics.errors.clone());
         registry.register("statements_unpriced", "Statements whose cost is not known", metrics.unpriced.clone());
+        let unrecorded = "Statements without a record, because the history could not be written";
+        registry.register("statements_unrecorded", unrecorded, metrics.unrecorded.clone());
         registry.register_with_unit("statement", "Time of statements", Unit::Seconds, metrics.seconds.clone());
         registry.register_with_unit("cost", "Known cost of statements", dollars.clone(), metrics.dollars.clone());
         registry.register_with_unit("waste", "Cost that brought no row", dollars, metrics.dollars_wasted.clone());
@@ -147,6 +151,9 @@ impl Metrics {
             None => {
                 self.unpriced.inc();
             }
+        }
+        if report.history_not_recorded.is_some() {
+            self.unrecorded.inc();
         }
         self.rows.inc_by(report.rows);
         self.fragments.inc_by(report.fragments as u64);

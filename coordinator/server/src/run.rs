@@ -152,7 +152,7 @@ pub(crate) async fn unrun(door: &Door, asked: Asked, work: Arc<WorkLog>, error: 
     // A text that another version has read may be no SQL here.
     let last = parsed(&session, sql.clone()).await.ok().and_then(|mut statements| statements.pop());
     let report = Recorder::new(session).refuse(last.as_ref(), &sql, work, &error).await;
-    door.metrics.count(&report, &StatementEnd::from(&error));
+    door.count(&report, &StatementEnd::from(&error));
     Failure { id: report.id.clone(), error, report: Some(Box::new(report)) }
 }
 
@@ -203,7 +203,7 @@ async fn start(
     let gone = tokio::select! {
         running = Box::pin(recorder.run_noted(statement, work.clone())) => {
             return running.map_err(|refused| {
-                door.metrics.count(&refused.report, &StatementEnd::from(&refused.error));
+                door.count(&refused.report, &StatementEnd::from(&refused.error));
                 Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
             });
         }
@@ -213,7 +213,7 @@ async fn start(
     sink.ending().await;
     let report = recorder.interrupt().await.map(Box::new);
     if let Some(report) = report.as_ref().filter(|_| !is_lost(work.as_ref())) {
-        door.metrics.count(report, &StatementEnd::from(&gone));
+        door.count(report, &StatementEnd::from(&gone));
     }
     let id = report.as_ref().and_then(|report| report.id.clone());
     Err(Failure { id, error: gone, report })
@@ -260,10 +260,10 @@ async fn finish(
     end: &StatementEnd,
     is_lost: bool,
 ) -> Report {
-    let (id, computing) = (running.id().to_owned(), running.computing().clone());
+    let computing = running.computing().clone();
     let report = recorder.finish(running, end).await;
     if !is_lost {
-        door.metrics.count(&report, end);
+        door.count(&report, end);
     }
     computing.close();
     if !computing.is_empty() {
@@ -273,9 +273,6 @@ async fn finish(
             computing.wait().await;
             drop(overrun);
         }));
-    }
-    if let Some(why) = &report.history_not_recorded {
-        tracing::warn!(id, "not recorded in the history: {why}");
     }
     report
 }

@@ -96,6 +96,7 @@ async fn metrics_are_those_of_the_history_and_of_its_bills() {
         ("gust_errors_total{kind=\"data\"}", Some(1.0)),
         ("gust_errors_total{kind=\"cap-reached\"}", Some(1.0)),
         ("gust_statements_unpriced_total", Some(0.0)),
+        ("gust_statements_unrecorded_total", Some(0.0)),
         ("gust_queries_running", Some(0.0)),
         ("gust_queries_waiting", Some(0.0)),
         ("gust_statements_kept", Some(1.0)),

@@ -26,6 +26,7 @@ mod remote;
 mod restart;
 mod statements;
 mod tables;
+mod unrecorded;
 
 /// Waits, as curl does: these tests block their threads.
 pub(crate) fn pause(time: Duration) {
@@ -76,7 +77,17 @@ impl<'a> Served<'a> {
     /// Starts a server with these flags, and waits until it listens.
     #[track_caller]
     pub(crate) fn start(place: &'a Place, flags: &[&str]) -> Self {
-        let mut command = place.gust(&[&["serve", "--listen", "127.0.0.1:0"], flags].concat());
+        Self::started(place, Self::command_of(place, flags), flags)
+    }
+
+    /// Returns the command of a server with these flags.
+    fn command_of(place: &Place, flags: &[&str]) -> Command {
+        place.gust(&[&["serve", "--listen", "127.0.0.1:0"], flags].concat())
+    }
+
+    /// Starts the server of a command, and waits until it listens.
+    #[track_caller]
+    fn started(place: &'a Place, mut command: Command, flags: &[&str]) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let mut words = BufReader::new(child.stderr.take().expect("its words"));
         let mut said = String::new();

@@ -34,6 +34,8 @@ pub enum HistoryFault {
         "is full: it has reached history.bytes_max = {}, or its disk is full", format_size(*bytes_max, BINARY)
     )]
     Full { bytes_max: u64 },
+    #[error("cannot be read or written: {0}")]
+    Disk(String),
     #[error("did not answer within {} s", WRITE_MAX.as_secs())]
     Slow,
     #[error("failed: {0}")]
@@ -51,6 +53,9 @@ impl HistoryFault {
             Self::Older { .. } => "move it away, and a new one is begun",
             Self::Newer { .. } => "use that gust, or set history.path to another file",
             Self::Full { .. } => "raise history.bytes_max, lower history.retention_days, or free space",
+            Self::Disk(_) => {
+                "look at its disk, which may be over a quota or broken, or set history.path to another one"
+            }
             Self::Slow => "set history.path to a file on a local disk",
             Self::Other(_) => return None,
         })
@@ -68,6 +73,8 @@ impl HistoryFault {
             Some(3 | 8 | 14) => Self::Unusable(message),
             // CORRUPT, NOTADB
             Some(11 | 26) => Self::Damaged(message),
+            // IOERR
+            Some(10) => Self::Disk(message),
             Some(13) => Self::Full { bytes_max },
             _ => Self::Other(message),
         }
