@@ -24,6 +24,7 @@ pub mod random_tables;
 pub mod rest;
 pub mod rounds;
 pub mod s3;
+pub mod slow_readers;
 pub mod stats;
 pub mod subqueries;
 pub mod tpch;

@@ -24,6 +24,7 @@ mod openapi;
 mod postgres;
 mod remote;
 mod restart;
+mod slow_readers;
 mod statements;
 mod tables;
 mod unrecorded;

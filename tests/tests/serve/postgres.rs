@@ -13,7 +13,7 @@ use super::{Served, numbers, pause};
 use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 /// Flags of a server for clients of PostgreSQL.
-const POSTGRES: [&str; 2] = ["--postgres", "127.0.0.1:0"];
+pub(super) const POSTGRES: [&str; 2] = ["--postgres", "127.0.0.1:0"];
 
 impl Served<'_> {
     fn postgres_port(&self) -> u16 {

@@ -38,6 +38,7 @@ mod operators;
 mod plan;
 mod planning;
 mod random_tables;
+mod readers;
 mod scaling;
 mod serve;
 mod shuffle;
@@ -202,6 +203,8 @@ enum Measurement {
     },
     /// A server with 200 connections at half of its capacity and above it, and with idle ones
     Serve,
+    /// The memory of a server while a client reads a large result slowly, on each wire
+    Readers(readers::Choice),
 }
 
 /// Result of a measurement.
@@ -306,6 +309,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Concurrency { queries } => {
             concurrency::measure(&workload.concurrency, &workload.cloud, &workload.cloud_table, *queries).await
         }
+        Measurement::Readers(choice) => readers::measure(choice, cache),
         Measurement::Serve => Box::pin(serve::measure(&workload.serve, cache)).await,
         Measurement::Shuffle => {
             Box::pin(shuffle::measure(&workload.shuffle, &workload.prices, workload.cloud.limits)).await
