@@ -25,6 +25,8 @@ pub const JUDGES: &str = "judges.txt";
 pub const CLIENTS: &str = "clients.txt";
 /// Requirements of the client that is made from the server's OpenAPI.
 pub const OPENAPI: &str = "openapi.txt";
+/// Requirements of dbt with its adapter for PostgreSQL.
+pub const DBT: &str = "dbt.txt";
 
 /// Lock of the installation: two tests of one process must not install the same packages at once.
 static INSTALLING: Mutex<()> = Mutex::new(());

@@ -16,7 +16,7 @@ use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 pub(super) const POSTGRES: [&str; 2] = ["--postgres", "127.0.0.1:0"];
 
 impl Served<'_> {
-    fn postgres_port(&self) -> u16 {
+    pub(super) fn postgres_port(&self) -> u16 {
         self.postgres.expect("it was started with --postgres")
     }
 
@@ -556,33 +556,6 @@ async fn messages_out_of_place_are_errors_and_the_connection_goes_on() {
     let many: Vec<u8> = (0..110).flat_map(|name| bind(&format!("p{name}"), "many0")).collect();
     socket.write_all(&[many, message(b'S', b"")].concat()).expect("sent");
     hears(&mut socket, "100 portals are open");
-    server.is_well();
-}
-
-/// Returns false where something is missing. In CI it has to be there.
-fn is_there(what: &str, is_there: bool) -> bool {
-    assert!(is_there || std::env::var("CI").is_err(), "CI does not skip: {what} is missing");
-    if !is_there {
-        eprintln!("skipped: {what} is missing");
-    }
-    is_there
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn java_speaks_by_jdbc() {
-    let driver = std::env::var_os("POSTGRES_JDBC").unwrap_or("/usr/share/java/postgresql.jar".into());
-    let driver = Path::new(&driver);
-    let has_java = Command::new("java").arg("-version").output().is_ok_and(|output| output.status.success());
-    if !is_there("Java, or Debian's libpostgresql-jdbc-java", has_java && driver.exists()) {
-        return;
-    }
-    let place = numbers().await;
-    let server = Served::start(&place, &[&POSTGRES[..], &["--setup", "setup.sql"]].concat());
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("java/PostgresJdbc.java");
-    let mut java = Command::new("java");
-    java.arg("-cp").arg(driver).arg(program).arg(server.postgres_port().to_string());
-    let output = java.output().expect("java");
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).ends_with("ok\n"), "{output:?}");
     server.is_well();
 }
 

@@ -18,6 +18,7 @@ mod cloud_table;
 mod compression;
 mod concurrency;
 mod cpu;
+mod dbt;
 mod deletes;
 mod estimate;
 mod fanout;
@@ -41,6 +42,7 @@ mod random_tables;
 mod readers;
 mod scaling;
 mod serve;
+mod served;
 mod shuffle;
 mod subqueries;
 mod tail;
@@ -143,6 +145,8 @@ enum Measurement {
     Judges(judges::Choice),
     /// A running server against its OpenAPI, by schemathesis
     Openapi(openapi::Choice),
+    /// A server, as dbt sees it by its adapter for PostgreSQL
+    Dbt,
     /// Scans of a table with deletes of each kind, beside the scan of its data files
     Deletes {
         /// Rows below the workload's
@@ -287,6 +291,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
         Measurement::Judges(choice) => judges::measure(choice, cache).await,
         Measurement::Openapi(choice) => openapi::measure(choice, cache),
+        Measurement::Dbt => dbt::measure(cache).await,
         Measurement::Deletes { rows } => {
             let settings = workload.deletes;
             deletes::measure(&DeleteCosts { rows: rows.unwrap_or(settings.rows), ..settings }, cache).await

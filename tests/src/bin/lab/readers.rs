@@ -1,22 +1,19 @@
 //! One server and one reader after the other, each on a wire of its own: it reads a large result slowly for a while, and the rest as fast as
 //! it can. The figure is the most memory that the server took above what it has when idle.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use anyhow::Context;
 use gust_tests::slow_readers::{
-    Ports, Wire, bytes_min, forget_peak, peak_resident_bytes, read_slowly, resident_bytes, statement,
+    Wire, bytes_min, forget_peak, peak_resident_bytes, read_slowly, resident_bytes, statement,
 };
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Bound, Outcome};
-use crate::tax::sibling;
+use crate::served::{Server, gust};
 
 /// Bytes above idle that a server may take for a reader.
 const MIB_MAX: f64 = 256.0;
@@ -32,48 +29,6 @@ pub struct Choice {
     /// Time for which it keeps that pace, in seconds. Then it reads on as fast as it can
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-}
-
-/// Server in a folder of its own. Dropping it kills it.
-struct Server {
-    child: Child,
-    ports: Ports,
-}
-
-impl Server {
-    fn start(folder: &Path) -> anyhow::Result<Self> {
-        fs::write(folder.join("gust.toml"), "on = 'local'\n")?;
-        let mut command = gust(folder)?;
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--postgres", "127.0.0.1:0", "--timeout", "1day"])
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let mut words = BufReader::new(child.stderr.take().context("its words")?).lines();
-        let mut port = || loop {
-            let line = words.next().context("the server has ended")??;
-            let Some(place) = line.trim().strip_prefix("listening at ") else { continue };
-            let address = place.trim_start_matches("http://").split(' ').next().unwrap_or_default();
-            break Ok::<_, anyhow::Error>(address.parse::<SocketAddr>()?.port());
-        };
-        let ports = Ports { http: port()?, postgres: port()? };
-        // A server whose words nobody reads would be held up by them.
-        std::thread::spawn(move || words.map_while(Result::ok).for_each(|line| eprintln!("server: {line}")));
-        Ok(Self { child, ports })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn gust(folder: &Path) -> anyhow::Result<Command> {
-    let mut command = Command::new(sibling("gust_under_test")?);
-    // A measurement must not become a part of its user's history.
-    command.current_dir(folder).env_remove("GUST_LOG").env("XDG_STATE_HOME", folder.join("state")).stdin(Stdio::null());
-    Ok(command)
 }
 
 /// A reader's run.
@@ -122,10 +77,10 @@ pub fn measure(choice: &Choice, cache: &Path) -> anyhow::Result<Outcome> {
 
 fn read(wire: Wire, rows: u64, choice: &Choice, cache: &Path) -> anyhow::Result<Run> {
     let folder = tempfile::tempdir_in(cache)?;
-    let server = Server::start(folder.path())?;
+    let server = Server::start(folder.path(), &[])?;
     let client = |rows: u64| anyhow::Ok(wire.client(gust(folder.path())?, server.ports, &statement(rows)));
     anyhow::ensure!(client(10)?.output()?.status.success(), "{}: no answer", wire.name());
-    let process = server.child.id();
+    let process = server.process();
     let idle_bytes = resident_bytes(process)?;
     let above = || anyhow::Ok(peak_resident_bytes(process)?.saturating_sub(idle_bytes));
     forget_peak(process)?;
