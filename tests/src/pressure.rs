@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use gust_engine::config::{Config, Target};
+use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
@@ -30,10 +30,19 @@ pub struct Query {
     pub ordered: bool,
 }
 
-/// Target and settings of a run, and the part of its need that the query has.
+/// Machine that has little memory. Others have plenty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Short {
+    /// The coordinator, with its part of a query on this target.
+    Coordinator(Target),
+    /// Each function in this process. They do all that functions can: joins with copies of a build side first, or all with rows by key.
+    Functions { copies: bool },
+}
+
+/// Place and settings of a run, and the part of its need that the query has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunSettings {
-    pub target: Target,
+    pub short: Short,
     pub partitions: usize,
     pub part: usize,
     /// True where texts share their buffers, as by default. A batch is then counted with everything that its neighbours hold.
@@ -57,7 +66,7 @@ pub enum MemoryOutcome {
 #[derive(Debug)]
 pub struct Plenty {
     pub rows: Vec<RecordBatch>,
-    /// Bytes that were reserved at the peak.
+    /// Bytes that were reserved at the peak, on the machine that is to have little.
     pub need_bytes: usize,
 }
 
@@ -112,15 +121,14 @@ impl Data {
         self.0.path()
     }
 
-    /// Opens a session with so much memory, in which the tables are known.
+    /// Opens a session with so much memory where it is short, in which the tables are known.
     pub async fn session(
         &self,
         run_settings: RunSettings,
-        memory_bytes_max: u64,
+        memory_bytes: u64,
         settings: &[&str],
     ) -> Result<Session, QueryError> {
-        let config = Config { on: run_settings.target, functions_max: 3, memory_bytes_max, ..Config::default() };
-        let session = Session::new(config)?;
+        let session = Session::new(run_settings.short.config(memory_bytes))?;
         let partitions = format!("SET datafusion.execution.target_partitions = {}", run_settings.partitions);
         let tables = ["a", "b"].map(|t| {
             format!("CREATE EXTERNAL TABLE {t} STORED AS PARQUET LOCATION '{}/{t}/'", self.0.path().display())
@@ -138,11 +146,16 @@ impl Data {
 
     /// Runs a query with plenty of memory.
     pub async fn plenty(&self, query: &Query, run_settings: RunSettings) -> Result<Plenty, QueryError> {
-        let session = self.session(run_settings, 4 << 30, &query.settings).await?;
+        let session = self.session(run_settings, PLENTY_BYTES, &query.settings).await?;
         let ended = run(&session, &query.sql).await;
-        let need = session.engine().memory().peak_bytes();
+        let need_here = session.engine().memory().peak_bytes();
         session.close().await;
-        Ok(Plenty { rows: ended?.0, need_bytes: need })
+        let (rows, report) = ended?;
+        let need_bytes = match run_settings.short {
+            Short::Coordinator(_) => need_here,
+            Short::Functions { .. } => report.memory_peak_bytes as usize,
+        };
+        Ok(Plenty { rows, need_bytes })
     }
 
     /// Runs a query with a part of its need.
@@ -155,10 +168,10 @@ impl Data {
         run_settings: RunSettings,
         plenty: &Plenty,
     ) -> Result<MemoryOutcome, String> {
-        let memory_bytes_max = (plenty.need_bytes / run_settings.part).max(1) as u64;
-        let what = |why: String| format!("{} with {memory_bytes_max} bytes, {run_settings:?}: {why}", query.name);
+        let memory_bytes = (plenty.need_bytes / run_settings.part).max(1) as u64;
+        let what = |why: String| format!("{} with {memory_bytes} bytes, {run_settings:?}: {why}", query.name);
         let session =
-            self.session(run_settings, memory_bytes_max, &query.settings).await.map_err(|e| what(e.to_string()))?;
+            self.session(run_settings, memory_bytes, &query.settings).await.map_err(|e| what(e.to_string()))?;
         let ended = run(&session, &query.sql).await;
         let refused = session.engine().memory().refusals() > 0;
         session.close().await;
@@ -166,11 +179,9 @@ impl Data {
             Ok(ended) => ended,
             Err(error) if error.kind() == ErrorKind::Resources => {
                 let message = error.to_string();
-                let names = message.contains("memory_bytes_max") || message.contains("function_memory_bytes");
-                return if names {
-                    Ok(MemoryOutcome::Refused)
-                } else {
-                    Err(what(format!("no setting is named: {message}")))
+                return match run_settings.short.is_named(&message) {
+                    true => Ok(MemoryOutcome::Refused),
+                    false => Err(what(format!("no setting or no operator is named: {message}"))),
                 };
             }
             Err(error) => return Err(what(format!("{error:?}"))),
@@ -182,8 +193,43 @@ impl Data {
     }
 }
 
+impl Short {
+    fn config(self, memory_bytes: u64) -> Config {
+        let config = Config { functions_max: 3, ..Config::default() };
+        match self {
+            Self::Coordinator(on) => Config { on, memory_bytes_max: memory_bytes, ..config },
+            Self::Functions { copies } => Config {
+                on: Target::InProcess,
+                memory_bytes_max: PLENTY_BYTES,
+                function_memory_bytes: memory_bytes,
+                join: if copies { JoinPlace::Broadcast } else { JoinPlace::Local },
+                shuffle: ShufflePlace::Hash,
+                shuffle_partitions: Some(5),
+                ..config
+            },
+        }
+    }
+
+    /// Returns true if an error names an operator and the setting that would help.
+    fn is_named(self, message: &str) -> bool {
+        let setting = match self {
+            // Functions have memory of their own, of which the default is plenty.
+            Self::Coordinator(_) => "memory_bytes_max",
+            Self::Functions { .. } => "function_memory_bytes",
+        };
+        message.contains(setting) && HOLDERS.iter().any(|holder| message.contains(holder))
+    }
+}
+
+/// Words of the names of those that hold memory.
+const HOLDERS: [&str; 10] =
+    ["Join", "join", "Sort", "sort", "Aggregate", "aggregate", "TopK", "rows", "results of stage", "recursive query"];
+
+/// Memory that is enough for each query.
+const PLENTY_BYTES: u64 = 4 << 30;
+
 fn outcome(report: &Report, refused: bool) -> MemoryOutcome {
-    match (&report.planned_again, refused) {
+    match (&report.planned_again, refused || report.spilled_bytes > 0) {
         (Some(_), _) => MemoryOutcome::PlannedAgain,
         (None, true) => MemoryOutcome::Spilled,
         (None, false) => MemoryOutcome::Right,

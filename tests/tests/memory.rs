@@ -19,14 +19,14 @@ use gust_engine::model::Place;
 use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
-use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Tally, queries};
+use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
 use gust_tests::query::{plain, run, run_with_events};
 use tempfile::TempDir;
 
 /// Returns the settings of a run, different ones for each query. `lab operators` tries them all.
 fn run_settings(index: usize) -> RunSettings {
-    let target = [Target::Local, Target::InProcess, Target::Local][index % 3];
-    RunSettings { target, partitions: [2, 1, 3, 8, 4][index % 5], part: 1, views: index.is_multiple_of(2) }
+    let short = Short::Coordinator([Target::Local, Target::InProcess, Target::Local][index % 3]);
+    RunSettings { short, partitions: [2, 1, 3, 8, 4][index % 5], part: 1, views: index.is_multiple_of(2) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

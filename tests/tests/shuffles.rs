@@ -69,6 +69,11 @@ impl Lake {
         self.setup.push(table_statement(table, &folder));
     }
 
+    /// Returns the folder that holds a folder of each table's name.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) async fn session(&self, config: Config) -> Session {
         let session = Session::new(config).expect("a session");
         for statement in &self.setup {

@@ -128,7 +128,9 @@ fn examined(place: &Place) -> String {
 /// Nobody asks for journals that are turned off.
 fn unwanted(place: &Place) {
     let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
-    std::fs::write(place.path("gust.toml"), format!("{configured}journal = false\n")).expect("written");
+    assert!(configured.contains("[server]\n"), "{configured}");
+    let without = configured.replace("[server]\n", "[server]\njournal = false\n");
+    std::fs::write(place.path("gust.toml"), without).expect("written");
     check(&place.gust(&CHECK).output().expect("it starts"), 0, &["the server can start"]);
     assert!(!examined(place).contains("journals"), "{}", examined(place));
 }

@@ -62,7 +62,8 @@ impl Platform for InProcessPlatform {
     }
 
     async fn sizes(&self) -> Result<Vec<FunctionSize>, QueryError> {
-        let size = local::size(&self.parts.config, "in-process".to_owned(), 1);
+        let cores = self.parts.config.process.cores as usize;
+        let size = local::size(&self.parts.config, "in-process".to_owned(), cores);
         Ok(vec![FunctionSize { is_one_environment: true, ..size }])
     }
 

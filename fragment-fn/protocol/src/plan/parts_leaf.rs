@@ -195,7 +195,8 @@ impl ExecutionPlan for PartsExec {
             under_way: FuturesOrdered::new(),
             bytes: 0,
             ahead_bytes_max: ahead_bytes_max(context.memory_pool().memory_limit(), lanes.lanes.len()),
-            reservation: MemoryConsumer::new(format!("parts {}", self.input)).register(context.memory_pool()),
+            reservation: MemoryConsumer::new(format!("rows of other functions {}", self.input))
+                .register(context.memory_pool()),
         };
         let schema = self.schema();
         let under = Arc::clone(&schema);

@@ -29,6 +29,7 @@ mod judge;
 mod judges;
 mod latency;
 mod local;
+mod matrix;
 mod memory;
 mod metering;
 mod model;
@@ -40,6 +41,7 @@ mod plan;
 mod planning;
 mod random_tables;
 mod readers;
+mod rollup;
 mod scaling;
 mod serve;
 mod served;
@@ -141,6 +143,8 @@ enum Measurement {
         #[arg(long = "sf", default_value_t = 1.0)]
         scale: f64,
     },
+    /// The 22 TPC-H queries in every way in which functions can do them, against local runs and DuckDB
+    Matrix(matrix::Choice),
     /// Spark, pyiceberg, DuckDB, ClickHouse and iceberg-rust over the tables of the Iceberg matrix
     Judges(judges::Choice),
     /// A running server against its OpenAPI, by schemathesis
@@ -171,7 +175,13 @@ enum Measurement {
         limits: Vec<String>,
     },
     /// Every operator that spills or holds its input under parts of the memory that it needs
-    Operators,
+    Operators {
+        /// Only those in functions
+        #[arg(long)]
+        in_functions: bool,
+    },
+    /// Ranks over a ROLLUP of two million rows with 500,000 groups in 256 MiB, here and with functions
+    Rollup(rollup::Choice),
     /// Random statements over NULL, NaN, -0.0, empty texts and extremes against DuckDB
     OddValues {
         /// Number of statements
@@ -289,6 +299,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,
         Measurement::Judge { scale } => judge::measure(*scale, cache).await,
+        Measurement::Matrix(choice) => Box::pin(matrix::measure(choice, cache)).await,
         Measurement::Judges(choice) => judges::measure(choice, cache).await,
         Measurement::Openapi(choice) => openapi::measure(choice, cache),
         Measurement::Dbt => dbt::measure(cache).await,
@@ -302,7 +313,8 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
                 memory::Choice { scale: *scale, queries: queries.clone(), on: on.clone(), limits: limits.clone() };
             memory::measure(&workload.memory, &choice, cache).await
         }
-        Measurement::Operators => operators::measure(&workload.operators).await,
+        Measurement::Operators { in_functions } => operators::measure(&workload.operators, *in_functions).await,
+        Measurement::Rollup(choice) => rollup::measure(choice).await,
         Measurement::OddValues { seeds, from, seed } => {
             let range = seed.map_or(*from..from + seeds, |seed| seed..seed + 1);
             odd_values::measure(&workload.odd_values, range, cache).await
