@@ -28,11 +28,11 @@ struct Spoiled {
 
 impl Spoiled {
     async fn new(lake: &Lake, spoiling: Spoiling, allow_fallback: bool) -> Self {
-        Self::by(lake, spoiling, Config { allow_fallback, ..Config::default() }).await
+        Box::pin(Self::by(lake, spoiling, allow_fallback, u64::MAX)).await
     }
 
-    /// Makes the session with some settings of `of`: the fallback, and the reads beyond which objects are combined.
-    async fn by(lake: &Lake, spoiling: Spoiling, of: Config) -> Self {
+    /// Makes the session with so many reads beyond which objects are combined.
+    async fn by(lake: &Lake, spoiling: Spoiling, allow_fallback: bool, shuffle_reads_max: u64) -> Self {
         let (server, folder) = (S3Server::start().expect("a server"), TempDir::new().expect("a folder"));
         let mark = folder.path().join("mark");
         std::fs::create_dir(&mark).expect("made");
@@ -41,7 +41,6 @@ impl Spoiled {
         let exchange = Some(server.url("exchange"));
         // Another reader would have lost rows made anew before the refused one runs again.
         let partitions = if spoiling.fault == PartsFault::Refused { 1 } else { 16 };
-        let Config { allow_fallback, shuffle_reads_max, .. } = of;
         let config = config(Target::Processes, 6, Some(partitions), 1);
         let config = Config { exchange, allow_fallback, shuffle_reads_max, ..config };
         let session = lake.session(cloud::config(&server, config, &program)).await;
@@ -78,12 +77,12 @@ impl Spoiled {
 
 /// Spoils rows of a stage, and checks that they are made anew.
 async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
-    check_restored_by(Config::default(), fault, stage, sql).await;
+    check_restored_by(u64::MAX, fault, stage, sql).await;
 }
 
-async fn check_restored_by(of: Config, fault: PartsFault, stage: u32, sql: &str) {
+async fn check_restored_by(reads_max: u64, fault: PartsFault, stage: u32, sql: &str) {
     let (lake, what) = (Lake::new().await, format!("{fault:?}: {sql}"));
-    let spoiled = Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, of).await;
+    let spoiled = Box::pin(Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, false, reads_max)).await;
     let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
     let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone | PartsFault::Refused);
@@ -113,8 +112,7 @@ async fn lost_rows_are_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_rows_that_are_combined_are_made_anew() {
     for (fault, stage) in [(PartsFault::Gone, 0), (PartsFault::Gone, 1), (PartsFault::Flipped, 1)] {
-        let combining = Config { shuffle_reads_max: 0, ..Config::default() };
-        check_restored_by(combining, fault, stage, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
+        check_restored_by(0, fault, stage, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
     }
 }
 

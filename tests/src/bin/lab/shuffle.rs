@@ -97,6 +97,10 @@ struct Sample {
     /// Requests for objects of the exchange, counted by the server.
     puts: u64,
     gets: u64,
+    /// Requests that write long objects in parts. Each costs as much as a PUT.
+    parts: u64,
+    /// Objects of these.
+    objects_in_parts: u64,
     others: u64,
     /// Part of the GETs that was sent a second time, because the first was late.
     hedged: u64,
@@ -204,7 +208,10 @@ impl<'a> Bench<'a> {
         let of_exchange: Vec<&Request> = requests.iter().filter(|request| request.key.starts_with(EXCHANGE)).collect();
         let of = |operation| of_exchange.iter().filter(move |request| request.operation == operation);
         let bytes = |operation| of(operation).map(|request| request.bytes.end - request.bytes.start).sum::<u64>();
-        let (puts, gets) = (of(Operation::Put).count() as u64, of(Operation::Get).count() as u64);
+        let count = |operation| of(operation).count() as u64;
+        let (puts, gets) = (count(Operation::Put), count(Operation::Get));
+        let objects_in_parts = count(Operation::CompleteMultipart);
+        let parts = objects_in_parts + count(Operation::CreateMultipart) + count(Operation::UploadPart);
         let report = Report::from_events(events);
         let stages = events.iter().filter_map(|stamped| match stamped.event {
             QueryEvent::StageStarted { fragments, .. } => Some((stamped.at, u64::from(fragments))),
@@ -227,10 +234,12 @@ impl<'a> Bench<'a> {
             consumers,
             puts,
             gets,
-            others: of_exchange.len() as u64 - puts - gets,
+            parts,
+            objects_in_parts,
+            others: of_exchange.len() as u64 - puts - gets - parts,
             hedged: report.by_stage.iter().skip(1).map(|stage| stage.storage.requests.hedged).sum(),
             refused: of_exchange.iter().filter(|request| request.refused == Some(503)).count() as u64,
-            bytes_written: bytes(Operation::Put),
+            bytes_written: bytes(Operation::Put) + bytes(Operation::UploadPart),
             bytes_read: bytes(Operation::Get),
             attempts: report.attempts,
             attempts_failed: report.attempts_failed.values().sum(),
@@ -265,11 +274,11 @@ fn file_of(shuffle: &Shuffle, file: u32) -> anyhow::Result<(Bytes, String)> {
 
 fn outcome(shuffle: &Shuffle, prices: &Prices, limits: Option<RequestLimits>, samples: &Samples) -> Outcome {
     let Samples { direct, combined, direct_shaped, combined_shaped, one } = samples;
-    let dollars = |sample: &Sample| price(prices, sample.puts, sample.gets);
+    let dollars = |sample: &Sample| price(prices, sample.puts + sample.parts, sample.gets);
     // An engine that writes an object a partition has a partition for each consumer.
     let objects = u64::from(shuffle.producers) * u64::from(shuffle.consumers);
     let (naive_requests, naive_dollars) = (2 * objects, price(prices, objects, objects));
-    let requests = |sample: &Sample| sample.puts + sample.gets;
+    let requests = |sample: &Sample| sample.puts + sample.parts + sample.gets;
     let each = |sample: &Sample| sample.bytes_written as f64 / sample.producers as f64;
     let reads_max = limits.map_or(f64::INFINITY, |limits| limits.reads_per_second);
     let told = |name: &str, sample: &Sample| {
@@ -288,7 +297,7 @@ fn outcome(shuffle: &Shuffle, prices: &Prices, limits: Option<RequestLimits>, sa
             shuffle.text_bytes,
             shuffle.in_flight
         ),
-        "exchange                     producers combiners consumers  PUTs    GETs hedged refused MB written  seconds after the first stage  GET/s"
+        "exchange                     producers combiners consumers  PUTs parts    GETs hedged refused MB written  seconds after the first stage  GET/s"
             .to_owned(),
     ];
     let partitions = shuffle.partitions;
@@ -344,8 +353,8 @@ fn outcome(shuffle: &Shuffle, prices: &Prices, limits: Option<RequestLimits>, sa
         ),
         ("objects are combined where that is asked for".to_owned(), with.iter().all(|sample| sample.combiners > 0)),
         (
-            "PUTs are producers and combiners".to_owned(),
-            all.iter().all(|sample| sample.puts == sample.producers + sample.combiners),
+            "objects are producers and combiners".to_owned(),
+            all.iter().all(|sample| sample.puts + sample.objects_in_parts == sample.producers + sample.combiners),
         ),
         (
             // A second read may be given up before it is sent.
@@ -382,11 +391,12 @@ fn is_more(sample: &Sample, expected: u64, more: u64) -> bool {
 
 fn row(name: &str, sample: &Sample) -> String {
     format!(
-        "{name:<28} {:>9} {:>9} {:>9} {:>5} {:>7} {:>6} {:>7} {:>9.1} {:>8.2} {:>21.2} {:>6.0}",
+        "{name:<28} {:>9} {:>9} {:>9} {:>5} {:>5} {:>7} {:>6} {:>7} {:>9.1} {:>8.2} {:>21.2} {:>6.0}",
         sample.producers,
         sample.combiners,
         sample.consumers,
         sample.puts,
+        sample.parts,
         sample.gets,
         sample.hedged,
         sample.refused,
