@@ -87,7 +87,7 @@ pub fn rotation() -> Vec<Cell> {
     cells
 }
 
-/// What `auto` takes for many bytes here: less than by default, so that it chooses both ways at a small scale.
+/// Bytes that are many for `auto` here: fewer than by default, so that it chooses both ways at a small scale.
 const AUTO_BYTES_MIN: u64 = 256 << 10;
 
 impl Way {

@@ -71,7 +71,7 @@ impl Rollup {
     /// The query's.
     ///
     /// # Panics
-    /// Where rows are other than DataFusion's with plenty of memory.
+    /// Rows other than DataFusion's with plenty of memory.
     pub async fn run(&self, place: RollupPlace, memory_bytes_max: u64) -> Result<Report, QueryError> {
         let (on, shuffle) = match place {
             RollupPlace::Local => (Target::Local, ShufflePlace::Local),

@@ -3,7 +3,7 @@
 use super::restart::{FRAGMENTS, adopted, described, ended, files, place, place_with, serve, submit, sums};
 use crate::bad_input::wait_until;
 
-/// Who wants no text of a statement on his own disk does not want it in a bucket either.
+/// A text that is not wanted on the server's disk is not wanted in a bucket either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_a_history_has_no_journals() {
     let place = place_with("exchange", "[history]\nenabled = false\n", "").await;
