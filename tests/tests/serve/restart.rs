@@ -40,12 +40,16 @@ pub(super) async fn place_with(exchange: &str, settings: &str, of_server: &str) 
 
 /// A statement of many small fragments that compute for a while.
 pub(super) fn sums() -> String {
+    sums_in(STAGES)
+}
+
+pub(super) fn sums_in(stages: u64) -> String {
     let stage = |stage| {
         format!(
-            "SELECT sum(k) AS s, count(DISTINCT md5(CAST(k AS varchar))) AS d FROM 'data/' WHERE k % {STAGES} = {stage}"
+            "SELECT sum(k) AS s, count(DISTINCT md5(CAST(k AS varchar))) AS d FROM 'data/' WHERE k % {stages} = {stage}"
         )
     };
-    let stages: Vec<String> = (0..STAGES).map(stage).collect();
+    let stages: Vec<String> = (0..stages).map(stage).collect();
     format!("SELECT sum(s) AS s, sum(d) AS d FROM ({})", stages.join(" UNION ALL "))
 }
 
