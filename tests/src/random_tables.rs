@@ -38,6 +38,7 @@ use crate::iceberg::PAST_SNAPSHOT;
 use crate::query::run;
 use conditions::{Condition, Form};
 pub use table::{Random, Version};
+pub use transforms::bucket;
 
 /// Conditions that are asked of each table.
 const CONDITIONS: usize = 2;

@@ -4,6 +4,7 @@ mod aggregates;
 mod ahead;
 mod ahead_evolved;
 mod ahead_random;
+mod aligned;
 mod analyze;
 mod arrows;
 mod bad_input;

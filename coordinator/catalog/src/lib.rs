@@ -57,7 +57,7 @@ pub use room::NamesRoom;
 pub use scalar::Scalar;
 pub use scan::{
     ColumnFacts, DataFile, DeleteContent, DeleteCounts, DeleteFile, DeleteSet, FileDeletes, FilePath, FilePlan,
-    IdentityValue, PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
+    IdentityValue, PartedBy, PartitionHit, PartitionValue, Pruned, Pruning, Route, ScanFile, ScanRequest,
 };
 pub use storage::CatalogStores;
 pub use table::Table;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::predicate::Predicate;
 use crate::prune::PruneReason;
 use crate::scalar::Scalar;
+use crate::types::{Transform, Type};
 
 /// Most partitions that are named to a person.
 const PARTITIONS_NAMED_MAX: usize = 8;
@@ -35,6 +36,8 @@ pub struct FilePlan {
     /// Sets of delete files that apply to the same data files, each once.
     pub delete_sets: Vec<DeleteSet>,
     pub route: Route,
+    /// Values of the partitions of [`Self::route`], in its order.
+    pub parted_by: Vec<Box<[PartedBy]>>,
     pub pruning: Pruning,
 }
 
@@ -52,6 +55,20 @@ pub struct PartitionHit {
     /// Values by the fields' names, `region=eu, id_bucket=3`. Empty for files that no field parts.
     pub text: String,
     pub files: u64,
+}
+
+/// Value of a partition field: all rows of the partition's files have it in the column, transformed. Fields of other transforms, and values that
+/// cannot be read, are left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PartedBy {
+    /// Id of the column.
+    pub source_id: i32,
+    /// Identity, bucket or truncate.
+    pub transform: Transform,
+    /// Type of the column.
+    pub source_type: Type,
+    /// `None` is NULL.
+    pub value: Option<Scalar>,
 }
 
 /// Delete file that applies to files of a plan.
@@ -120,10 +137,12 @@ impl FilePlan {
             |file: &DeleteFile| size_of::<DeleteFile>() + file.path.name.len() + size_of_val(file.equality_ids());
         let set = |set: &DeleteSet| size_of_val(&*set.positions) + size_of_val(&*set.equality);
         let partition = |hit: &PartitionHit| size_of::<PartitionHit>() + hit.text.len();
+        let value = |value: &PartedBy| size_of::<PartedBy>() + value.value.as_ref().map_or(0, Scalar::heap_bytes);
         self.files.iter().map(file).sum::<usize>()
             + self.deletes.iter().map(delete).sum::<usize>()
             + self.delete_sets.iter().map(set).sum::<usize>()
             + self.route.partitions.iter().map(partition).sum::<usize>()
+            + self.parted_by.iter().flatten().map(value).sum::<usize>()
     }
 
     /// Names the partitions that were hit.

@@ -71,14 +71,11 @@ impl Transform {
         let int = |value: i64| Datum::Int(i32::try_from(value).expect("32 bits"));
         let date = |value: &Value| DateTime::from_timestamp(days(value) * 86_400, 0).expect("in range").date_naive();
         match (self, value) {
-            (Transform::Bucket, value) => {
-                let hash = match (kind, value) {
-                    (Kind::Decimal, value) => murmur3(&shortest(value.whole())),
-                    (_, Value::Text(text)) => murmur3(text.as_bytes()),
-                    (_, value) => murmur3(&value.whole().to_le_bytes()),
-                };
-                Datum::Int((hash & i32::MAX as u32) as i32 % Self::BUCKETS)
-            }
+            (Transform::Bucket, value) => Datum::Int(match (kind, value) {
+                (Kind::Decimal, value) => bucket(&shortest(value.whole()), Self::BUCKETS),
+                (_, Value::Text(text)) => bucket(text.as_bytes(), Self::BUCKETS),
+                (_, value) => bucket(&value.whole().to_le_bytes(), Self::BUCKETS),
+            }),
             (Transform::Truncate, Value::Text(text)) => Datum::Text(text.chars().take(Self::WIDTH as usize).collect()),
             (Transform::Truncate, value) => {
                 let whole = value.whole();
@@ -106,6 +103,11 @@ fn shortest(value: i64) -> Vec<u8> {
     };
     let count = (1..=8).find(|count| fits(*count)).expect("eight bytes");
     bytes[8 - count..].to_vec()
+}
+
+/// Returns the bucket of a value, whose bytes the specification hashes.
+pub fn bucket(bytes: &[u8], buckets: i32) -> i32 {
+    (murmur3(bytes) & i32::MAX as u32) as i32 % buckets
 }
 
 /// Hashes bytes by Murmur3 of 32 bits with seed 0.

@@ -11,7 +11,7 @@ use crate::inspect::{FileContent, FileInfo, PartitionFacts};
 use crate::metadata::{SpecPart, TableMetadata};
 use crate::prune::{BoundPredicate, Nulls, PruneReason, RangePredicate, SpecField, ValueRange};
 use crate::scalar::Scalar;
-use crate::scan::{FileDeletes, FilePath, IdentityValue, PartitionHit, Pruning, ScanFile};
+use crate::scan::{FileDeletes, FilePath, IdentityValue, PartedBy, PartitionHit, Pruning, ScanFile};
 use crate::table::Table;
 use crate::types::{PartitionField, Transform, Type};
 
@@ -24,6 +24,8 @@ pub(crate) struct Chooser {
     fields: Vec<SpecField>,
     /// Types of the partition values by the table's schemas. `None` where none is known.
     types: Vec<Option<Type>>,
+    /// Types of the columns that the partition values are made from. `None` where none is known.
+    source_types: Vec<Option<Type>>,
     predicate: RangePredicate,
     pub(super) wanted: Arc<Wanted>,
 }
@@ -55,6 +57,7 @@ pub(crate) struct SelectedPartition {
     /// Bytes that are equal for equal partitions of one spec.
     pub(crate) key: Arc<[u8]>,
     pub(crate) hit: PartitionHit,
+    pub(crate) parted_by: Box<[PartedBy]>,
 }
 
 impl Chooser {
@@ -63,14 +66,14 @@ impl Chooser {
         let metadata = table.metadata();
         let parts = metadata.spec(spec_id)?.parts.clone();
         let fields: Vec<_> = parts.iter().map(|part| spec_field(part, metadata)).collect();
-        let types = parts.iter().map(|part| {
-            let source = metadata.field(part.source()?)?;
-            result_type(part.transform, &source.field.ty)
-        });
+        let source_type = |part: &SpecPart| Some(metadata.field(part.source()?)?.field.ty.clone());
+        let source_types: Vec<Option<Type>> = parts.iter().map(source_type).collect();
+        let types = parts.iter().zip(&source_types).map(|(part, ty)| result_type(part.transform, ty.as_ref()?));
         Some(Chooser {
             table: table.name().to_owned(),
             spec_id,
             types: types.collect(),
+            source_types,
             predicate: bound.project(&fields),
             fields,
             parts,
@@ -201,7 +204,25 @@ impl Chooser {
         });
         let text = text.collect::<Vec<_>>().join(", ");
         let hit = PartitionHit { spec_id: self.spec_id, text, files: 0 };
-        SelectedPartition { key: self.partition_key(manifest, tuple, positions), hit }
+        let parted_by = self.parted_by(manifest, tuple, positions);
+        SelectedPartition { key: self.partition_key(manifest, tuple, positions), hit, parted_by }
+    }
+
+    /// Lists the values of the fields that are made from one column by a transform of which equal values have equal results.
+    fn parted_by(&self, manifest: &DecodedManifest, tuple: u32, positions: &[Option<usize>]) -> Box<[PartedBy]> {
+        let fields = self.parts.iter().zip(positions).zip(self.types.iter().zip(&self.source_types));
+        let parted_by = fields.filter_map(|((part, position), (ty, source_type))| {
+            let transform = part.transform;
+            if !matches!(transform, Transform::Identity | Transform::Bucket(_) | Transform::Truncate(_)) {
+                return None;
+            }
+            let value = match manifest.tuple(tuple).get((*position)?)? {
+                Some(value) => Some(value.scalar(ty.as_ref()?)?),
+                None => None,
+            };
+            Some(PartedBy { source_id: part.source()?, transform, source_type: source_type.clone()?, value })
+        });
+        parted_by.collect()
     }
 
     /// Returns bytes that are equal for equal partitions of the spec. Void fields part nothing.

@@ -23,13 +23,20 @@ pub(super) struct Collected {
 impl Collected {
     pub(super) fn merge(&mut self, selection: Selection) {
         let mut places = Vec::with_capacity(selection.partitions.len());
-        for SelectedPartition { key, hit } in selection.partitions {
+        for SelectedPartition { key, hit, parted_by } in selection.partitions {
             let next = self.keys.len() as u32;
             let place = *self.places.entry(Arc::clone(&key)).or_insert(next);
             match self.plan.route.partitions.get_mut(place as usize) {
-                Some(known) => known.files += hit.files,
+                Some(known) => {
+                    known.files += hit.files;
+                    // A manifest that lacks a field has the key of one that has NULL there.
+                    if let Some(values) = self.plan.parted_by.get_mut(place as usize).filter(|own| **own != parted_by) {
+                        *values = Box::default();
+                    }
+                }
                 None => {
                     self.plan.route.partitions.push(hit);
+                    self.plan.parted_by.push(parted_by);
                     self.keys.push(key);
                 }
             }
@@ -97,5 +104,29 @@ impl Collected {
         };
         plan.delete_sets = sets.into_iter().map(|(set, _)| renumbered(set)).collect();
         Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{PartedBy, PartitionHit};
+    use crate::types::{Transform, Type};
+
+    #[test]
+    fn values_on_which_manifests_of_one_key_differ_are_not_told() {
+        let null = PartedBy { source_id: 1, transform: Transform::Bucket(4), source_type: Type::Long, value: None };
+        let mut collected = Collected::default();
+        let mut merged = |values: &[PartedBy]| {
+            let hit = PartitionHit { spec_id: 0, text: String::new(), files: 1 };
+            let partition = SelectedPartition { key: Arc::from([0]), hit, parted_by: values.into() };
+            collected.merge(Selection { partitions: vec![partition], ..Selection::default() });
+            collected.plan.parted_by.concat()
+        };
+        let told = std::slice::from_ref(&null);
+        assert_eq!(merged(told), told);
+        assert_eq!(merged(told), told);
+        assert!(merged(&[]).is_empty());
+        assert!(merged(told).is_empty());
     }
 }

@@ -15,6 +15,17 @@ pub enum JoinPlace {
     Local,
 }
 
+/// Place of the joins of Iceberg tables whose files are parted by the same transforms of the joins' keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlignedPlace {
+    /// Functions, each with the files of some partition values.
+    Functions,
+    /// Where other joins are.
+    #[default]
+    Local,
+}
+
 /// Place of operators that need all rows of a key: groups, joins of two large sides, windows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

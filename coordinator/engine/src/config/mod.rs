@@ -36,7 +36,7 @@ use node::Node;
 pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
-pub use join::{JoinPlace, ShufflePlace};
+pub use join::{AlignedPlace, JoinPlace, ShufflePlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, JournalsWanted, JwtConfig, ServerConfig, TlsConfig};
@@ -104,6 +104,9 @@ pub struct Config {
     /// half of a function's memory. If there are more rows than was expected, the coordinator joins.
     #[serde(deserialize_with = "units::bytes")]
     pub broadcast_bytes_max: u64,
+    /// Place of joins of Iceberg tables whose files are parted by the same identity, bucket or truncate transforms of the joins' keys. Default `local`: that of
+    /// other joins. `functions` joins them partition by partition, without copies and without rows between functions, wherever that is right.
+    pub aligned_joins: AlignedPlace,
     /// Place of groups, joins of two large sides and windows in a query that uses functions. Default `local`: the coordinator. `hash` has functions send
     /// rows to one another, each those of its keys, through the exchange. `auto` does so where statistics say that the coordinator would get many rows. What no
     /// function can do stays on the coordinator.
@@ -166,6 +169,7 @@ impl Default for Config {
             late_columns_percent_max: 1,
             join: JoinPlace::Auto,
             broadcast_bytes_max: 8 << 20,
+            aligned_joins: AlignedPlace::Local,
             shuffle: ShufflePlace::Local,
             shuffle_bytes_min: 64 << 20,
             shuffle_partitions: None,

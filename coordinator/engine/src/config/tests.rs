@@ -39,6 +39,7 @@ fn a_file_sets_everything() {
         late_columns_percent_max = 0
         join = "broadcast"
         broadcast_bytes_max = "16MiB"
+        aligned_joins = "functions"
         shuffle = "hash"
         shuffle_bytes_min = "1 MB"
         shuffle_partitions = 64
@@ -129,6 +130,7 @@ fn a_file_sets_everything() {
         late_columns_percent_max: 0,
         join: JoinPlace::Broadcast,
         broadcast_bytes_max: 16 << 20,
+        aligned_joins: AlignedPlace::Functions,
         shuffle: ShufflePlace::Hash,
         shuffle_bytes_min: 1_000_000,
         shuffle_partitions: Some(64),

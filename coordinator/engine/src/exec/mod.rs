@@ -104,10 +104,11 @@ impl PartitionRows {
     }
 }
 
-/// Makes the properties of the leaf. Rows of a stage over exchanges come from any fragment to any partition, whatever their keys are.
+/// Makes the properties of the leaf. Rows of a stage over exchanges, or over aligned scans, come from any fragment to any partition, whatever their keys
+/// are.
 fn properties(stage: &Stage, subtree: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
     let properties = subtree.properties();
-    match stage.is_over_parts() {
+    match stage.is_over_parts() || stage.aligned.is_some() {
         true => {
             let partitions = Partitioning::UnknownPartitioning(properties.output_partitioning().partition_count());
             Arc::new(PlanProperties::clone(properties).with_partitioning(partitions))

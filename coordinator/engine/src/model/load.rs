@@ -25,6 +25,17 @@ impl FragmentLoad {
         Self { weight_bytes, lanes, reads, reads_at_most: reads }
     }
 
+    /// Adds the work on files of another scan, in the same lanes.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            lanes: self.lanes.max(other.lanes),
+            reads: self.reads + other.reads,
+            reads_at_most: self.reads_at_most + other.reads_at_most,
+        }
+    }
+
     /// Adds reads of other files, all of whose bytes are used.
     #[must_use]
     pub fn and_reads(self, reads: &Reads) -> Self {

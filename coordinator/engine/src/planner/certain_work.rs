@@ -53,9 +53,10 @@ fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Returns true if a stage is sure to read each of its files. Without a predicate no statistics spare a file. Rows without columns are counted in
-/// footers, which a function may know. A join without build rows reads nothing.
+/// footers, which a function may know. A join without build rows reads nothing, and an aligned join only its build side.
 fn reads_every_file(stage: &Stage) -> bool {
     stage.broadcasts.is_empty()
+        && stage.aligned.is_none()
         && !scans(&stage.plan).is_empty()
         && scans(&stage.plan).iter().all(|scan| {
             let source = scan.file_source();

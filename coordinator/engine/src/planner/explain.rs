@@ -51,6 +51,9 @@ pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> Str
     if config.late_columns() != LateColumns::NEVER {
         text += &late_columns(&planned.plan);
     }
+    for kept in &planned.not_aligned {
+        let _ = writeln!(text, "aligned      none {kept}");
+    }
     for kept in &planned.kept_shuffles {
         let _ = writeln!(text, "shuffle      none {kept}");
     }
@@ -60,6 +63,9 @@ pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> Str
         let need = fragment_need(stage, &held_by(&stage.plan));
         text += &format!("stage {}      {}\n", stage.index, packing(stage));
         let _ = writeln!(text, "             a fragment {}", memory(&need, config.function_memory_bytes));
+        if let Some(fields) = &stage.aligned {
+            let _ = writeln!(text, "aligned      {} scans {fields}", stage.leaves.len());
+        }
         text += &digest(stage);
         text += &broadcasts(stage);
         text += &shuffles(stage, planned.stages());

@@ -14,8 +14,8 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use fragment_fn::{FileConstants, FileDeletes, NeededColumns};
 use gust_protocol::plan::{encode_scalar, file_scan};
 use gust_protocol::{
-    Base64, ColumnMatching, FragmentResult, Input, LeafSpec, ObjectRef, Output, PlanRef, Scan, ScanUnit, StagePlan,
-    StoreAccess,
+    Base64, ColumnMatching, DeleteFile, FragmentResult, Input, LeafId, LeafSpec, ObjectRef, Output, PlanRef, Scan,
+    ScanUnit, StagePlan, StoreAccess,
 };
 use object_store::ObjectMeta;
 
@@ -31,6 +31,9 @@ use crate::tables::facts::store_of;
 /// Most bytes of rows for joins in the requests of all fragments of a stage.
 const ROWS_INLINE_BYTES_MAX: u64 = 64 << 20;
 
+/// Setting of DataFusion by which the lanes of a scan take files from one another.
+const STEALS_WORK: &str = "datafusion.execution.enable_file_stream_work_stealing";
+
 /// A distributed plan.
 #[derive(Debug, Clone)]
 pub struct DistributedPlan {
@@ -41,6 +44,8 @@ pub struct DistributedPlan {
     pub kept: Vec<String>,
     /// Reasons of exchanges by hash to stay on the coordinator.
     pub kept_shuffles: Vec<String>,
+    /// Reasons of joins not to be aligned.
+    pub not_aligned: Vec<String>,
 }
 
 /// Place at which a distributed plan can run.
@@ -72,11 +77,11 @@ pub struct Stage {
     pub plan: Arc<dyn ExecutionPlan>,
     /// Plan as [`gust_protocol::plan::encode_checked`] made it, once.
     pub(super) encoded: Base64,
-    /// Matching of the columns of its files. None where it reads rows of other stages.
-    pub(super) matching: Option<ColumnMatching>,
-    /// Columns that the fragments need of their files. None where no footer travels.
-    pub(super) needed: Option<NeededColumns>,
-    /// Access of the functions to the data's stores, by the numbers of files' stores.
+    /// Scans of its plan, in their order. None where it reads rows of other stages; several where files of one partition value are read together.
+    pub(super) leaves: Vec<StageLeaf>,
+    /// Words for the fields by which the files of all scans are parted. None where they are not.
+    pub aligned: Option<Arc<str>>,
+    /// Access of the functions to the data's stores. Scans have the positions of theirs.
     pub accesses: Vec<StoreAccess>,
     pub units: Vec<Unit>,
     /// Fragments, of positions in `units`.
@@ -104,6 +109,17 @@ pub struct Stage {
     pub stages_before: usize,
     /// Packing of its fragments.
     pub(super) packing: Packing,
+}
+
+/// Scan of a stage.
+#[derive(Debug, Clone)]
+pub(super) struct StageLeaf {
+    /// Matching of the columns of its files.
+    pub(super) matching: ColumnMatching,
+    /// Columns that the fragments need of its files. None where no footer travels.
+    pub(super) needed: Option<NeededColumns>,
+    /// Positions of its stores among the stage's accesses, by the numbers of files' stores.
+    pub(super) stores: Vec<u16>,
 }
 
 /// Part of a stage in exchanges between functions.
@@ -182,17 +198,19 @@ impl Stage {
         self.units.get(unit)?.file.extensions.get()
     }
 
-    /// Returns the URL of the first store, by which the data's files are known. Their times tell other stores apart.
-    pub fn url(&self) -> &str {
-        self.accesses.first().map_or("", |access| access.url.as_str())
+    /// Returns the URL of the first store of a scan, by which its files are known. Their times tell other stores apart.
+    pub fn url_of(&self, leaf: LeafId) -> &str {
+        let first = self.leaves.get(leaf as usize).and_then(|leaf| leaf.stores.first());
+        first.and_then(|store| self.accesses.get(usize::from(*store))).map_or("", |access| access.url.as_str())
     }
 
     /// Lists the store and the files of each fragment, each file once a fragment.
     pub fn files(&self) -> impl Iterator<Item = (&str, &ObjectMeta)> {
         self.fragments.iter().flat_map(|fragment| {
-            let units = fragment.units().map(|unit| &self.units[unit].file.object_meta);
-            let each: BTreeMap<_, _> = units.map(|file| ((file.last_modified, &file.location), file)).collect();
-            each.into_values().map(|file| (self.url(), file))
+            let units = fragment.units().map(|unit| (self.units[unit].leaf, &self.units[unit].file.object_meta));
+            let each: BTreeMap<_, _> =
+                units.map(|(leaf, file)| ((leaf, file.last_modified, &file.location), file)).collect();
+            each.into_iter().map(|((leaf, ..), file)| (self.url_of(leaf), file))
         })
     }
 
@@ -219,9 +237,14 @@ impl Stage {
         options: BTreeMap<String, String>,
         shared: Vec<FragmentResult>,
     ) -> Result<StagePlan> {
+        let mut options = options;
+        if self.aligned.is_some() {
+            // Each lane has files of its own partitions, in all scans.
+            options.insert(STEALS_WORK.to_owned(), false.to_string());
+        }
         Ok(StagePlan {
             plan: PlanRef::Inline(self.encoded.clone()),
-            leaves: self.matching.iter().map(|matching| LeafSpec { matching: matching.clone() }).collect(),
+            leaves: self.leaves.iter().map(|leaf| LeafSpec { matching: leaf.matching.clone() }).collect(),
             scalars: scalars(&self.plan)?,
             shared,
             output,
@@ -243,34 +266,62 @@ impl Stage {
             return Ok(Vec::new());
         }
         let fragment = &self.fragments[fragment];
-        let units: Vec<&Unit> = fragment.units().map(|unit| &self.units[unit]).collect();
-        let mut shipped = match &self.needed {
+        let leaf = |(number, leaf)| Ok((number, Input::Scan(self.scan(fragment, number, leaf, footers, digested)?)));
+        (0..).zip(&self.leaves).map(leaf).collect()
+    }
+
+    /// Makes the input of one of a fragment's scans, which has as many lanes as the fragment.
+    fn scan(
+        &self,
+        fragment: &PackedFragment,
+        number: LeafId,
+        leaf: &StageLeaf,
+        footers: &FileMetadataCache,
+        digested: Option<&DigestedDeletes>,
+    ) -> Result<Scan> {
+        let is_own = |unit: &usize| self.units[*unit].leaf == number;
+        let units: Vec<&Unit> = fragment.units().filter(is_own).map(|unit| &self.units[unit]).collect();
+        let mut shipped = match &leaf.needed {
             Some(needed) => shipped::footers(&units, needed, footers),
             None => Vec::new(),
         }
         .into_iter();
         let mut deletes = RequestDeletes::of(&units, digested);
-        let mut unit = |unit: &usize| self.scan_unit(&self.units[*unit], &mut deletes, shipped.next().flatten());
-        let lane = |lane: &Lane| lane.units.iter().map(&mut unit).collect::<Result<_>>();
+        let mut unit = |unit: &usize| self.scan_unit(leaf, &self.units[*unit], &mut deletes, shipped.next().flatten());
+        let lane = |lane: &Lane| lane.units.iter().filter(|unit| is_own(unit)).map(&mut unit).collect::<Result<_>>();
         let lanes = fragment.lanes.iter().map(lane).collect::<Result<_>>()?;
-        let (deletes, delete_sets) = deletes.into_parts();
+        let (mut deletes, delete_sets) = deletes.into_parts();
+        for DeleteFile { file, .. } in &mut deletes {
+            // Others are in the exchange.
+            if let Some(store) = file.access.checked_sub(DATA_ACCESS_FIRST) {
+                file.access = leaf.access(store);
+            }
+        }
         let table = units.iter().find_map(|unit| unit.file.extensions.get::<FileDeletes>());
         let table = table.map(|deletes| deletes.plan().table().to_owned()).unwrap_or_default();
-        Ok(vec![(0, Input::Scan(Scan { lanes, deletes, delete_sets, table }))])
+        Ok(Scan { lanes, deletes, delete_sets, table })
     }
 
-    fn scan_unit(&self, unit: &Unit, deletes: &mut RequestDeletes<'_>, footer: Option<Base64>) -> Result<ScanUnit> {
+    fn scan_unit(
+        &self,
+        leaf: &StageLeaf,
+        unit: &Unit,
+        deletes: &mut RequestDeletes<'_>,
+        footer: Option<Base64>,
+    ) -> Result<ScanUnit> {
         let (meta, store) = (&unit.file.object_meta, store_of(&unit.file));
         let unsigned = |offset: i64| u64::try_from(offset).unwrap_or_default();
         let mut deletes = unit.file.extensions.get::<FileDeletes>().and_then(|own| deletes.unit(own));
-        let url = self.accesses.get(usize::from(store)).map_or("", |access| access.url.as_str());
+        let position = leaf.stores.get(usize::from(store)).map(|position| usize::from(*position));
+        let access = position.and_then(|position| self.accesses.get(position));
+        let url = access.map_or("", |access| access.url.as_str());
         if let Some(deletes) = deletes.as_mut().filter(|own| own.path.strip_prefix(url) == Some(meta.location.as_ref()))
         {
             deletes.path.clear();
         }
         Ok(ScanUnit {
             file: ObjectRef {
-                access: DATA_ACCESS_FIRST + store,
+                access: leaf.access(store),
                 path: meta.location.to_string(),
                 size_bytes: meta.size,
                 etag: meta.e_tag.clone(),
@@ -290,11 +341,18 @@ impl Stage {
     }
 }
 
+impl StageLeaf {
+    /// Returns a store's number in a request, from its number among those of the scan.
+    fn access(&self, store: u16) -> u16 {
+        DATA_ACCESS_FIRST + self.stores.get(usize::from(store)).copied().unwrap_or(store)
+    }
+}
+
 /// Sums up the data that stages read.
 pub fn workload<'a>(stages: impl IntoIterator<Item = &'a Stage>) -> Workload {
     let mut workload = Workload::default();
     for stage in stages {
-        workload.scans += 1;
+        workload.scans += stage.leaves.len().max(1);
         workload.units += stage.units.len();
         workload.bytes += stage.weight_bytes();
     }

@@ -29,8 +29,7 @@ use parquet::file::metadata::ParquetMetaData;
 use super::deletes::StageDeletes;
 use super::graph::Stage;
 use super::passes::cut::{has_row_over_none, has_rows_over_none};
-use super::passes::pack::{Lane, PackedFragment, Packing, pack};
-use super::passes::stages::{loads_by_bytes, times};
+use super::passes::pack::{Lane, PackedFragment, Packing, loads_by_bytes, pack, times};
 use super::passes::units::{Unit, footer, start_of};
 use crate::tables::keys::{ColumnKeys, Keys};
 
@@ -96,14 +95,19 @@ pub enum Came {
 /// Returns true if a part of a fragment's plan has no row where `is_empty` says which leaves have none. The row that a partial aggregate makes over no rows
 /// is not counted.
 pub fn has_no_row(plan: &Arc<dyn ExecutionPlan>, is_empty: &dyn Fn(Came) -> bool) -> bool {
-    let children = plan.children();
-    let no_row = |child: usize| children.get(child).is_some_and(|child| has_no_row(child, is_empty));
     if let Some(leaf) = plan.downcast_ref::<ExchangeExec>() {
         return is_empty(Came::Build(leaf.input() as usize));
     }
     if let Some(leaf) = plan.downcast_ref::<PartsExec>() {
         return is_empty(Came::Parts(leaf.input() as usize));
     }
+    let below: Vec<bool> = plan.children().into_iter().map(|child| has_no_row(child, is_empty)).collect();
+    has_no_row_over(plan, &below)
+}
+
+/// Returns true if an operator has no row where `below` says which of its inputs have none.
+pub(super) fn has_no_row_over(plan: &Arc<dyn ExecutionPlan>, below: &[bool]) -> bool {
+    let no_row = |child: usize| below.get(child).copied().unwrap_or_default();
     let hash = plan.downcast_ref::<HashJoinExec>().map(|join| *join.join_type());
     let sorted = || plan.downcast_ref::<SortMergeJoinExec>().map(SortMergeJoinExec::join_type);
     if let Some(join_type) = hash.or_else(sorted) {
@@ -120,7 +124,7 @@ pub fn has_no_row(plan: &Arc<dyn ExecutionPlan>, is_empty: &dyn Fn(Came) -> bool
     {
         return false;
     }
-    children.len() == 1 && no_row(0)
+    below.len() == 1 && no_row(0)
 }
 
 /// Visits the joins with build sides that every fragment gets, with the numbers of these.
@@ -158,7 +162,8 @@ pub struct UnitFilter {
 
 impl UnitFilter {
     pub fn new(stage: &Stage, keys: Vec<ColumnKeys>) -> Self {
-        let columns = scan_of(&stage.plan).filter(|_| stage.matching == Some(ColumnMatching::Name));
+        let columns = scan_of(&stage.plan)
+            .filter(|_| stage.leaves.first().is_some_and(|leaf| leaf.matching == ColumnMatching::Name));
         let fields = columns.map_or(&[][..], |scan| &scan.file_schema().fields()[..]);
         // Partition columns are not in a file.
         let field = |(place, keys): (usize, &ColumnKeys)| Some((place, Arc::clone(fields.get(keys.position)?)));

@@ -6,7 +6,7 @@
 //!    functions at their best. A plan with a scan that does not travel is compared in full.
 //! 4. [`passes::spread`]: the distributed plan. Before DataFusion's own physical rules, every scan gets as many partitions as the
 //!    coordinator has, so that the rules put gathers, merges and partial aggregates where fragments will end.
-//! 5. [`passes::broadcast`] marks the joins whose build side every function can have. [`passes::unions`] moves partition-local operators into
+//! 5. [`passes::aligned`] marks the joins of tables that are parted alike. [`passes::broadcast`] marks the joins whose build side every function can have. [`passes::unions`] moves partition-local operators into
 //!    the branches of unions. [`passes::shuffle`] marks the exchanges between functions. [`passes::cut`] finds each scan's maximal partition-local subtree. [`passes::facts`] lets
 //!    its joins and sorts tell its scan what they learn, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
@@ -130,7 +130,7 @@ impl From<&Config> for PlannerSettings {
             reads_max: config.shuffle_reads_max,
             may_combine: false,
         };
-        let stages = StageRules { joins, shuffles, facts: Facts::NONE };
+        let stages = StageRules { joins, aligned: config.aligned_joins, shuffles, facts: Facts::NONE };
         Self {
             on,
             allow_fallback,
@@ -157,6 +157,8 @@ pub struct PlannedQuery {
     pub pruning: Vec<(String, Pruning)>,
     /// Reasons of exchanges by hash to stay on the coordinator.
     pub kept_shuffles: Vec<String>,
+    /// Reasons of joins not to be aligned.
+    pub not_aligned: Vec<String>,
 }
 
 /// Second plan of a query.
@@ -194,12 +196,13 @@ impl PlannedQuery {
     }
 
     fn here(state: SessionState, plan: Arc<dyn ExecutionPlan>, decision: Decision) -> Self {
-        Self { state, plan, functions: None, decision, pruning: Vec::new(), kept_shuffles: Vec::new() }
+        let (pruning, kept_shuffles, not_aligned) = (Vec::new(), Vec::new(), Vec::new());
+        Self { state, plan, functions: None, decision, pruning, kept_shuffles, not_aligned }
     }
 
     fn on_functions(
         state: SessionState,
-        DistributedPlan { plan, stages, kept, kept_shuffles }: DistributedPlan,
+        DistributedPlan { plan, stages, kept, kept_shuffles, not_aligned }: DistributedPlan,
         packed: PackedSize,
         facts: FleetFacts,
         decision: Decision,
@@ -213,7 +216,7 @@ impl PlannedQuery {
         let decision = decision.keeping(&kept.into_iter().chain(others).collect::<Vec<_>>());
         let functions = FunctionsPlan { stages, packed, at_once, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
-        Ok(Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles })
+        Ok(Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles, not_aligned })
     }
 }
 

@@ -124,7 +124,7 @@ pub(super) mod tests {
         file.object_meta.e_tag = Some("one".to_owned());
         let footer = Arc::new(CachedParquetMetaData::new(Arc::new(footer)));
         known.put(&file.object_meta.location, CachedFileMetadataEntry::new(file.object_meta.clone(), footer));
-        Unit { file, weight_bytes: 1 }
+        Unit { file, weight_bytes: 1, leaf: 0 }
     }
 
     pub(in crate::planner) fn known() -> DefaultCache<Path, CachedFileMetadataEntry> {

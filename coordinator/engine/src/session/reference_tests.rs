@@ -35,6 +35,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "InvokerKind" => "`processes`, `lambda`",
         "Prefer" => "`cost`, `latency`, `balanced`",
         "JoinPlace" => "`auto`, `broadcast`, `local`",
+        "AlignedPlace" => "`functions`, `local`",
         "ShufflePlace" => "`auto`, `hash`, `local`",
         "StatementKept" => "`text`, `hash`",
         "u32" | "u64" => "number",

@@ -123,9 +123,10 @@ impl IcebergTable {
     async fn scan_of(&self, plan: &KeptPlan, columns: &BTreeSet<i32>, session: &dyn Session) -> Result<PlannedScan> {
         let settings = session.config();
         let schema = &plan.schema;
-        let PlannedFiles { files, url, stores } = PlannedFiles::of(&self.table, &plan.files, schema, session)?;
+        let planned = PlannedFiles::of(&self.table, &plan.files, schema, session)?;
+        let PlannedFiles { files, url, stores, partitions_bytes } = planned;
         let held = MemoryConsumer::new("files of a scan").register(&session.runtime_env().memory_pool);
-        held.try_grow(files.iter().map(held_bytes).sum())?;
+        held.try_grow(files.iter().map(held_bytes).sum::<usize>() + partitions_bytes)?;
         let is_counted = columns.is_empty() && plan.is_counted;
         let statistics = if is_counted { plan.counted(&files).await? } else { plan.statistics.clone() };
         let mut groups = vec![Vec::new(); settings.target_partitions().clamp(1, files.len().max(1))];

@@ -14,6 +14,7 @@ use gust_tests::fleet::Adoption;
 use serde::Serialize;
 use workload::DeleteCosts;
 
+mod aligned;
 mod cloud_table;
 mod compression;
 mod concurrency;
@@ -210,6 +211,8 @@ enum Measurement {
     },
     /// Rows from 200 functions to 200 others: requests, bytes and dollars of their exchange
     Shuffle,
+    /// A join of two Iceberg tables that are parted alike: objects of the exchange, and seconds beside the scans
+    Aligned,
     /// Users at once on shared functions and on the coordinator alone, on cloud-shaped S3
     Concurrency {
         #[arg(long, default_value_t = 20)]
@@ -331,6 +334,7 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Shuffle => {
             Box::pin(shuffle::measure(&workload.shuffle, &workload.prices, workload.cloud.limits)).await
         }
+        Measurement::Aligned => Box::pin(aligned::measure(&workload.aligned, &workload.cloud)).await,
         Measurement::Metering => metering::measure(&workload.metering, cache).await,
         Measurement::Names => names::measure(&workload.names, cache).await,
         Measurement::Compression => compression::measure(&workload.compression, cache).await,

@@ -41,6 +41,7 @@ pub struct Workload {
     pub scaling: Scaling,
     pub concurrency: Concurrency,
     pub shuffle: Shuffle,
+    pub aligned: AlignedJoins,
     pub serve: Serve,
 }
 
@@ -355,6 +356,27 @@ pub struct Shuffle {
     pub dollars: Limits,
     /// Seconds with combined objects over those without, at the shaped server's rate of GETs.
     pub seconds: Limits,
+}
+
+/// Join of two Iceberg tables that are parted alike.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignedJoins {
+    pub seed: u64,
+    /// Rows of the first table.
+    pub rows: usize,
+    /// Rows of the second, each with a key of its own.
+    pub other_rows: usize,
+    /// Buckets of the key, each a file of each table.
+    pub buckets: i32,
+    pub functions: u32,
+    pub runs: usize,
+    /// Objects that a run leaves in the exchange.
+    pub objects: Limits,
+    /// Seconds of the join over those of the scans, on the loopback.
+    pub seconds: Limits,
+    /// The same behind a pipe for each function.
+    pub seconds_behind_pipes: Limits,
 }
 
 #[derive(Deserialize)]

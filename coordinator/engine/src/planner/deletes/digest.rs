@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fragment_fn::{BRIDGE_BYTES_MAX, DeletePlan, FileDeletes, KeyGroup};
+use gust_protocol::LeafId;
 
 use super::keys::{DigestedGroup, digested_groups};
 use super::{FragmentDeletes, own, part, read_bytes, reads};
@@ -111,6 +112,10 @@ pub struct GroupWork {
 impl StageDeletes {
     pub(in crate::planner) fn of(units: &[Unit], fragments: &[PackedFragment], bounds: &DigestBounds) -> Self {
         let Some(plan) = units.iter().find_map(own).map(FileDeletes::plan) else { return Self::default() };
+        if units.iter().any(|unit| unit.leaf > 0) {
+            // Each partition of several tables is read once, and so are most of its delete files.
+            return Self::of_scans(units, fragments);
+        }
         let each: Vec<FragmentDeletes<'_>> =
             fragments.iter().map(|fragment| FragmentDeletes::of(fragment.units().map(|unit| &units[unit]))).collect();
         let vectors = Vectors::of(plan, units, fragments, &each, bounds);
@@ -132,6 +137,19 @@ impl StageDeletes {
         };
         let reads = fragments.iter().zip(&each).map(reads_of).collect();
         Self { fragments: reads, digest: digest(plan, units, fragments, &vectors, &keys, bounds) }
+    }
+
+    /// Counts what fragments read themselves of the delete files of several scans.
+    fn of_scans(units: &[Unit], fragments: &[PackedFragment]) -> Self {
+        let leaves: BTreeSet<LeafId> = units.iter().map(|unit| unit.leaf).collect();
+        let reads_of = |fragment: &PackedFragment| {
+            let of_leaf = |leaf: &LeafId| {
+                let own = fragment.units().map(|unit| &units[unit]).filter(|unit| unit.leaf == *leaf);
+                FragmentDeletes::of(own).reads()
+            };
+            leaves.iter().map(of_leaf).sum()
+        };
+        Self { fragments: fragments.iter().map(reads_of).collect(), digest: None }
     }
 
     /// Returns what a fragment reads of delete files, or of their digest.

@@ -39,7 +39,7 @@ fn units(files: Vec<DeleteFile>, sets: Vec<DeleteSet>, own: &[UnitDeletes]) -> V
     let unit = |deletes: &UnitDeletes| {
         let mut file = PartitionedFile::new(deletes.path.clone(), 100);
         file.extensions.insert(FileDeletes::new(Arc::clone(&reader), deletes.clone()).expect("its files"));
-        Unit { file, weight_bytes: 1 }
+        Unit { file, weight_bytes: 1, leaf: 0 }
     };
     own.iter().map(unit).collect()
 }

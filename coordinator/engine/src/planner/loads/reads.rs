@@ -350,7 +350,7 @@ mod tests {
     #[track_caller]
     fn check(reader: Reader<'_>, projected: &[usize], units: Vec<PartitionedFile>, expect: Reads) {
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
-        let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0 }).collect();
+        let units: Vec<Unit> = units.into_iter().map(|file| Unit { file, weight_bytes: 0, leaf: 0 }).collect();
         for (store, is_remote) in [("file://", false), ("s3://bucket", true)] {
             let scan = scan(ObjectStoreUrl::parse(store).expect("a URL"), projected);
             let found = ScannedFiles::of(&scan, &footers).reads(&units, reader, MIB);

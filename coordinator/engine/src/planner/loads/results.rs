@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::joins::{HashJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::memory::{EXPANSION, row_bytes};
@@ -33,14 +33,16 @@ pub fn results(stage: &Stage, rows: &PlanRows) -> Results {
     let width = row_bytes(&stage.plan.schema()) as u64;
     let chain: Vec<&Arc<dyn ExecutionPlan>> = chain(&stage.plan).collect();
     let decoded = stage.weight_bytes().saturating_mul(EXPANSION);
-    let scanned = rows.scanned.map_or(decoded, |rows| rows.saturating_mul(width));
+    // The chain ends at one scan of several.
+    let scanned = rows.scanned.filter(|_| stage.aligned.is_none()).map_or(decoded, |rows| rows.saturating_mul(width));
     let aggregate = chain.iter().find_map(|node| node.downcast_ref::<AggregateExec>());
     let rows_max = match aggregate {
         Some(aggregate) if aggregate.group_expr().is_empty() => Some(lanes),
         _ => chain.iter().filter_map(|node| node.fetch()).min().map(|fetch| (fetch as u64).saturating_mul(lanes)),
     };
     // A join may send more rows than were scanned.
-    let scanned = match chain.iter().any(|node| node.is::<HashJoinExec>()) {
+    let joins = chain.iter().any(|node| node.is::<HashJoinExec>() || node.is::<SortMergeJoinExec>());
+    let scanned = match joins {
         true => scanned.max(rows.sent.unwrap_or_default().saturating_mul(width)),
         false => scanned,
     };

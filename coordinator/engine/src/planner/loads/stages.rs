@@ -8,6 +8,7 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_plan::ExecutionPlan;
+use gust_protocol::LeafId;
 use gust_protocol::plan::file_scan;
 use object_store::ObjectMeta;
 
@@ -21,8 +22,8 @@ use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::deletes::{FragmentDeletes, StageDeletes};
 use crate::planner::graph::is_parquet;
-use crate::planner::passes::pack::{PackedFragment, Packing};
-use crate::planner::passes::stages::{CutPlan, PackedUnits, Packer, packed};
+use crate::planner::passes::pack::{PackedFragment, PackedUnits, Packing, packed};
+use crate::planner::passes::stages::{CutPlan, Packer};
 use crate::planner::passes::units::{Unit, WeighedFile, units, weighed};
 use crate::tables::facts::store_of;
 
@@ -87,8 +88,8 @@ pub struct StageMaker<'a> {
 
 /// Facts about one stage that are the same for all packings.
 struct StageFiles<'a> {
-    /// Files of its scan. None where it reads rows of other stages.
-    files: Option<ScannedFiles<'a>>,
+    /// Files of its scans, by their numbers. Empty where it reads rows of other stages.
+    files: Vec<ScannedFiles<'a>>,
     rows: PlanRows,
     /// Memory that the plan's operators hold.
     held: Vec<MemoryNeed>,
@@ -96,8 +97,8 @@ struct StageFiles<'a> {
 
 impl<'a> StageMaker<'a> {
     pub fn of(cut: &'a CutPlan, footers: &'a FileMetadataCache) -> Self {
-        let files = |(scan, plan): (Option<&'a FileScanConfig>, _)| StageFiles {
-            files: scan.map(|scan| ScannedFiles::of(scan, footers)),
+        let files = |(scans, plan): (Vec<&'a FileScanConfig>, _)| StageFiles {
+            files: scans.into_iter().map(|scan| ScannedFiles::of(scan, footers)).collect(),
             rows: PlanRows::of(plan),
             held: held_by(plan),
         };
@@ -158,21 +159,27 @@ impl StageFiles<'_> {
         readers: FunctionReaders<'_>,
     ) -> StageLoad {
         let Self { files, rows, .. } = self;
-        let fragments: Vec<FragmentLoad> = match files {
-            Some(files) => {
+        let is_over_parts = files.is_empty();
+        let fragments: Vec<FragmentLoad> = match is_over_parts {
+            false => {
                 let load = |(fragment, packed)| {
-                    let load = fragment_load(files, stage.url(), &stage.units, packed, at_once, readers);
+                    let of_leaf = |(leaf, files): (LeafId, &mut ScannedFiles<'_>)| {
+                        let own = UnitsOf { units: &stage.units, leaf, url: stage.url_of(leaf) };
+                        fragment_load(files, own, packed, at_once, readers)
+                    };
+                    let load = (0..).zip(files.iter_mut()).map(of_leaf).reduce(FragmentLoad::beside);
+                    let load = load.unwrap_or_else(|| FragmentLoad::of_bytes(0, packed.lanes.len()));
                     load.and_reads(&stage.deletes.reads(fragment))
                 };
                 stage.fragments.iter().enumerate().map(load).collect()
             }
-            None => vec![parts_load(stage, parts); stage.fragments.len()],
+            true => vec![parts_load(stage, parts); stage.fragments.len()],
         };
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
-            results: match files {
-                Some(_) => results(stage, rows),
-                None => results_of_parts(stage, rows, parts),
+            results: match is_over_parts {
+                false => results(stage, rows),
+                true => results_of_parts(stage, rows, parts),
             },
             sends_parts: stage.shuffle.partitions.is_some(),
             reads_parts: stage.is_over_parts(),
@@ -258,7 +265,8 @@ impl<'a> LocalScans<'a> {
             let LocalScan { url, files, .. } = scan;
             let deletes = StageDeletes::of(units, fragments, &packing.digest);
             let fragment = |(fragment, packed)| {
-                fragment_load(files, url, units, packed, at_once, readers).and_reads(&deletes.reads(fragment))
+                let own = UnitsOf { units, leaf: 0, url };
+                fragment_load(files, own, packed, at_once, readers).and_reads(&deletes.reads(fragment))
             };
             let fragments: Vec<FragmentLoad> = fragments.iter().enumerate().map(fragment).collect();
             StageLoad { digest: digest_load(&deletes, &fragments), ..StageLoad::of_fragments(fragments) }
@@ -275,11 +283,20 @@ fn digest_load(deletes: &StageDeletes, fragments: &[FragmentLoad]) -> Option<Loc
     Some(LocalLoad { weight_bytes: reads.bytes, reads: Reads { is_remote, ..reads }, of_files })
 }
 
-/// Returns the work of one fragment of these units, without their deletes, on one of `at_once` environments.
+/// Units of a scan, among those of its stage.
+#[derive(Clone, Copy)]
+struct UnitsOf<'a> {
+    units: &'a [Unit],
+    /// Number of the scan.
+    leaf: LeafId,
+    /// URL of its first store.
+    url: &'a str,
+}
+
+/// Returns the work of one fragment of units of a scan, without their deletes, on one of `at_once` environments.
 fn fragment_load(
     files: &mut ScannedFiles<'_>,
-    url: &str,
-    units: &[Unit],
+    UnitsOf { units, leaf, url }: UnitsOf<'_>,
     fragment: &PackedFragment,
     at_once: usize,
     FunctionReaders { facts, size }: FunctionReaders<'_>,
@@ -287,7 +304,7 @@ fn fragment_load(
     let misses = |file: &ObjectMeta| facts.warm.misses_footer(size.memory_mb, at_once, url, file);
     // A platform may have ended any environment in between. Processes stay.
     let missed_at_most = |file: &ObjectMeta| if facts.traits.shares_machine { misses(file) } else { 1.0 };
-    let own = || fragment.units().map(|unit| &units[unit]);
+    let own = || fragment.units().map(|unit| &units[unit]).filter(|unit| unit.leaf == leaf);
     let is_likely_kept = |file: &ObjectMeta| misses(file) <= 0.5;
     let is_surely_kept = |file: &ObjectMeta| missed_at_most(file) <= SELDOM;
     let reads = files.reads(own(), Reader::Function(&is_likely_kept), size.limits.bridge_bytes);

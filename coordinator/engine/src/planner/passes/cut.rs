@@ -2,7 +2,8 @@
 //!
 //! A fragment is the maximal subtree over one scan in which every partition can be computed without the others: filter,
 //! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
-//! hash repartition, a gather, a merge, a join. Where an exchange by hash is marked ([`super::shuffle`]), the operators above it are a fragment, too.
+//! hash repartition, a gather, a merge, a join. Where an exchange by hash is marked ([`super::shuffle`]), the operators above it are a fragment, too, and so are
+//! those above scans that are aligned ([`super::aligned`]).
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary};
 use gust_protocol::plan::file_scan;
 
+use super::aligned::is_aligned;
 use super::broadcast::{BroadcastExec, with_broadcasts};
 use super::shuffle::{is_keyed, with_shuffles};
 use crate::planner::graph::is_parquet;
@@ -66,17 +68,17 @@ fn over_cut_inputs(
     })
 }
 
-/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it, or operators over exchanges between functions. A join with a
-/// build side that every fragment gets is such an operator.
+/// Returns true if the whole tree under `plan` is one scan with partition-local operators above it, operators over exchanges between functions, or operators over
+/// aligned scans. A join with a build side that every fragment gets is a partition-local operator.
 pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
     }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        return is_keyed(plan) || (join.left().is::<BroadcastExec>() && is_fragment(join.right()));
+        return is_keyed(plan) || is_aligned(plan) || (join.left().is::<BroadcastExec>() && is_fragment(join.right()));
     }
     let children = plan.children();
-    is_keyed(plan) || (is_partition_local(plan) && children.len() == 1 && is_fragment(children[0]))
+    is_keyed(plan) || is_aligned(plan) || (is_partition_local(plan) && children.len() == 1 && is_fragment(children[0]))
 }
 
 /// Returns true if an operator computes each partition without the others.

@@ -1,5 +1,6 @@
 //! The passes. The planner lists them in their order.
 
+pub mod aligned;
 pub mod broadcast;
 pub mod cut;
 pub mod facts;

@@ -2,10 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 
 use super::shuffle::Shuffles;
-use super::stages::PackedUnits;
+use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of};
 use crate::model::TimeModel;
+use crate::model::load::FragmentLoad;
 use crate::planner::deletes::DigestBounds;
 
 /// Number and size of a stage's fragments.
@@ -72,6 +77,53 @@ fn fragments(weights: &[u64], packing: &Packing) -> usize {
     wanted.clamp(1, packing.functions_max.max(1)).min(weights.len())
 }
 
+/// A scan's units, and fragments of them.
+#[derive(Debug, Clone)]
+pub(in crate::planner) struct PackedUnits {
+    pub(in crate::planner) units: Vec<Unit>,
+    pub(in crate::planner) fragments: Vec<PackedFragment>,
+}
+
+/// Cuts files at row groups and packs them by weight.
+pub(in crate::planner) fn packed(files: &[WeighedFile], packing: &Packing) -> PackedUnits {
+    let pinned = pinned_fragments_max(files, packing.fragment_bytes_target);
+    let functions_max = pinned.map_or(packing.functions_max, |most| packing.functions_max.min(most));
+    let packing = &Packing { functions_max, ..*packing };
+    // About four units a fragment are enough to balance, and few enough that footers are not read all over.
+    let unit_bytes_min = |total: u64| {
+        let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;
+        (total / (4 * fragments)).min(packing.fragment_bytes_target / 4).max(1)
+    };
+    let units = units_of(files, unit_bytes_min);
+    let weights: Vec<u64> = units.iter().map(|unit| unit.weight_bytes).collect();
+    PackedUnits { fragments: pack(&weights, packing), units }
+}
+
+/// Makes one fragment with one lane of each file group, in the groups' order.
+pub(super) fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> PackedUnits {
+    let (mut all, mut fragments) = (Vec::new(), Vec::new());
+    for group in &scan.file_groups {
+        let group = units(scan, group.iter(), footers, |_| u64::MAX);
+        let lane = Lane { units: (all.len()..all.len() + group.len()).collect() };
+        fragments.push(PackedFragment { lanes: vec![lane] });
+        all.extend(group);
+    }
+    PackedUnits { units: all, fragments }
+}
+
+/// Makes the loads of fragments of which only their bytes are known.
+pub(in crate::planner) fn loads_by_bytes(units: &[Unit], fragments: &[PackedFragment]) -> Vec<FragmentLoad> {
+    let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
+    let load = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
+    fragments.iter().map(load).collect()
+}
+
+/// Returns the times that fragments are expected to take.
+pub(in crate::planner) fn times(fragments: &[FragmentLoad], packing: &Packing) -> Vec<Duration> {
+    let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
+    fragments.iter().map(time).collect()
+}
+
 /// Encoded bytes that a fragment over exchanges should read at least, where all functions may be used.
 const PARTS_BYTES_MIN: u64 = 8 << 20;
 
@@ -109,7 +161,8 @@ pub(super) fn input_partitions(shuffles: Shuffles, lanes: usize, packing: &Packi
     shuffles.partitions.unwrap_or_else(|| wanted(lanes).max(wanted(lanes_max).min(PARTITIONS_MIN)))
 }
 
-fn lightest_first(items: &[usize], weights: &[u64], bins: usize) -> Vec<Vec<usize>> {
+/// Spreads items over at most so many bins, the heaviest first, each into the lightest bin. No bin is empty.
+pub(super) fn lightest_first(items: &[usize], weights: &[u64], bins: usize) -> Vec<Vec<usize>> {
     let mut order = items.to_vec();
     order.sort_by_key(|item| (Reverse(weights[*item]), *item));
     let mut packed = vec![Vec::new(); bins];

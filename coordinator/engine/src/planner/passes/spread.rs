@@ -17,6 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use gust_protocol::plan::file_scan;
 
+use super::aligned::AlignJoins;
 use super::broadcast::CollectBuilds;
 use super::facts::TELLS_FACTS;
 use super::shuffle::{PartitionJoins, StageRules};
@@ -75,7 +76,7 @@ fn spread(scan: &FileScanConfig, partitions: usize) -> FileScanConfig {
 }
 
 /// Makes the state that plans for functions. It has the session's rules without the one that undoes two-phase aggregates and the one for
-/// parts of the plan ([`super::facts`]), [`SpreadScans`] before them, and [`CollectBuilds`] and [`PartitionJoins`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
+/// parts of the plan ([`super::facts`]), [`SpreadScans`] before them, and [`CollectBuilds`], [`PartitionJoins`] and [`AlignJoins`] behind the one that picks the sides of joins. Scans stay as the first spreads them.
 pub fn distributing(state: &SessionState, stages: StageRules) -> SessionState {
     let partitions = state.config().target_partitions().max(2);
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SpreadScans { partitions })];
@@ -86,6 +87,7 @@ pub fn distributing(state: &SessionState, stages: StageRules) -> SessionState {
         if rule.name() == SELECTS_JOINS {
             rules.push(Arc::new(CollectBuilds(stages.joins)));
             rules.push(Arc::new(PartitionJoins(stages)));
+            rules.push(Arc::new(AlignJoins(stages.aligned)));
         }
     }
     let config = config(state.config().clone(), partitions);

@@ -8,7 +8,6 @@
 //! A stage over exchanges has no files. Its fragments have lanes for partitions of the rows that other stages send.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
@@ -20,17 +19,23 @@ use fragment_fn::NeededColumns;
 use gust_protocol::plan::{Obstacle, encode_checked, scans};
 use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
+use super::aligned::{Aligned, AlignedExec, AlignedFiles, GroupKey, aligned, aligned_scans, group_keys, without_marks};
 use super::broadcast::{Joins, alone, broadcasts, marked, marks_deep, unmarked, with_leaves};
 use super::cut::{cut, has_rows_over_none, is_sorted};
-use super::pack::{Lane, PackedFragment, Packing, input_partitions, over_parts, pack, parts_bytes_min};
+use super::facts::Facts;
+use super::pack::{
+    Lane, PackedFragment, PackedUnits, Packing, grouped, input_partitions, loads_by_bytes, over_parts, packed,
+    parts_bytes_min, times,
+};
 use super::shuffle::{Shuffled, Shuffles, StageRules, is_determinate, is_order_free, shuffled, shuffles};
 use super::spread::keeps_groups;
 use super::unions::into_branches;
-use super::units::{Unit, WeighedFile, pinned_fragments_max, units, units_of, weighed};
+use super::units::{WeighedFile, weighed};
+use crate::config::AlignedPlace;
 use crate::model::Reason;
-use crate::model::load::{FragmentLoad, StageLoad};
+use crate::model::load::StageLoad;
 use crate::planner::deletes::StageDeletes;
-use crate::planner::graph::{Combining, DistributedPlan, Placement, Stage, StageShuffle};
+use crate::planner::graph::{Combining, DistributedPlan, Placement, Stage, StageLeaf, StageShuffle};
 use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
@@ -54,6 +59,8 @@ pub struct CutPlan {
     templates: Vec<Result<StageTemplate, KeptSubtree>>,
     /// Reasons of exchanges by hash to stay on the coordinator.
     kept_shuffles: Vec<String>,
+    /// Reasons of joins not to be aligned.
+    not_aligned: Vec<String>,
 }
 
 /// A subtree that stays in the coordinator's plan.
@@ -69,8 +76,10 @@ struct StageTemplate {
     /// Plan of a function.
     plan: Arc<dyn ExecutionPlan>,
     encoded: Base64,
-    /// Scan of its files. None where it reads the rows of other stages.
-    scan: Option<TemplateScan>,
+    /// Scans of its files, in the order of the plan. None where it reads the rows of other stages.
+    scans: Vec<TemplateScan>,
+    /// Words for the fields by which the files of all scans are parted. None where they are not.
+    aligned: Option<Arc<str>>,
     /// Templates whose rows it reads, by their positions among those that became stages.
     producers: Vec<usize>,
     /// Bytes in memory that the rows of each are expected to have.
@@ -96,6 +105,8 @@ struct TemplateScan {
     matching: ColumnMatching,
     needed: Option<NeededColumns>,
     accesses: Vec<StoreAccess>,
+    /// Partitions of its files, where those of several scans are read together.
+    keys: Vec<GroupKey>,
 }
 
 /// Reason of a subtree to be no stage.
@@ -108,7 +119,8 @@ enum NoStage {
 
 impl CutPlan {
     /// Cuts `plan`. A subtree that cannot travel to functions stays in place, which is planning and no fallback: nothing has failed. If it has
-    /// joins, all joins stay on the coordinator, so that the scans below them may travel. If it is a stage over exchanges or below one, all of these stay there.
+    /// joins, all joins stay on the coordinator, so that the scans below them may travel. If it is a stage over exchanges or below one, all of these stay there, and
+    /// so do all aligned joins if it has one.
     ///
     /// # Errors
     /// The engine's, and those of `reach`.
@@ -118,9 +130,10 @@ impl CutPlan {
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Placement<Self>> {
         let whole = plan;
-        let Shuffled { plan, kept } = shuffled(&into_branches(&marked(plan, rules.joins)?)?, rules.shuffles)?;
+        let Aligned { plan, kept: not_aligned } = aligned(plan, rules.aligned)?;
+        let Shuffled { plan, kept } = shuffled(&into_branches(&marked(&plan, rules.joins)?)?, rules.shuffles)?;
         let (mut templates, mut unreachable) = (Vec::new(), None);
-        let (mut stuck_joins, mut stuck_shuffles) = (false, None);
+        let (mut stuck_joins, mut stuck_shuffles, mut stuck_aligned) = (false, None, None);
         // Producers are cut right before the stage that reads their rows.
         let (mut stages, mut producers) = (0, Vec::new());
         cut(&plan, &mut |subtree| {
@@ -140,6 +153,9 @@ impl CutPlan {
                 Err(NoStage::Unreachable(obstacle)) => unreachable = unreachable.take().or(Some(obstacle)),
                 Err(NoStage::Kept(obstacle)) => {
                     stuck_joins |= !broadcasts(&subtree).is_empty();
+                    if !aligned_scans(&subtree).is_empty() {
+                        stuck_aligned = stuck_aligned.take().or_else(|| Some(obstacle.clone()));
+                    }
                     if is_producer || !read.is_empty() {
                         stuck_shuffles = stuck_shuffles.take().or_else(|| Some(obstacle.clone()));
                     }
@@ -148,6 +164,13 @@ impl CutPlan {
             }
             Ok(subtree)
         })?;
+        if let Some(obstacle) = stuck_aligned {
+            let mut placed = Self::of(whole, StageRules { aligned: AlignedPlace::Local, ..rules }, reach)?;
+            if let Placement::Functions(cut) = &mut placed {
+                cut.not_aligned.push(format!("all of them: a stage cannot travel: {obstacle}"));
+            }
+            return Ok(placed);
+        }
         if let Some(obstacle) = stuck_shuffles {
             let mut placed = Self::of(whole, StageRules { shuffles: Shuffles::NONE, ..rules }, reach)?;
             if let Placement::Functions(cut) = &mut placed {
@@ -166,7 +189,7 @@ impl CutPlan {
         {
             return Ok(Placement::Here(Reason::NothingTravels(obstacle.clone())));
         }
-        Ok(Placement::Functions(Self { plan, templates, kept_shuffles: kept }))
+        Ok(Placement::Functions(Self { plan, templates, kept_shuffles: kept, not_aligned }))
     }
 
     /// Lists the subtrees that stay in the coordinator's plan.
@@ -174,9 +197,9 @@ impl CutPlan {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
     }
 
-    /// Lists the scans of its stages: none of a stage over exchanges.
-    pub fn scans(&self) -> impl Iterator<Item = Option<&FileScanConfig>> {
-        self.templates.iter().flatten().map(|template| Some(&template.scan.as_ref()?.scan))
+    /// Lists the scans of its stages, stage by stage: none of a stage over exchanges.
+    pub fn scans(&self) -> impl Iterator<Item = Vec<&FileScanConfig>> {
+        self.templates.iter().flatten().map(|template| template.scans.iter().map(|scan| &scan.scan).collect())
     }
 
     /// Lists the plans of its stages.
@@ -202,7 +225,8 @@ impl CutPlan {
         })?;
         let kept =
             self.templates.iter().filter_map(|template| Some(template.as_ref().err()?.obstacle.clone())).collect();
-        Ok(DistributedPlan { plan, stages, kept, kept_shuffles: self.kept_shuffles.clone() })
+        let (kept_shuffles, not_aligned) = (self.kept_shuffles.clone(), self.not_aligned.clone());
+        Ok(DistributedPlan { plan, stages, kept, kept_shuffles, not_aligned })
     }
 }
 
@@ -236,6 +260,8 @@ enum TemplateFiles {
     /// One fragment for each group, whatever the packing.
     Groups(PackedUnits),
     Weighed(Vec<WeighedFile>),
+    /// Several scans, whose files are read together by partition.
+    Aligned(AlignedFiles),
     /// None: rows of other stages. So many bytes are expected, encoded.
     Parts(Option<u64>),
 }
@@ -309,19 +335,26 @@ impl PackedUnits {
 
 impl TemplateFiles {
     fn of(template: &StageTemplate, footers: &FileMetadataCache) -> Self {
-        let Some(TemplateScan { scan, .. }) = &template.scan else {
-            let produced = template.produced.iter().copied().sum::<Option<u64>>();
-            return Self::Parts(produced.map(compressed));
-        };
-        match keeps_groups(scan) {
-            true => Self::Groups(grouped(scan, footers)),
-            false => Self::Weighed(weighed(scan, scan.file_groups.iter().flat_map(FileGroup::iter), footers)),
+        match template.scans.as_slice() {
+            [] => {
+                let produced = template.produced.iter().copied().sum::<Option<u64>>();
+                Self::Parts(produced.map(compressed))
+            }
+            [TemplateScan { scan, .. }] if keeps_groups(scan) => Self::Groups(grouped(scan, footers)),
+            [TemplateScan { scan, .. }] => {
+                Self::Weighed(weighed(scan, scan.file_groups.iter().flat_map(FileGroup::iter), footers))
+            }
+            scans => {
+                let scans = scans.iter().map(|scan| (&scan.scan, scan.keys.as_slice()));
+                Self::Aligned(AlignedFiles::of(&template.plan, scans, footers))
+            }
         }
     }
 
     fn packed(&self, packing: &Packing) -> PackedUnits {
         match self {
             Self::Groups(groups) => groups.clone(),
+            Self::Aligned(files) => files.packed(packing),
             Self::Weighed(files) => packed(files, packing),
             Self::Parts(bytes) => over_parts(*bytes, packing),
         }
@@ -345,25 +378,34 @@ impl StageTemplate {
         rules: StageRules,
         reach: &dyn Fn(&str) -> Result<FunctionAccess>,
     ) -> Result<Result<Self, NoStage>> {
-        let untold = merged(&with_leaves(subtree)?);
-        let told = rules.facts.told(Arc::clone(&untold))?;
+        let marks = aligned_scans(subtree);
+        let untold = merged(&without_marks(&with_leaves(subtree)?)?);
+        // DataFusion would look for keys in the partition that its own hash gives them.
+        let joins = rules.facts.joins && marks.is_empty();
+        let told = Facts { joins, ..rules.facts }.told(Arc::clone(&untold))?;
         // A filter saves work, and is no reason to stay.
         let travelling = |plan: Arc<dyn ExecutionPlan>| encode_checked(&plan).map(|encoded| (plan, Base64(encoded)));
         let (plan, encoded) = match travelling(told).or_else(|_| travelling(untold)) {
             Ok(travelling) => travelling,
             Err(obstacle) => return Ok(Err(NoStage::Kept(obstacle))),
         };
-        let mut scans = scans(&plan);
-        let scan = match (scans.pop(), scans.is_empty(), shuffles(subtree).is_empty()) {
-            (Some(scan), true, true) => match TemplateScan::of(scan, reach)? {
-                Ok(scan) => Some(scan),
-                Err(obstacle) => return Ok(Err(obstacle)),
-            },
-            (None, _, false) => None,
-            _ => {
-                return Err(DataFusionError::Internal("a fragment is not over one scan, or over exchanges".to_owned()));
-            }
+        let found = scans(&plan);
+        let is_whole = match (found.len(), shuffles(subtree).is_empty()) {
+            (0, over_none) => !over_none,
+            (1, over_none) => over_none,
+            (several, over_none) => over_none && several == marks.len(),
         };
+        if !is_whole {
+            let what = "a fragment is not over one scan, over aligned scans, or over exchanges";
+            return Err(DataFusionError::Internal(what.to_owned()));
+        }
+        let mut scans = Vec::with_capacity(found.len());
+        for (number, scan) in found.into_iter().enumerate() {
+            match TemplateScan::of(scan, marks.get(number), reach)? {
+                Ok(scan) => scans.push(scan),
+                Err(obstacle) => return Ok(Err(obstacle)),
+            }
+        }
         let alone = match broadcasts(subtree).is_empty() {
             true => None,
             false => match Self::of(&alone(subtree), rules, reach)? {
@@ -374,7 +416,8 @@ impl StageTemplate {
         Ok(Ok(Self {
             plan,
             encoded,
-            scan,
+            scans,
+            aligned: marks.first().map(|mark| Arc::clone(mark.told())),
             producers: Vec::new(),
             produced: Vec::new(),
             reason: "".into(),
@@ -397,7 +440,8 @@ impl StageTemplate {
     fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
         let load = StageLoad::of_fragments(loads_by_bytes(&units, &fragments));
         let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
-        let scan = self.scan.as_ref();
+        let (leaves, accesses) = self.leaves();
+        let is_grouped = matches!(self.scans.as_slice(), [scan] if keeps_groups(&scan.scan));
         let lanes = lanes_of(&fragments);
         Stage {
             index,
@@ -405,20 +449,20 @@ impl StageTemplate {
             load,
             plan: Arc::clone(&self.plan),
             encoded: self.encoded.clone(),
-            matching: scan.map(|scan| scan.matching.clone()),
-            needed: scan.and_then(|scan| scan.needed.clone()),
-            accesses: scan.map(|scan| scan.accesses.clone()).unwrap_or_default(),
+            leaves,
+            aligned: self.aligned.clone(),
+            accesses,
             units,
             fragments,
             deletes,
             sorted: is_sorted(&self.plan),
-            keeps_groups: scan.is_some_and(|scan| keeps_groups(&scan.scan)),
+            keeps_groups: is_grouped,
             shuffle: StageShuffle {
                 partitions: None,
                 producers: Vec::new(),
                 siblings: 0,
                 reason: "".into(),
-                is_determinate: is_determinate(&self.plan) && (scan.is_some() || is_order_free(&self.plan)),
+                is_determinate: is_determinate(&self.plan) && (self.scans.len() == 1 || is_order_free(&self.plan)),
                 input_partitions: input_partitions(self.shuffles, lanes, packing),
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
                 fragments_max: packing.functions_max.max(1),
@@ -432,27 +476,36 @@ impl StageTemplate {
             packing: *packing,
         }
     }
+
+    /// Makes the scans of a stage, and the accesses to all of their stores, each once.
+    fn leaves(&self) -> (Vec<StageLeaf>, Vec<StoreAccess>) {
+        let mut accesses: Vec<StoreAccess> = Vec::new();
+        let mut leaf = |scan: &TemplateScan| {
+            let mut position = |access: &StoreAccess| {
+                let known = accesses.iter().position(|known| known == access);
+                known.unwrap_or_else(|| {
+                    accesses.push(access.clone());
+                    accesses.len() - 1
+                }) as u16
+            };
+            let stores = scan.accesses.iter().map(&mut position).collect();
+            StageLeaf { matching: scan.matching.clone(), needed: scan.needed.clone(), stores }
+        };
+        let leaves = self.scans.iter().map(&mut leaf).collect();
+        (leaves, accesses)
+    }
 }
 
 fn lanes_of(fragments: &[PackedFragment]) -> usize {
     fragments.iter().map(|fragment| fragment.lanes.len()).sum()
 }
 
-/// Makes the loads of fragments of which only their bytes are known.
-pub(in crate::planner) fn loads_by_bytes(units: &[Unit], fragments: &[PackedFragment]) -> Vec<FragmentLoad> {
-    let weight = |fragment: &PackedFragment| fragment.units().map(|unit| units[unit].weight_bytes).sum();
-    let load = |fragment: &PackedFragment| FragmentLoad::of_bytes(weight(fragment), fragment.lanes.len());
-    fragments.iter().map(load).collect()
-}
-
-/// Returns the times that fragments are expected to take.
-pub(in crate::planner) fn times(fragments: &[FragmentLoad], packing: &Packing) -> Vec<Duration> {
-    let time = |fragment: &FragmentLoad| packing.model.fragment_time(fragment.weight_bytes, fragment.lanes);
-    fragments.iter().map(time).collect()
-}
-
 impl TemplateScan {
-    fn of(scan: FileScanConfig, reach: &dyn Fn(&str) -> Result<FunctionAccess>) -> Result<Result<Self, NoStage>> {
+    fn of(
+        scan: FileScanConfig,
+        mark: Option<&AlignedExec>,
+        reach: &dyn Fn(&str) -> Result<FunctionAccess>,
+    ) -> Result<Result<Self, NoStage>> {
         let mut accesses = Vec::new();
         for root in &*Roots::of(&scan)?.0 {
             match reach(root.as_str())? {
@@ -462,42 +515,9 @@ impl TemplateScan {
         }
         let matching = matching(&scan)?;
         let needed = needed_columns(&scan, &matching);
-        Ok(Ok(Self { scan, matching, needed, accesses }))
+        let keys = mark.map(|mark| group_keys(&scan, mark.fields())).transpose()?.unwrap_or_default();
+        Ok(Ok(Self { scan, matching, needed, accesses, keys }))
     }
-}
-
-/// A scan's units, and fragments of them.
-#[derive(Debug, Clone)]
-pub(in crate::planner) struct PackedUnits {
-    pub(in crate::planner) units: Vec<Unit>,
-    pub(in crate::planner) fragments: Vec<PackedFragment>,
-}
-
-/// Cuts files at row groups and packs them by weight.
-pub(in crate::planner) fn packed(files: &[WeighedFile], packing: &Packing) -> PackedUnits {
-    let pinned = pinned_fragments_max(files, packing.fragment_bytes_target);
-    let functions_max = pinned.map_or(packing.functions_max, |most| packing.functions_max.min(most));
-    let packing = &Packing { functions_max, ..*packing };
-    // About four units a fragment are enough to balance, and few enough that footers are not read all over.
-    let unit_bytes_min = |total: u64| {
-        let fragments = packing.functions.unwrap_or(packing.functions_max).max(1) as u64;
-        (total / (4 * fragments)).min(packing.fragment_bytes_target / 4).max(1)
-    };
-    let units = units_of(files, unit_bytes_min);
-    let weights: Vec<u64> = units.iter().map(|unit| unit.weight_bytes).collect();
-    PackedUnits { fragments: pack(&weights, packing), units }
-}
-
-/// Makes one fragment with one lane of each file group, in the groups' order.
-fn grouped(scan: &FileScanConfig, footers: &FileMetadataCache) -> PackedUnits {
-    let (mut all, mut fragments) = (Vec::new(), Vec::new());
-    for group in &scan.file_groups {
-        let group = units(scan, group.iter(), footers, |_| u64::MAX);
-        let lane = Lane { units: (all.len()..all.len() + group.len()).collect() };
-        fragments.push(PackedFragment { lanes: vec![lane] });
-        all.extend(group);
-    }
-    PackedUnits { units: all, fragments }
 }
 
 #[cfg(test)]

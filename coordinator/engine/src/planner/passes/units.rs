@@ -8,6 +8,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use fragment_fn::{FileDeletes, is_same_version};
+use gust_protocol::LeafId;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 
@@ -23,6 +24,8 @@ pub struct Unit {
     pub file: PartitionedFile,
     /// Compressed bytes of the projected columns: exact from a footer, else from the manifest, else a share of the size.
     pub weight_bytes: u64,
+    /// Number of the scan that reads it, in the plan of its stage.
+    pub leaf: LeafId,
 }
 
 /// One data file, with the row groups at which it can be cut.
@@ -30,6 +33,13 @@ pub struct Unit {
 pub struct WeighedFile {
     pub(super) file: PartitionedFile,
     pub(super) row_groups: Vec<RowGroupSpan>,
+}
+
+impl WeighedFile {
+    /// Sums up the compressed bytes of the projected columns.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.row_groups.iter().map(|group| group.weight_bytes).sum()
+    }
 }
 
 /// Start and weight of a row group.
@@ -232,7 +242,7 @@ pub(super) fn runs(file: &PartitionedFile, pieces: &[RowGroupSpan], unit_bytes_m
             (Ok(start), Ok(end)) if !whole => file.with_range(start, end),
             _ => file,
         };
-        Unit { file, weight_bytes: run.weight_bytes }
+        Unit { file, weight_bytes: run.weight_bytes, leaf: 0 }
     };
     runs.into_iter().zip(ends).enumerate().map(unit).collect()
 }

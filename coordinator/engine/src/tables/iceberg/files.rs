@@ -9,7 +9,7 @@ use datafusion::common::{DataFusionError, Result, not_impl_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use fragment_fn::{DeletePlan, DeleteReader, FileConstants, FileDeletes, InStore};
-use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, ScanFile, Table};
+use gust_catalog::{DeleteContent, DeleteFile, FilePath, FilePlan, IdentityValue, Location, PartedBy, ScanFile, Table};
 use gust_protocol::plan::encode_scalar;
 use gust_protocol::{DeleteSet, ObjectRef, UnitDeletes};
 use object_store::path::Path;
@@ -18,7 +18,7 @@ use url::{Position, Url};
 
 use super::{external, stores_of};
 use crate::storage::Reach;
-use crate::tables::facts::{FileFacts, Roots};
+use crate::tables::facts::{FileFacts, FilePartition, PartValue, Partition, Roots};
 use crate::tables::reading::BridgeBytes;
 use crate::tables::schema::engine_value;
 
@@ -35,6 +35,8 @@ pub(super) struct PlannedFiles {
     pub(super) url: ObjectStoreUrl,
     /// Stores by the numbers of [`InStore`].
     pub(super) stores: Arc<[Arc<dyn ObjectStore>]>,
+    /// Memory of the values of its partitions, in bytes, about.
+    pub(super) partitions_bytes: usize,
 }
 
 impl PlannedFiles {
@@ -65,8 +67,10 @@ impl PlannedFiles {
             None => ObjectStoreUrl::local_filesystem(),
         };
         let roots = roots.told();
+        let partition = |values: &[PartedBy]| values.iter().filter_map(PartValue::of).collect::<Partition>();
+        let partitions: Arc<[Partition]> = plan.parted_by.iter().map(|values| partition(values)).collect();
         let file = |(file, place): (&ScanFile, Place)| {
-            let mut planned = partitioned_file(file, place, plan.route.is_pinned)?;
+            let mut planned = partitioned_file(file, place, plan.route.is_pinned, &partitions)?;
             if let Some(roots) = &roots {
                 planned.extensions.insert(roots.clone());
             }
@@ -75,7 +79,9 @@ impl PlannedFiles {
             }
             Ok(planned)
         };
-        Ok(Self { files: plan.files.iter().zip(places).map(file).collect::<Result<_>>()?, url, stores })
+        let files = plan.files.iter().zip(places).map(file).collect::<Result<_>>()?;
+        let partitions_bytes = partitions.iter().flatten().map(PartValue::held_bytes).sum();
+        Ok(Self { files, url, stores, partitions_bytes })
     }
 }
 
@@ -169,7 +175,12 @@ pub(super) fn whole_bytes(file: &PartitionedFile, columns: &BTreeSet<i32>, bridg
     if is_one && is_left && is_cheap { usize::try_from(size).ok() } else { None }
 }
 
-fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bool) -> Result<PartitionedFile> {
+fn partitioned_file(
+    file: &ScanFile,
+    Place { store, path }: Place,
+    is_pinned: bool,
+    partitions: &Arc<[Partition]>,
+) -> Result<PartitionedFile> {
     let meta = ObjectMeta {
         location: path,
         // Iceberg's data files never change, so that neither a time nor an etag is needed to tell versions apart. The time tells
@@ -182,7 +193,14 @@ fn partitioned_file(file: &ScanFile, Place { store, path }: Place, is_pinned: bo
     let mut planned = PartitionedFile::new_from_meta(meta);
     let column_bytes = file.column_bytes.iter().copied().collect();
     let partition = is_pinned.then_some(file.partition);
-    planned.extensions.insert(FileFacts { column_bytes, split_offsets: file.split_offsets.to_vec(), partition });
+    let is_parted = partitions.get(file.partition as usize).is_some_and(|partition| !partition.is_empty());
+    let parted = is_parted.then(|| FilePartition::new(Arc::clone(partitions), file.partition));
+    planned.extensions.insert(FileFacts {
+        column_bytes,
+        split_offsets: file.split_offsets.to_vec(),
+        partition,
+        parted,
+    });
     if store > 0 {
         planned.extensions.insert(InStore(store));
     }
@@ -217,7 +235,7 @@ mod tests {
             let mut file = PartitionedFile::new("a.parquet", size);
             assert_eq!(whole_bytes(&file, &BTreeSet::from([1]), 1 << 20), None, "nothing is known");
             let column_bytes = (1..).zip(bytes).collect();
-            file.extensions.insert(FileFacts { column_bytes, split_offsets: groups, partition: None });
+            file.extensions.insert(FileFacts { column_bytes, split_offsets: groups, ..FileFacts::default() });
             let found = whole_bytes(&file, &BTreeSet::from([1, 2, 9]), 1 << 20);
             assert_eq!(found, expect.then_some(size as usize), "{size} bytes, {bytes:?}");
         }

@@ -29,11 +29,12 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, replace_children_if_necessary};
 
+use super::aligned::AlignedExec;
 use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use super::facts::Facts;
 use super::pack::PARTITIONS_MAX;
-use crate::config::ShufflePlace;
+use crate::config::{AlignedPlace, ShufflePlace};
 use crate::model::FunctionSize;
 use choice::{Choice, choice, joins_large_sides};
 
@@ -86,13 +87,15 @@ impl Shuffles {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageRules {
     pub joins: Joins,
+    pub aligned: AlignedPlace,
     pub shuffles: Shuffles,
     pub facts: Facts,
 }
 
 impl StageRules {
     /// Rules by which functions only scan.
-    pub const SCANS: Self = Self { joins: Joins::LOCAL, shuffles: Shuffles::NONE, facts: Facts::NONE };
+    pub const SCANS: Self =
+        Self { joins: Joins::LOCAL, aligned: AlignedPlace::Local, shuffles: Shuffles::NONE, facts: Facts::NONE };
 }
 
 /// Rule that has both sides of joins parted by their keys, before exchanges are put under joins. Joins stay as they are that functions do with copies of a
@@ -160,9 +163,9 @@ pub fn shuffled(plan: &Arc<dyn ExecutionPlan>, shuffles: Shuffles) -> Result<Shu
     Ok(Shuffled { plan, kept: marking.kept })
 }
 
-/// Notes the exchanges that have no functions at both sides, unless a choice has told it.
+/// Notes the exchanges that have no functions at both sides, unless a choice has told it. Those of aligned joins are not needed.
 fn note_kept(plan: &Arc<dyn ExecutionPlan>, place: ShufflePlace, kept: &mut Vec<String>) {
-    if plan.is::<ShuffleExec>() {
+    if plan.is::<ShuffleExec>() || plan.is::<AlignedExec>() {
         return;
     }
     if let Some(exchange) = plan.downcast_ref::<RepartitionExec>()
@@ -194,8 +197,16 @@ fn why_kept(exchange: &RepartitionExec) -> Option<String> {
     None
 }
 
+/// Returns true if an operator takes rows from any partition. Others may want those of a key in one, which fragments do not keep together.
+pub(super) fn takes_any(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<CoalescePartitionsExec>()
+        || plan.is::<SortPreservingMergeExec>()
+        || plan.is::<RepartitionExec>()
+        || plan.is::<UnionExec>()
+}
+
 /// Returns true if an exchange keeps an order. It merges then, and the plan above relies on it.
-fn keeps_order(exchange: &RepartitionExec) -> bool {
+pub(super) fn keeps_order(exchange: &RepartitionExec) -> bool {
     exchange.preserve_order() || exchange.properties().output_ordering().is_some()
 }
 
@@ -225,11 +236,7 @@ impl Marking {
 
     /// Marks what lies below an operator that stays on the coordinator.
     fn below(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        // These operators take rows from any partition. Others may want those of a key in one, which fragments do not keep together.
-        let takes_any = plan.is::<CoalescePartitionsExec>()
-            || plan.is::<SortPreservingMergeExec>()
-            || plan.is::<RepartitionExec>()
-            || plan.is::<UnionExec>();
+        let takes_any = takes_any(plan);
         let mut children = Vec::new();
         for child in plan.children() {
             let stage = if takes_any { self.stage(child)? } else { None };
@@ -311,7 +318,7 @@ fn producer(plan: &Arc<dyn ExecutionPlan>, rule: Shuffles) -> Result<Option<Arc<
 }
 
 /// Returns true if an operator computes each partition of its inputs without the others, where rows of equal keys are in one partition.
-fn is_key_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
+pub(super) fn is_key_local(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         return *join.partition_mode() == PartitionMode::Partitioned && !join.null_aware;
     }
