@@ -9,7 +9,7 @@ use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter};
 use gust_protocol::{FragmentError, FragmentErrorKind, FragmentResult, Output};
 
 use crate::classify::classify_write;
-use crate::parts::{HashedPlan, PartsWriter};
+use crate::parts::{PartedPlan, PartsWriter};
 
 /// Writer of an attempt's rows.
 pub(crate) enum RowsWriter {
@@ -32,10 +32,10 @@ impl RowsWriter {
                 Ok((plan, Self::Gathered(Box::new(writer.map_err(|e| classify_write(&e))?))))
             }
             Output::Parts { partitions, .. } => {
-                let hashed = HashedPlan::of(&plan, *partitions)
+                let parted = PartedPlan::of(&plan, *partitions)
                     .map_err(|e| FragmentError::new(FragmentErrorKind::PlanDecode, e.strip_backtrace()))?;
-                let plan = Arc::clone(&hashed.input);
-                Ok((plan, Self::Parts(Box::new(PartsWriter::new(hashed, context, inline_bytes_max, target)))))
+                let plan = Arc::clone(&parted.input);
+                Ok((plan, Self::Parts(Box::new(PartsWriter::new(parted, context, inline_bytes_max, target)))))
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Writer of rows by partition, for the functions of another stage.
 //!
 //! ```text
-//!  rows ─► hash of the keys ─► rows of each partition ─► encoded chunks ─┬─► one after the other, in the order of partitions
-//!                                        memory of the pool ─────────────┴─► a temporary file, where the pool is full
+//!  rows ─► hash or range of the key ─► rows of each partition ─► encoded chunks ─┬─► one after the other, in the order of partitions
+//!                                               memory of the pool ──────────────┴─► a temporary file, where the pool is full
 //! ```
 //!
 //! Regions follow one another, so that nothing is written before the last row has come. Until then encoded chunks wait: in memory of the pool, or in one temporary
@@ -40,15 +40,15 @@ const CHUNK_BYTES_SHORT: usize = CHUNK_BYTES_MIN / 4;
 /// Part of the pool that the memory of all partitions may be.
 const FLOOR_DIVISOR: usize = 8;
 
-/// A plan whose rows go to functions of another stage, by the hash of keys.
-pub(crate) struct HashedPlan {
+/// A plan whose rows go to functions of another stage, by the hash of keys, or by ranges of one.
+pub(crate) struct PartedPlan {
     /// Plan below the exchange.
     pub(crate) input: Arc<dyn ExecutionPlan>,
     partitioner: BatchPartitioner,
     partitions: usize,
 }
 
-impl HashedPlan {
+impl PartedPlan {
     /// Takes the exchange off the top of a plan. It is not run: it says how the rows are parted.
     ///
     /// # Errors
@@ -58,13 +58,22 @@ impl HashedPlan {
         let Some(exchange) = plan.downcast_ref::<RepartitionExec>() else {
             return internal_err!("rows by partition are asked for of {}", plan.name());
         };
-        let Partitioning::Hash(keys, _) = exchange.partitioning() else {
-            return internal_err!("rows are parted by {}, not by a hash", exchange.partitioning());
-        };
         if !(1..=PARTITIONS_MAX).contains(&partitions) {
             return internal_err!("rows are parted into {partitions} partitions");
         }
-        let partitioner = BatchPartitioner::new_hash_partitioner(keys.clone(), partitions, Time::new())?;
+        let partitioner = match exchange.partitioning() {
+            Partitioning::Hash(keys, _) => {
+                BatchPartitioner::new_hash_partitioner(keys.clone(), partitions, Time::new())?
+            }
+            Partitioning::Range(ranges) if ranges.partition_count() == partitions => {
+                BatchPartitioner::new_range_partitioner(ranges, Time::new())
+            }
+            Partitioning::Range(ranges) => {
+                let count = ranges.partition_count();
+                return internal_err!("rows of {count} ranges are parted into {partitions} partitions");
+            }
+            other => return internal_err!("rows are parted by {other}, and not by a hash or by ranges"),
+        };
         Ok(Self { input: Arc::clone(exchange.input()), partitioner, partitions })
     }
 }
@@ -126,12 +135,12 @@ pub(crate) struct PartsWriter {
 
 impl PartsWriter {
     pub(crate) fn new(
-        plan: HashedPlan,
+        plan: PartedPlan,
         context: &Arc<TaskContext>,
         inline_bytes_max: u64,
         target: ResultTarget,
     ) -> Self {
-        let HashedPlan { input, partitioner, partitions } = plan;
+        let PartedPlan { input, partitioner, partitions } = plan;
         let pool = context.memory_pool();
         let held = MemoryConsumer::new("rows by partition").with_can_spill(true).register(pool);
         let floor = MemoryConsumer::new("rows by partition, too few").register(pool);
@@ -327,10 +336,13 @@ fn external(error: ExchangeError) -> DataFusionError {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, StringArray};
+    use arrow::compute::{SortOptions, concat, sort};
+    use datafusion::common::ScalarValue;
     use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
     use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_expr::{PhysicalSortExpr, RangePartitioning, SplitPoint};
     use datafusion::physical_plan::empty::EmptyExec;
     use object_store::memory::InMemory;
     use object_store::path::Path;
@@ -355,7 +367,7 @@ mod tests {
         let partitioning = Partitioning::Hash(keys, PARTITIONS);
         let exchange = RepartitionExec::try_new(Arc::new(EmptyExec::new(schema)), partitioning).expect("an exchange");
         let plan: Arc<dyn ExecutionPlan> = Arc::new(exchange);
-        let plan = HashedPlan::of(&plan, PARTITIONS as u32).expect("a hash");
+        let plan = PartedPlan::of(&plan, PARTITIONS as u32).expect("a hash");
         let store = Arc::new(InMemory::new());
         let target = ResultTarget { access: 0, store, path: Path::from("rows") };
         let mut writer = PartsWriter::new(plan, &context, u64::MAX, target);
@@ -389,5 +401,61 @@ mod tests {
         let chunks = chunks(&short);
         assert!(chunks <= chunks_max, "{chunks} chunks, {chunks_max} at most");
         assert_eq!(rows(short).await, 200 * 64);
+    }
+
+    /// Rows of each range are behind those of the ranges before it, as sorts have them: NULLs, NaN and zeros, too.
+    #[test]
+    fn ranges_part_rows_in_the_order_of_sorts() {
+        let floats =
+            [Some(1.5), None, Some(f64::NAN), Some(-0.0), Some(0.0), Some(-7.0), Some(f64::INFINITY), Some(1.0)];
+        let floats: ArrayRef = Arc::new(Float64Array::from(floats.to_vec()));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![
+            Some("b"),
+            None,
+            Some(""),
+            Some("é"),
+            Some("z"),
+            Some("a"),
+            Some("日"),
+            Some("B"),
+        ]));
+        let rows =
+            RecordBatch::try_from_iter_with_nullable([("f", floats, true), ("s", texts, true)]).expect("two columns");
+        let schema = rows.schema();
+        let text = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
+        for (column, points) in [
+            ("f", vec![ScalarValue::from(-1.0_f64), ScalarValue::from(0.0_f64), ScalarValue::from(1.5_f64)]),
+            ("s", vec![text("B"), text("b"), text("é")]),
+        ] {
+            for (descending, nulls_first) in [(false, false), (false, true), (true, false), (true, true)] {
+                let options = SortOptions { descending, nulls_first };
+                let order = [PhysicalSortExpr::new(col(column, &schema).expect("a column"), options)].into();
+                let mut points = points.clone();
+                if descending {
+                    points.reverse();
+                }
+                let points = points.into_iter().map(|point| SplitPoint::new(vec![point])).collect();
+                let ranges = RangePartitioning::try_new(order, points).expect("ascending bounds");
+                let empty = Arc::new(EmptyExec::new(Arc::clone(&schema)));
+                let exchange = RepartitionExec::try_new(empty, Partitioning::Range(ranges)).expect("an exchange");
+                let plan: Arc<dyn ExecutionPlan> = Arc::new(exchange);
+                let mut parted = PartedPlan::of(&plan, 4).expect("ranges");
+                assert!(PartedPlan::of(&plan, 5).is_err(), "another number than the plan's");
+                let parts = parted.partitioner.partition_iter(rows.clone()).expect("parted");
+                let mut parts: Vec<(usize, RecordBatch)> = parts.collect::<Result<_>>().expect("parted");
+                parts.sort_by_key(|(partition, _)| *partition);
+                let sorted = |keys: &ArrayRef| sort(keys, Some(options)).expect("sorted");
+                let keys: Vec<ArrayRef> =
+                    parts.iter().map(|(_, part)| sorted(part.column_by_name(column).expect("the key"))).collect();
+                let keys: Vec<&dyn Array> = keys.iter().map(AsRef::as_ref).collect();
+                let whole = sorted(rows.column_by_name(column).expect("the key"));
+                assert_eq!(
+                    format!("{:?}", concat(&keys).expect("one type")),
+                    format!("{whole:?}"),
+                    "{column} {options:?}"
+                );
+                assert_eq!(parts.len(), 4, "each range has rows: {column} {options:?}");
+            }
+        }
     }
 }

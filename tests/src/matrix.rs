@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use gust::demo::queries;
-use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
+use gust_engine::config::{Config, JoinPlace, ShufflePlace, SortPlace, Target};
 use gust_engine::model::Place;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
@@ -93,11 +93,11 @@ const AUTO_BYTES_MIN: u64 = 256 << 10;
 impl Way {
     /// Returns the configuration, with functions in this process. Their number and their lanes change from way to way.
     pub fn config(self) -> Config {
-        let (join, shuffle) = match self.mode {
-            Mode::Auto => (JoinPlace::Auto, ShufflePlace::Auto),
-            Mode::Broadcast => (JoinPlace::Broadcast, ShufflePlace::Local),
-            Mode::Shuffle => (JoinPlace::Local, ShufflePlace::Hash),
-            Mode::Both => (JoinPlace::Broadcast, ShufflePlace::Hash),
+        let (join, shuffle, sort) = match self.mode {
+            Mode::Auto => (JoinPlace::Auto, ShufflePlace::Auto, SortPlace::Auto),
+            Mode::Broadcast => (JoinPlace::Broadcast, ShufflePlace::Local, SortPlace::Local),
+            Mode::Shuffle => (JoinPlace::Local, ShufflePlace::Hash, SortPlace::Local),
+            Mode::Both => (JoinPlace::Broadcast, ShufflePlace::Hash, SortPlace::Ranges),
         };
         let mut config = Config {
             on: Target::InProcess,
@@ -106,6 +106,7 @@ impl Way {
             shuffle_partitions: Some(self.partitions),
             join,
             shuffle,
+            sort,
             ..Config::default()
         };
         config.process.cores = if self.partitions == 64 { 2 } else { 1 };

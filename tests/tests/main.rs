@@ -58,6 +58,7 @@ mod shapes;
 mod shuffle_faults;
 mod shuffles;
 mod slt;
+mod sorts;
 mod statements;
 mod statistics;
 mod tails;

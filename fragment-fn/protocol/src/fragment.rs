@@ -95,7 +95,7 @@ pub struct MappedName {
 pub enum Output {
     /// The coordinator: inline in the response up to [`FragmentLimits::inline_bytes_max`], else one object under `prefix`.
     Gather { access: AccessId, prefix: String },
-    /// Functions of another stage: rows by partition ([`crate::parts`]), by the keys of the hash exchange that is the plan's root. They are inline
+    /// Functions of another stage: rows by partition ([`crate::parts`]), by the keys of the exchange that is the plan's root: by their hash, or by as many ranges. They are inline
     /// or one object like those of [`Self::Gather`].
     Parts { access: AccessId, prefix: String, partitions: u32 },
 }

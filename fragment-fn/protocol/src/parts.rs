@@ -1,8 +1,8 @@
 //! Rows of a producer, by partition: the exchange between functions.
 //!
 //! ```text
-//!  producer: rows ─► hash of the keys ─► region 0 │ region 1 │ … │ region P-1      one object, or the response itself
-//!  consumer: one lane reads ─────────────────────────┘──────────┘                  a run of regions, one ranged GET a producer
+//!  producer: rows ─► hash or range of the key ─► region 0 │ region 1 │ … │ region P-1      one object, or the response itself
+//!  consumer: one lane reads ──────────────────────────────┘──────────┘                  a run of regions, one ranged GET a producer
 //! ```
 //!
 //! A region is dictionary batches and record batches, each an encapsulated Arrow IPC message. It has no schema and no end, so that regions can

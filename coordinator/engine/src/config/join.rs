@@ -1,4 +1,4 @@
-//! Places of joins, and of the exchanges below them, in a query that uses functions.
+//! Places of joins and sorts, and of the exchanges below them, in a query that uses functions.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,4 +37,17 @@ pub enum ShufflePlace {
     /// The coordinator.
     #[default]
     Local,
+}
+
+/// Place of sorts without a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SortPlace {
+    /// Functions where statistics say that the coordinator would get many rows.
+    Auto,
+    /// Functions sort what they have read, and the coordinator merges their rows.
+    #[default]
+    Local,
+    /// Functions, each with a range of the first key.
+    Ranges,
 }

@@ -36,7 +36,7 @@ use node::Node;
 pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
-pub use join::{AlignedPlace, JoinPlace, ShufflePlace};
+pub use join::{AlignedPlace, JoinPlace, ShufflePlace, SortPlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, JournalsWanted, JwtConfig, ServerConfig, TlsConfig};
@@ -111,7 +111,11 @@ pub struct Config {
     /// rows to one another, each those of its keys, through the exchange. `auto` does so where statistics say that the coordinator would get many rows. What no
     /// function can do stays on the coordinator.
     pub shuffle: ShufflePlace,
-    /// Least bytes in memory, for `auto`, of each side of a join, of all groups, or of a window's rows. Default 64 MiB.
+    /// Place of `ORDER BY` without a limit in a query that uses functions. Default `local`: functions sort what they have read, and the coordinator merges their rows, of which
+    /// it holds all. `ranges` has functions send rows to one another, each those of some range of the first key: the coordinator takes the sorted rows of one after the
+    /// other. `auto` does so where statistics say that the coordinator would get many rows. A sort of whose first key no bounds are known stays `local`.
+    pub sort: SortPlace,
+    /// Least bytes in memory, for `auto`, of each side of a join, of all groups, or of the rows of a window or a sort. Default 64 MiB.
     #[serde(deserialize_with = "units::bytes")]
     pub shuffle_bytes_min: u64,
     /// Number of partitions of such rows; at most 1,024. Each function of the next stage reads some of them. None is four times as many as these functions, at
@@ -171,6 +175,7 @@ impl Default for Config {
             broadcast_bytes_max: 8 << 20,
             aligned_joins: AlignedPlace::Local,
             shuffle: ShufflePlace::Local,
+            sort: SortPlace::Local,
             shuffle_bytes_min: 64 << 20,
             shuffle_partitions: None,
             shuffle_reads_max: 8_192,

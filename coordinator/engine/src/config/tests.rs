@@ -41,6 +41,7 @@ fn a_file_sets_everything() {
         broadcast_bytes_max = "16MiB"
         aligned_joins = "functions"
         shuffle = "hash"
+        sort = "ranges"
         shuffle_bytes_min = "1 MB"
         shuffle_partitions = 64
         shuffle_reads_max = 100
@@ -132,6 +133,7 @@ fn a_file_sets_everything() {
         broadcast_bytes_max: 16 << 20,
         aligned_joins: AlignedPlace::Functions,
         shuffle: ShufflePlace::Hash,
+        sort: SortPlace::Ranges,
         shuffle_bytes_min: 1_000_000,
         shuffle_partitions: Some(64),
         shuffle_reads_max: 100,

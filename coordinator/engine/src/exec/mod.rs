@@ -27,6 +27,7 @@ mod shuffle;
 
 pub use query::QueryContext;
 
+use crate::planner::graph::RowsOrder;
 use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
 use crate::planner::passes::shuffle::{shuffles, with_shuffles};
 use crate::planner::{BroadcastExec, Stage};
@@ -36,8 +37,8 @@ use run::{PartitionAnswers, StageRun};
 
 /// Runs a stage's fragments on functions and yields their rows.
 ///
-/// Output partition `p` of `n` gets fragments `p`, `p + n`, `p + 2n`, … in the order in which they finish. If the stage
-/// is sorted, the partition merges them. All fragments start with the first partition that is executed. Dropping every
+/// Output partition `p` of `n` gets fragments `p`, `p + n`, `p + 2n`, … in the order in which they finish. If each fragment's rows are
+/// sorted, the partition merges them, or has one fragment after the other where these have ranges. All fragments start with the first partition that is executed. Dropping every
 /// stream cancels the fragments that have not finished.
 ///
 /// A stage with joins has their build sides as children. They are gathered first, and all fragments get their rows
@@ -71,8 +72,10 @@ pub struct RemoteFragmentExec {
 /// Makes the rows of one partition from answers.
 struct PartitionRows {
     schema: SchemaRef,
-    /// Order in which the partition merges its fragments.
+    /// Order in which the partition merges its fragments. None where it has one after the other.
     order: Option<LexOrdering>,
+    /// True if it has them in their own order.
+    in_order: bool,
     metrics: BaselineMetrics,
     query: Arc<QueryContext>,
     context: Arc<TaskContext>,
@@ -80,7 +83,7 @@ struct PartitionRows {
 
 impl PartitionRows {
     fn of_functions(self, answers: PartitionAnswers) -> Result<SendableRecordBatchStream> {
-        let Self { schema, order, metrics, query, context } = self;
+        let Self { schema, order, in_order, metrics, query, context } = self;
         if let Some(order) = order {
             let mut streams = answers.each_fragment(&query, &schema);
             // DataFusion refuses a merge of no streams, and a merge of one is a detour.
@@ -97,7 +100,11 @@ impl PartitionRows {
                 .with_reservation(reservation)
                 .build();
         }
-        let counted = answers.in_any_order(&query, &schema).inspect_ok(move |batch| {
+        let rows = match in_order {
+            true => answers.in_order(&query, &schema),
+            false => answers.in_any_order(&query, &schema),
+        };
+        let counted = rows.inspect_ok(move |batch| {
             batch.record_output(&metrics);
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted.boxed())))
@@ -244,8 +251,12 @@ impl DisplayAs for RemoteFragmentExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut Formatter<'_>) -> std::fmt::Result {
         let fragments = self.stage.fragments.len();
         write!(f, "RemoteFragmentExec: stage={}, fragments={fragments}", self.stage.index)?;
-        if let Some(order) = self.properties.output_ordering().filter(|_| self.stage.sorted) {
-            write!(f, ", merged=[{order}]")?;
+        if let Some(order) = self.properties.output_ordering() {
+            match self.stage.order {
+                RowsOrder::Merged => write!(f, ", merged=[{order}]")?,
+                RowsOrder::InOrder => write!(f, ", in order=[{order}]")?,
+                RowsOrder::Any => {}
+            }
         }
         if !self.builds.is_empty() {
             write!(f, ", broadcasts={}", self.builds.len())?;
@@ -310,7 +321,8 @@ impl ExecutionPlan for RemoteFragmentExec {
         let query = query_context(&context)?;
         let rows = PartitionRows {
             schema: self.schema(),
-            order: self.properties.output_ordering().filter(|_| self.stage.sorted).cloned(),
+            order: self.properties.output_ordering().filter(|_| self.stage.order == RowsOrder::Merged).cloned(),
+            in_order: self.stage.order == RowsOrder::InOrder,
             metrics: BaselineMetrics::new(&self.metrics, partition),
             query,
             context,

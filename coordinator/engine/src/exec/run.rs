@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -30,6 +31,7 @@ use super::shuffle::{ReceivedParts, parts_inline_bytes_max};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
+use crate::planner::graph::RowsOrder;
 use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
 use crate::resume::{RequestDigest, StageDigest};
@@ -37,6 +39,9 @@ use crate::scheduler::{
     AttemptNumbers, AttemptRequests, AttemptResult, AttemptStamp, FragmentAttempts, FragmentFailure, FragmentNeeds,
     StageAttempts,
 };
+
+/// Results that are read in order at the same time, of which one goes up.
+const IN_ORDER_AT_ONCE: usize = 2;
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -112,7 +117,7 @@ async fn is_restored(
 /// Answers of one output partition.
 #[derive(Debug)]
 pub(super) struct PartitionAnswers {
-    /// Channels of the answers: one per fragment if rows are merged, else one for all fragments.
+    /// Channels of the answers: one per fragment, in their order, if rows are sorted, else one for all fragments.
     channels: Vec<mpsc::Receiver<Result<FragmentAnswer>>>,
     run: Arc<StageRun>,
     memory: Arc<ResultMemory>,
@@ -170,8 +175,9 @@ impl StageRun {
         let (senders, receivers): (Vec<_>, Vec<_>) = shared.into_iter().unzip();
         // The plan's operators run in tasks of their own, which do not inherit the query's span.
         let query_span = query.attempts.events().span();
+        let is_sorted = stage.order != RowsOrder::Any;
         for index in 0..fragments {
-            let sender = if stage.sorted {
+            let sender = if is_sorted {
                 let (sender, receiver) = mpsc::channel(1);
                 channels[index % partitions].push(receiver);
                 sender
@@ -191,7 +197,7 @@ impl StageRun {
             };
             tasks.spawn(running.instrument(query_span.clone()));
         }
-        if !stage.sorted {
+        if !is_sorted {
             channels = receivers.into_iter().map(|receiver| vec![receiver]).collect();
         }
         let run = Arc::new(StageRun { _tasks: tasks });
@@ -375,6 +381,29 @@ impl PartitionAnswers {
         let Self { channels, run, .. } = self;
         stream::iter(channels.into_iter().map(move |channel| received_from(channel, Arc::clone(&run))))
             .flatten()
+            .boxed()
+    }
+
+    /// Returns all rows of the partition, one fragment after the other in their order. The next result is read meanwhile.
+    pub(super) fn in_order(
+        self,
+        query: &Arc<QueryContext>,
+        schema: &SchemaRef,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let (memory, query, schema) = (Arc::clone(&self.memory), Arc::clone(query), Arc::clone(schema));
+        let read = move |answer: Result<FragmentAnswer>| {
+            let (memory, schema) = (Arc::clone(&memory), Arc::clone(&schema));
+            let (span, query) = (query.attempts.events().span().clone(), Arc::clone(&query));
+            let adopting = async move { Box::pin(adopt(answer?, memory, query, schema)).await };
+            // A task of its own reads while rows of the result before it go up. It is aborted with the stream.
+            let adopted = SpawnedTask::spawn(adopting.instrument(span));
+            async move { adopted.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)))? }
+        };
+        self.answers()
+            .map(read)
+            .buffered(IN_ORDER_AT_ONCE)
+            .map_ok(|adopted| stream::iter(adopted.batches()))
+            .try_flatten()
             .boxed()
     }
 

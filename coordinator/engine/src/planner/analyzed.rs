@@ -15,6 +15,7 @@ use gust_protocol::with_hint_line;
 
 use super::Stage;
 use super::explain::{exchange, indented, size};
+use super::graph::RowsOrder;
 use crate::error::continued;
 use crate::report::{Report, StageCost, StageWork, StorageUse, counted, requests_text};
 
@@ -119,8 +120,12 @@ fn stage(work: &StageWork, plan: Option<&Arc<Stage>>, stages: &[Arc<Stage>]) -> 
         // The query ended before all of its rows were there.
         (None, Some(exchange)) => format!("shuffle      not complete, {exchange}\n"),
         (None, None) => {
-            let merged = if plan.is_some_and(|plan| plan.sorted) { ", sorted, merged there" } else { "" };
-            format!("gather       {} rows, {} to the coordinator{merged}\n", work.rows, size(work.result_bytes))
+            let order = match plan.map_or(RowsOrder::Any, |plan| plan.order) {
+                RowsOrder::Any => "",
+                RowsOrder::Merged => ", sorted, merged there",
+                RowsOrder::InOrder => ", sorted, taken in order there",
+            };
+            format!("gather       {} rows, {} to the coordinator{order}\n", work.rows, size(work.result_bytes))
         }
     };
     text + &plan.map_or_else(String::new, |plan| indented(&plan.plan))

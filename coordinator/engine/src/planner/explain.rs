@@ -9,6 +9,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, ParquetSource};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::Partitioning;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
 use fragment_fn::ahead::{Begins, Consumption, Reading, is_local, is_predictable, readings};
@@ -18,7 +19,7 @@ use gust_protocol::plan::scans;
 use gust_protocol::{AheadBounds, with_hint_line};
 use humansize::{BINARY, format_size};
 
-use super::graph::Combining;
+use super::graph::{Combining, RowsOrder};
 use super::keys::join_keys;
 use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by};
 use super::{PlannedQuery, Stage};
@@ -97,8 +98,18 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 pub(super) fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
-    let plan = displayable(plan.as_ref()).indent(false).to_string();
-    plan.lines().fold(String::new(), |text, line| text + "  " + line + "\n")
+    let lines = |plan: &Arc<dyn ExecutionPlan>, indent: &str| {
+        let plan = displayable(plan.as_ref()).indent(false).to_string();
+        plan.lines().fold(String::new(), |text, line| text + indent + line + "\n")
+    };
+    // The operator's own words have all bounds. No plan has it but at its top.
+    match plan.downcast_ref::<RepartitionExec>().map(|exchange| (exchange.input(), exchange.partitioning())) {
+        Some((input, Partitioning::Range(ranges))) => {
+            let (order, count) = (ranges.ordering(), ranges.partition_count());
+            format!("  RepartitionExec: partitioning=Range([{order}], {count})\n{}", lines(input, "    "))
+        }
+        _ => lines(plan, "  "),
+    }
 }
 
 /// Names the columns by which joins may decide which rows of the other columns are decoded, scan by scan.
@@ -225,7 +236,7 @@ fn packing(stage: &Stage) -> String {
             stage.fragments.len(),
             (stage.shuffle.input_partitions / lanes.max(1)).clamp(1, stage.shuffle.fragments_max.max(1)),
             stage.shuffle.input_partitions,
-            if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
+            order(stage),
         );
     }
     let weights = (0..stage.fragments.len()).map(|fragment| stage.fragment_weight_bytes(fragment));
@@ -238,8 +249,17 @@ fn packing(stage: &Stage) -> String {
         size(stage.weight_bytes()),
         size(smallest),
         size(largest),
-        if stage.sorted { "; sorted, merged by the coordinator" } else { "" },
+        order(stage),
     )
+}
+
+/// Writes what becomes of sorted rows.
+fn order(stage: &Stage) -> &'static str {
+    match stage.order {
+        RowsOrder::Any => "",
+        RowsOrder::Merged => "; sorted, merged by the coordinator",
+        RowsOrder::InOrder => "; sorted, taken in order by the coordinator",
+    }
 }
 
 /// Writes the delete files that the coordinator reads for all fragments of a stage.
@@ -285,13 +305,16 @@ fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
 /// Writes how a stage's rows are parted for functions of another stage. None where they go to the coordinator.
 pub(super) fn exchange(stage: &Stage, stages: &[Arc<Stage>]) -> Option<String> {
     let partitions = stage.shuffle.partitions?;
-    let keys = match stage.plan.output_partitioning() {
-        Partitioning::Hash(keys, _) => keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+    let by = match stage.plan.output_partitioning() {
+        Partitioning::Hash(keys, _) => {
+            format!("by hash of [{}]", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Partitioning::Range(ranges) => format!("by ranges of [{}]", ranges.ordering()),
+        other => format!("by {other}"),
     };
     let consumer = stages.iter().find(|other| other.shuffle.producers.contains(&stage.index));
     let consumer = consumer.map_or_else(String::new, |consumer| format!(" for stage {}", consumer.index));
-    Some(format!("by hash of [{keys}], {partitions} partitions{consumer}"))
+    Some(format!("{by}, {partitions} partitions{consumer}"))
 }
 
 /// Names the holder that is expected to need the largest part of what it may have.

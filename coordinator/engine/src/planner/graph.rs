@@ -42,7 +42,7 @@ pub struct DistributedPlan {
     pub stages: Vec<Arc<Stage>>,
     /// Reasons of subtrees to stay in the coordinator's plan: they do not arrive at functions as they are.
     pub kept: Vec<String>,
-    /// Reasons of exchanges by hash to stay on the coordinator.
+    /// Reasons of exchanges, by hash or by ranges, to stay on the coordinator.
     pub kept_shuffles: Vec<String>,
     /// Reasons of joins not to be aligned.
     pub not_aligned: Vec<String>,
@@ -92,8 +92,8 @@ pub struct Stage {
     pub load: StageLoad,
     /// Times that its fragments are expected to take from their invocations to their answers.
     pub expected: Vec<Duration>,
-    /// True if each fragment's rows come sorted and are merged, not concatenated.
-    pub sorted: bool,
+    /// Order of its rows where they arrive.
+    pub order: RowsOrder,
     /// True if output partition `i` must hold exactly the rows of fragment `i`.
     pub keeps_groups: bool,
     /// Exchanges with other stages.
@@ -109,6 +109,17 @@ pub struct Stage {
     pub stages_before: usize,
     /// Packing of its fragments.
     pub(super) packing: Packing,
+}
+
+/// Order in which the rows of a stage's fragments go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowsOrder {
+    /// None: those of a fragment go on when it has ended.
+    Any,
+    /// Each fragment's rows are sorted, and those of all are merged.
+    Merged,
+    /// Each fragment's rows are sorted, and go on behind those of the fragments before it.
+    InOrder,
 }
 
 /// Scan of a stage.

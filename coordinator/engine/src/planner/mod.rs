@@ -125,6 +125,7 @@ impl From<&Config> for PlannerSettings {
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
         let shuffles = Shuffles {
             place: config.shuffle,
+            sort: config.sort,
             partitions,
             bytes_min: config.shuffle_bytes_min,
             reads_max: config.shuffle_reads_max,
@@ -155,7 +156,7 @@ pub struct PlannedQuery {
     pub decision: Decision,
     /// Savings by table metadata, by table.
     pub pruning: Vec<(String, Pruning)>,
-    /// Reasons of exchanges by hash to stay on the coordinator.
+    /// Reasons of exchanges, by hash or by ranges, to stay on the coordinator.
     pub kept_shuffles: Vec<String>,
     /// Reasons of joins not to be aligned.
     pub not_aligned: Vec<String>,

@@ -37,6 +37,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "JoinPlace" => "`auto`, `broadcast`, `local`",
         "AlignedPlace" => "`functions`, `local`",
         "ShufflePlace" => "`auto`, `hash`, `local`",
+        "SortPlace" => "`auto`, `local`, `ranges`",
         "StatementKept" => "`text`, `hash`",
         "u32" | "u64" => "number",
         "bool" => "`true`, `false`",

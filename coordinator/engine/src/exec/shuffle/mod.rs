@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, TryStreamExt};
@@ -27,7 +28,7 @@ use super::query::QueryContext;
 use super::run::{FragmentAnswer, StageRun};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
-use crate::planner::graph::StageShuffle;
+use crate::planner::graph::{RowsOrder, StageShuffle};
 use crate::planner::keys::{Came, has_no_row};
 use produced::{Produced, Restored};
 
@@ -38,6 +39,9 @@ const PARTS_INLINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Encoded bytes that a fragment over exchanges should read at most: a Lambda function's burst is not used up yet.
 const FRAGMENT_BYTES_MAX: u64 = 128 << 20;
+
+/// Part of the coordinator's memory that the rows of one fragment may have where they are taken in order: they are held as a whole, those of two at a time.
+const IN_ORDER_DIVISOR: u64 = 8;
 
 /// Bytes of a function's memory for each encoded byte that it reads of other stages. Rows are twice as long when they are decoded, and a hash table has them and more.
 const MEMORY_PER_FRAGMENT_BYTE: u64 = 8;
@@ -83,8 +87,8 @@ pub(super) struct PartsWork {
 }
 
 impl ReceivedParts {
-    /// Chooses the fragments of a stage. Each function has so much memory.
-    fn of(stage: &Stage, produced: Vec<Produced>, prefix: String, memory_bytes: u64) -> Self {
+    /// Chooses the fragments of a stage. Each function has so much memory, and so has the coordinator.
+    fn of(stage: &Stage, produced: Vec<Produced>, prefix: String, memory: Memory) -> Self {
         let StageShuffle { input_partitions, fragment_bytes_min, fragments_max, combining, .. } = stage.shuffle;
         // A join without a row at one side may have none at all: then nobody reads the other.
         let is_empty = |partition: usize, came: Came| {
@@ -97,7 +101,11 @@ impl ReceivedParts {
         // One that combines objects has no fragments by the plan where these were expected to be few.
         let planned = combining.map_or(stage.fragments.len(), |combining| combining.functions());
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
-        let bytes_max = FRAGMENT_BYTES_MAX.min(memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1);
+        let here_max = match stage.order {
+            RowsOrder::InOrder => memory.here / IN_ORDER_DIVISOR,
+            RowsOrder::Any | RowsOrder::Merged => u64::MAX,
+        };
+        let bytes_max = FRAGMENT_BYTES_MAX.min(memory.function / MEMORY_PER_FRAGMENT_BYTE).min(here_max).max(1);
         let width =
             Width { planned, most: fragments_max.max(planned), lanes, bytes_min: fragment_bytes_min, bytes_max };
         let fragments = fragments(&weights, &may_have_rows, width);
@@ -179,6 +187,15 @@ impl ReceivedParts {
     }
 }
 
+/// Bytes of memory.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    /// Memory of each function.
+    function: u64,
+    /// Memory of the coordinator.
+    here: u64,
+}
+
 /// Bounds of a stage's fragments.
 #[derive(Debug, Clone, Copy)]
 struct Width {
@@ -249,8 +266,12 @@ pub(super) async fn received(
     let producing = producers.iter().map(produce).collect::<Result<Vec<_>>>()?;
     let produced = try_join_all(producing).await?;
     let prefix = joining.query.exchange.prefix.clone();
-    let memory_bytes = joining.query.limits.memory_bytes_max;
-    Ok(Some(Arc::new(ReceivedParts::of(&joining.stage, produced, prefix, memory_bytes))))
+    let here = match joining.context.memory_pool().memory_limit() {
+        MemoryLimit::Finite(bytes) => bytes as u64,
+        MemoryLimit::Infinite | MemoryLimit::Unknown => u64::MAX,
+    };
+    let memory = Memory { function: joining.query.limits.memory_bytes_max, here };
+    Ok(Some(Arc::new(ReceivedParts::of(&joining.stage, produced, prefix, memory))))
 }
 
 /// Runs one such stage, after those below it.

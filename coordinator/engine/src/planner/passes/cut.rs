@@ -4,6 +4,7 @@
 //! projection, partial aggregate, per-partition sort and limit. An operator that needs several partitions is the boundary above it: a
 //! hash repartition, a gather, a merge, a join. Where an exchange by hash is marked ([`super::shuffle`]), the operators above it are a fragment, too, and so are
 //! those above scans that are aligned ([`super::aligned`]).
+//! A sort by ranges is one with the operator that puts its partitions behind one another, and nothing above that.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use gust_protocol::plan::file_scan;
 
 use super::aligned::is_aligned;
 use super::broadcast::{BroadcastExec, with_broadcasts};
-use super::shuffle::{is_keyed, with_shuffles};
+use super::shuffle::{InOrderExec, is_keyed, with_shuffles};
 use crate::planner::graph::is_parquet;
 
 /// Replaces each maximal partition-local subtree by the result of `stage`. The rest of the plan stays as it is.
@@ -42,7 +43,7 @@ pub fn cut(
     let mut children = Vec::new();
     for child in plan.children() {
         children.push(match fetch {
-            Some(fetch) if is_fragment(child) => {
+            Some(fetch) if is_fragment(child) && !child.is::<InOrderExec>() => {
                 let fragment = over_cut_inputs(child, stage)?;
                 stage(limited(&fragment, fetch))?
             }
@@ -74,11 +75,18 @@ pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
     }
+    if let Some(ranges) = plan.downcast_ref::<InOrderExec>() {
+        return is_keyed(ranges.input());
+    }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         return is_keyed(plan) || is_aligned(plan) || (join.left().is::<BroadcastExec>() && is_fragment(join.right()));
     }
-    let children = plan.children();
-    is_keyed(plan) || is_aligned(plan) || (is_partition_local(plan) && children.len() == 1 && is_fragment(children[0]))
+    let is_over_fragment = || match plan.children().as_slice() {
+        // Lanes and fragments of a sort by ranges follow one another, which no operator above it would keep.
+        [below] => is_partition_local(plan) && !below.is::<InOrderExec>() && is_fragment(below),
+        _ => false,
+    };
+    is_keyed(plan) || is_aligned(plan) || is_over_fragment()
 }
 
 /// Returns true if an operator computes each partition without the others.

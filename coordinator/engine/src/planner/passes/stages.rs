@@ -27,7 +27,7 @@ use super::pack::{
     Lane, PackedFragment, PackedUnits, Packing, grouped, input_partitions, loads_by_bytes, over_parts, packed,
     parts_bytes_min, times,
 };
-use super::shuffle::{Shuffled, Shuffles, StageRules, is_determinate, is_order_free, shuffled, shuffles};
+use super::shuffle::{InOrderExec, Shuffled, Shuffles, StageRules, is_determinate, is_order_free, shuffled, shuffles};
 use super::spread::keeps_groups;
 use super::unions::into_branches;
 use super::units::{WeighedFile, weighed};
@@ -35,7 +35,7 @@ use crate::config::AlignedPlace;
 use crate::model::Reason;
 use crate::model::load::StageLoad;
 use crate::planner::deletes::StageDeletes;
-use crate::planner::graph::{Combining, DistributedPlan, Placement, Stage, StageLeaf, StageShuffle};
+use crate::planner::graph::{Combining, DistributedPlan, Placement, RowsOrder, Stage, StageLeaf, StageShuffle};
 use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
@@ -57,7 +57,7 @@ pub struct CutPlan {
     plan: Arc<dyn ExecutionPlan>,
     /// Templates in the order in which [`cut`] finds subtrees.
     templates: Vec<Result<StageTemplate, KeptSubtree>>,
-    /// Reasons of exchanges by hash to stay on the coordinator.
+    /// Reasons of exchanges, by hash or by ranges, to stay on the coordinator.
     kept_shuffles: Vec<String>,
     /// Reasons of joins not to be aligned.
     not_aligned: Vec<String>,
@@ -87,6 +87,9 @@ struct StageTemplate {
     /// Reason to have them come from functions.
     reason: Arc<str>,
     shuffles: Shuffles,
+    /// Ranges by which the rows that it reads are parted. None where their number is open.
+    ranges: Option<usize>,
+    order: RowsOrder,
     /// True if all that it does is to make fewer objects.
     combines: bool,
     /// Part of the stage that needs no build side. None where the stage gets none.
@@ -363,6 +366,7 @@ impl TemplateFiles {
 
 /// Makes the plan that a function runs in the place of `subtree`.
 fn merged(subtree: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let subtree = subtree.downcast_ref::<InOrderExec>().map_or(subtree, InOrderExec::input);
     match subtree.output_ordering() {
         // A function merges its lanes into one sorted stream a fragment.
         Some(order) => {
@@ -413,6 +417,12 @@ impl StageTemplate {
                 Err(obstacle) => return Ok(Err(obstacle)),
             },
         };
+        let order = match is_sorted(&plan) {
+            _ if subtree.is::<InOrderExec>() => RowsOrder::InOrder,
+            true => RowsOrder::Merged,
+            false => RowsOrder::Any,
+        };
+        let read = shuffles(subtree);
         Ok(Ok(Self {
             plan,
             encoded,
@@ -422,7 +432,9 @@ impl StageTemplate {
             produced: Vec::new(),
             reason: "".into(),
             shuffles: rules.shuffles,
-            combines: shuffles(subtree).iter().any(|mark| mark.is_combined()),
+            ranges: read.iter().find_map(|mark| mark.ranges()),
+            order,
+            combines: read.iter().any(|mark| mark.is_combined()),
             alone,
             broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
             broadcast_bytes_max: rules.joins.bytes_max,
@@ -433,8 +445,13 @@ impl StageTemplate {
     /// Returns the rule of stages that combine objects for this one, which has these fragments.
     fn combining(&self, fragments: &[PackedFragment], packing: &Packing) -> Combining {
         let lanes = lanes_of(fragments);
-        let readers = lanes.min(input_partitions(self.shuffles, lanes, packing));
+        let readers = lanes.min(self.input_partitions(lanes, packing));
         Combining { readers, reads_max: self.shuffles.reads_max }
+    }
+
+    /// Returns the partitions of the rows that it reads, should it have so many lanes.
+    fn input_partitions(&self, lanes: usize, packing: &Packing) -> usize {
+        self.ranges.unwrap_or_else(|| input_partitions(self.shuffles, lanes, packing))
     }
 
     fn stage(&self, index: u32, PackedUnits { units, fragments }: PackedUnits, packing: &Packing) -> Stage {
@@ -442,7 +459,12 @@ impl StageTemplate {
         let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
         let (leaves, accesses) = self.leaves();
         let is_grouped = matches!(self.scans.as_slice(), [scan] if keeps_groups(&scan.scan));
-        let lanes = lanes_of(&fragments);
+        let input_partitions = self.input_partitions(lanes_of(&fragments), packing);
+        let fragments_max = packing.functions_max.max(match self.order {
+            // The coordinator holds the rows of two fragments at a time, so that each should have few. They run one after the other where functions are few.
+            RowsOrder::InOrder => input_partitions,
+            RowsOrder::Any | RowsOrder::Merged => 1,
+        });
         Stage {
             index,
             expected: times(&load.fragments, packing),
@@ -455,7 +477,7 @@ impl StageTemplate {
             units,
             fragments,
             deletes,
-            sorted: is_sorted(&self.plan),
+            order: self.order,
             keeps_groups: is_grouped,
             shuffle: StageShuffle {
                 partitions: None,
@@ -463,9 +485,9 @@ impl StageTemplate {
                 siblings: 0,
                 reason: "".into(),
                 is_determinate: is_determinate(&self.plan) && (self.scans.len() == 1 || is_order_free(&self.plan)),
-                input_partitions: input_partitions(self.shuffles, lanes, packing),
+                input_partitions,
                 fragment_bytes_min: parts_bytes_min(self.shuffles, packing),
-                fragments_max: packing.functions_max.max(1),
+                fragments_max,
                 model: packing.model,
                 combining: None,
             },
@@ -577,7 +599,7 @@ mod tests {
         let plan = Sample::new().await.plan("SELECT a FROM t ORDER BY b LIMIT 3").await;
         let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
         let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
-        assert!(stage.sorted);
+        assert_eq!(stage.order, RowsOrder::Merged);
         assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
     }
 

@@ -31,6 +31,15 @@ pub(super) fn choice(stage: &Arc<dyn ExecutionPlan>, bytes_min: u64) -> Choice {
     if choices.is_empty() { Err("no operator needs all rows of a key".to_owned()) } else { choices.swap_remove(first) }
 }
 
+/// Chooses whether functions sort the rows of a plan by ranges.
+pub(super) fn sort_choice(rows: &Arc<dyn ExecutionPlan>, bytes_min: u64) -> Choice {
+    let Some(bytes) = known_bytes(rows) else { return Err("the size of its rows is not known".to_owned()) };
+    match bytes >= bytes_min {
+        true => Ok(format!("the sort has about {}, at least {}", size(bytes), size(bytes_min))),
+        false => Err(format!("the sort has about {}, less than {}", size(bytes), size(bytes_min))),
+    }
+}
+
 /// Returns true if both sides of a join are known to be large.
 pub(super) fn joins_large_sides(join: &HashJoinExec, bytes_min: u64) -> bool {
     join_choice(join.left(), join.right(), bytes_min).is_ok()

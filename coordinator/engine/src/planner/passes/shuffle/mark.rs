@@ -54,13 +54,15 @@ pub fn with_shuffles(
     replaced.data()
 }
 
-/// An exchange by hash between functions. It gives its input's rows, so that a marked plan still runs on one node.
+/// An exchange by hash, or by ranges, between functions. It gives its input's rows, so that a marked plan still runs on one node.
 #[derive(Debug, Clone)]
 pub struct ShuffleExec {
     /// The exchange, over the plan of its producers; or the leaf that runs them.
     input: Arc<dyn ExecutionPlan>,
     /// Keys by which rows are parted.
     keys: String,
+    /// Number of ranges by which rows are parted. None where they are parted by hash.
+    ranges: Option<usize>,
     /// Bytes in memory that its rows are expected to have. None where no statistics tell.
     bytes: Option<u64>,
     /// Reason to have it, for EXPLAIN.
@@ -70,14 +72,15 @@ pub struct ShuffleExec {
 }
 
 impl ShuffleExec {
-    /// Makes the mark over an exchange by hash.
+    /// Makes the mark over an exchange by hash or by ranges.
     pub fn new(exchange: Arc<dyn ExecutionPlan>) -> Self {
-        let keys = match exchange.output_partitioning() {
-            Partitioning::Hash(keys, _) => keys_text(keys),
-            other => other.to_string(),
+        let (keys, ranges) = match exchange.output_partitioning() {
+            Partitioning::Hash(keys, _) => (keys_text(keys), None),
+            Partitioning::Range(ranges) => (ranges.ordering().to_string(), Some(ranges.partition_count())),
+            other => (other.to_string(), None),
         };
         let bytes = exchange.children().first().and_then(|input| expected_bytes(input));
-        Self { input: exchange, keys, bytes, reason: "".into(), is_combined: false }
+        Self { input: exchange, keys, ranges, bytes, reason: "".into(), is_combined: false }
     }
 
     /// Makes the mark of the same exchange over a stage that combines the objects of this one.
@@ -103,6 +106,11 @@ impl ShuffleExec {
     /// Returns the keys by which rows are parted, for EXPLAIN.
     pub fn keys(&self) -> &str {
         &self.keys
+    }
+
+    /// Returns the number of ranges by which rows are parted. None where they are parted by hash.
+    pub fn ranges(&self) -> Option<usize> {
+        self.ranges
     }
 
     /// Returns the bytes in memory that its rows are expected to have. None where no statistics tell.

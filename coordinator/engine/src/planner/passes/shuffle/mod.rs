@@ -11,10 +11,12 @@
 //!
 //! Where each of many functions would ask each of many others, a stage without operators stands between them. It has few functions, each of which makes one object of
 //! a run of partitions of all objects. Whether it runs is known when the objects are there (`exec/shuffle`).
+//!
+//! Sorts without a limit have exchanges, too, by ranges of their first key ([`mod@ranges`]).
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
@@ -34,19 +36,27 @@ use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use super::facts::Facts;
 use super::pack::PARTITIONS_MAX;
-use crate::config::{AlignedPlace, ShufflePlace};
+use crate::config::{AlignedPlace, ShufflePlace, SortPlace};
 use crate::model::FunctionSize;
 use choice::{Choice, choice, joins_large_sides};
+use ranges::ranged;
 
+mod bounds;
 mod choice;
+mod in_order;
 mod mark;
+mod ranges;
 
+pub use in_order::InOrderExec;
 pub use mark::{InPlaceOfShuffle, ShuffleExec, shuffles, with_shuffles};
 
 /// Rule of the exchanges between functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shuffles {
+    /// Place of the operators that need all rows of a key.
     pub place: ShufflePlace,
+    /// Place of sorts without a limit.
+    pub sort: SortPlace,
     /// Partitions of every exchange. None where they are chosen.
     pub partitions: Option<usize>,
     /// Least bytes in memory of the rows that `auto` has functions send to one another.
@@ -59,8 +69,14 @@ pub struct Shuffles {
 
 impl Shuffles {
     /// Rule by which there are none.
-    pub const NONE: Self =
-        Self { place: ShufflePlace::Local, partitions: None, bytes_min: 0, reads_max: u64::MAX, may_combine: false };
+    pub const NONE: Self = Self {
+        place: ShufflePlace::Local,
+        sort: SortPlace::Local,
+        partitions: None,
+        bytes_min: 0,
+        reads_max: u64::MAX,
+        may_combine: false,
+    };
 
     /// Returns the rule for functions of these sizes.
     #[must_use]
@@ -150,17 +166,21 @@ pub struct Shuffled {
 /// # Errors
 /// DataFusion's, of an operator that cannot be rebuilt.
 pub fn shuffled(plan: &Arc<dyn ExecutionPlan>, shuffles: Shuffles) -> Result<Shuffled> {
-    if shuffles.place == ShufflePlace::Local {
-        return Ok(Shuffled { plan: Arc::clone(plan), kept: Vec::new() });
-    }
     let mut marking = Marking { shuffles, kept: Vec::new() };
-    let plan = match marking.stage(plan)? {
-        Some(stage) => stage,
-        None => marking.below(plan)?,
-    };
-    note_kept(&plan, shuffles.place, &mut marking.kept);
-    marking.kept.dedup();
-    Ok(Shuffled { plan, kept: marking.kept })
+    let mut plan = Arc::clone(plan);
+    if shuffles.place != ShufflePlace::Local {
+        plan = match marking.stage(&plan)? {
+            Some(stage) => stage,
+            None => marking.below(&plan)?,
+        };
+        note_kept(&plan, shuffles.place, &mut marking.kept);
+    }
+    let Marking { mut kept, .. } = marking;
+    if shuffles.sort != SortPlace::Local {
+        plan = ranged(&plan, shuffles, &mut kept)?;
+    }
+    kept.dedup();
+    Ok(Shuffled { plan, kept })
 }
 
 /// Notes the exchanges that have no functions at both sides, unless a choice has told it. Those of aligned joins are not needed.
@@ -184,10 +204,12 @@ fn why_kept(exchange: &RepartitionExec) -> Option<String> {
     if keeps_order(exchange) {
         return Some("its rows keep an order".to_owned());
     }
-    if exchange.schema().fields().iter().any(|field| shares_values(field.data_type())) {
-        return Some("a column has a dictionary, or lists or structs of texts".to_owned());
-    }
-    let mut input = exchange.input();
+    why_not_sent(&exchange.schema()).or_else(|| why_stays(exchange.input()))
+}
+
+/// Returns the reason why functions do not have all of a plan.
+fn why_stays(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    let mut input = plan;
     while !is_fragment(input) && !is_keyed(input) {
         match input.children().as_slice() {
             [below] if is_key_local(input) => input = below,
@@ -195,6 +217,12 @@ fn why_kept(exchange: &RepartitionExec) -> Option<String> {
         }
     }
     None
+}
+
+/// Returns the reason why rows do not go from functions to functions because of their columns.
+fn why_not_sent(schema: &Schema) -> Option<String> {
+    let is_shared = schema.fields().iter().any(|field| shares_values(field.data_type()));
+    is_shared.then(|| "a column has a dictionary, or lists or structs of texts".to_owned())
 }
 
 /// Returns true if an operator takes rows from any partition. Others may want those of a key in one, which fragments do not keep together.
@@ -265,10 +293,7 @@ fn because(plan: Arc<dyn ExecutionPlan>, reason: &Arc<str>) -> Result<Arc<dyn Ex
 fn keyed(plan: &Arc<dyn ExecutionPlan>, rule: Shuffles) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(exchange) = plan.downcast_ref::<RepartitionExec>() {
         let is_hash = matches!(exchange.partitioning(), Partitioning::Hash(..));
-        if !is_hash
-            || keeps_order(exchange)
-            || plan.schema().fields().iter().any(|field| shares_values(field.data_type()))
-        {
+        if !is_hash || keeps_order(exchange) || why_not_sent(&plan.schema()).is_some() {
             return Ok(None);
         }
         let Some(input) = producer(exchange.input(), rule)? else { return Ok(None) };
