@@ -11,10 +11,11 @@ use bytes::Bytes;
 use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache};
 use datafusion::execution::cache::default_cache::DefaultCache;
 use gust_protocol::{AheadBounds, StoreAccess};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, AwsCredentialProvider};
 use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 use url::Url;
 
@@ -218,50 +219,75 @@ pub fn connect_over(
     credentials: Option<AwsCredentialProvider>,
 ) -> Result<StoreClient, String> {
     let pace = Arc::<Pace>::default();
-    let invalid = |reason: String| format!("store `{}`: {reason}", access.url);
-    let url = Url::parse(&access.url).map_err(|e| invalid(e.to_string()))?;
+    let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
     let store: Arc<dyn ObjectStore> = match url.scheme() {
         "file" => Arc::new(LocalFileSystem::new()),
-        "s3" | "s3a" => {
-            let retry = RetryConfig {
-                max_retries: RETRIES_MAX,
-                retry_timeout: RETRY_TIMEOUT,
-                backoff: BackoffConfig { init_backoff: BACKOFF_MIN, max_backoff: BACKOFF_MAX, base: 2.0 },
-            };
-            let bucket = url.host_str().ok_or_else(|| invalid("no bucket in the URL".to_owned()))?;
-            let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
-            let mut builder = AmazonS3Builder::from_env()
-                .with_bucket_name(bucket)
-                .with_client_options(client)
-                .with_http_connector(StoreConnector {
-                    connections: connections.clone(),
-                    access: access.clone(),
-                    pace: Arc::clone(&pace),
-                })
-                .with_retry(retry);
-            for (key, value) in &access.options {
-                let key: AmazonS3ConfigKey =
-                    key.parse().map_err(|e: object_store::Error| invalid(format!("setting `{key}`: {e}")))?;
-                builder = builder.with_config(key, value);
-            }
-            if let Some(credentials) = credentials.or_else(|| own_keys(access)) {
-                builder = builder.with_credentials(credentials);
-            }
-            if url.path().len() > 1 {
-                let told = |key: AmazonS3ConfigKey| builder.get_config_value(&key);
-                let endpoint = told(AmazonS3ConfigKey::S3Endpoint).or_else(|| told(AmazonS3ConfigKey::Endpoint));
-                let is_hosted = told(AmazonS3ConfigKey::VirtualHostedStyleRequest).is_some_and(|told| told == "true");
-                let region = told(AmazonS3ConfigKey::Region);
-                let root = root_endpoint(endpoint, region, is_hosted, bucket, url.path());
-                // The endpoint is then taken as it is, with the keys behind it.
-                builder =
-                    builder.with_config(AmazonS3ConfigKey::S3Endpoint, root).with_virtual_hosted_style_request(true);
-            }
-            Arc::new(builder.build().map_err(|e| invalid(e.to_string()))?)
-        }
-        scheme => return Err(invalid(format!("scheme `{scheme}` is not supported, use file or s3"))),
+        "s3" | "s3a" => Arc::new(s3(connections, access, credentials, &pace, &url)?),
+        scheme => return Err(invalid(access, format!("scheme `{scheme}` is not supported, use file or s3"))),
     };
     Ok(StoreClient { store, hedger: Hedger::for_store(&access.url, pace) })
+}
+
+/// Returns the signer of URLs by which others may read a store's objects for a while. None for a store that is read without a signature.
+/// Signing sends no request.
+///
+/// # Errors
+/// Those of [`connect`].
+pub fn signer(
+    access: &StoreAccess,
+    credentials: Option<AwsCredentialProvider>,
+) -> Result<Option<Arc<dyn Signer>>, String> {
+    let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
+    let is_signed = ["s3", "s3a"].contains(&url.scheme()) && !access.options.contains_key("aws_skip_signature");
+    let client = || s3(&Connections::default(), access, credentials, &Arc::default(), &url);
+    is_signed.then(client).transpose().map(|client| client.map(|client| Arc::new(client) as Arc<dyn Signer>))
+}
+
+fn invalid(access: &StoreAccess, reason: impl std::fmt::Display) -> String {
+    format!("store `{}`: {reason}", access.url)
+}
+
+fn s3(
+    connections: &Connections,
+    access: &StoreAccess,
+    credentials: Option<AwsCredentialProvider>,
+    pace: &Arc<Pace>,
+    url: &Url,
+) -> Result<AmazonS3, String> {
+    let retry = RetryConfig {
+        max_retries: RETRIES_MAX,
+        retry_timeout: RETRY_TIMEOUT,
+        backoff: BackoffConfig { init_backoff: BACKOFF_MIN, max_backoff: BACKOFF_MAX, base: 2.0 },
+    };
+    let bucket = url.host_str().ok_or_else(|| invalid(access, "no bucket in the URL"))?;
+    let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_http_connector(StoreConnector {
+            connections: connections.clone(),
+            access: access.clone(),
+            pace: Arc::clone(pace),
+        })
+        .with_retry(retry);
+    for (key, value) in &access.options {
+        let parsed = key.parse::<AmazonS3ConfigKey>();
+        let known = parsed.map_err(|error| invalid(access, format!("setting `{key}`: {error}")))?;
+        builder = builder.with_config(known, value);
+    }
+    if let Some(credentials) = credentials.or_else(|| own_keys(access)) {
+        builder = builder.with_credentials(credentials);
+    }
+    if url.path().len() > 1 {
+        let told = |key: AmazonS3ConfigKey| builder.get_config_value(&key);
+        let endpoint = told(AmazonS3ConfigKey::S3Endpoint).or_else(|| told(AmazonS3ConfigKey::Endpoint));
+        let is_hosted = told(AmazonS3ConfigKey::VirtualHostedStyleRequest).is_some_and(|told| told == "true");
+        let region = told(AmazonS3ConfigKey::Region);
+        let root = root_endpoint(endpoint, region, is_hosted, bucket, url.path());
+        // The endpoint is then taken as it is, with the keys behind it.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, root).with_virtual_hosted_style_request(true);
+    }
+    builder.build().map_err(|error| invalid(access, error))
 }
 
 /// Returns the keys that the way to a store names. A token of the environment is not theirs.

@@ -317,7 +317,7 @@ impl Bench {
         if left.len() as u64 > zombies {
             trial.broken.push(format!("{} objects stayed in the exchange", left.len()));
         }
-        let found = exchange.leftovers(Duration::ZERO, SystemTime::now()).await?;
+        let found = exchange.leftovers(Duration::ZERO, Duration::ZERO, SystemTime::now()).await?;
         exchange.remove(&found).await?;
         let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
         if !left.is_empty() {

@@ -28,6 +28,7 @@ use crate::admission::Admission;
 use crate::budgets::KeptBudgets;
 use crate::journal::Keeping;
 use crate::jwt::Provider;
+use crate::links::Links;
 use crate::metrics::{Metrics, Moment};
 use crate::recording::Recording;
 use crate::statements::Statements;
@@ -90,6 +91,8 @@ pub(crate) struct Door {
     pub(crate) statements: Statements,
     /// Journals of submitted statements; None if they are not wanted, or the exchange ends with the server.
     pub(crate) keeping: Option<Arc<Keeping>>,
+    /// Rows that clients read in the exchange.
+    pub(crate) links: Arc<Links>,
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
     metrics: Metrics,
@@ -174,7 +177,10 @@ impl Door {
         }
         let of_users = tokens.is_some() || provider.is_some();
         let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup, of_users));
+        let links = server.links;
         let engine = Engine::open(config, options)?;
+        let stopping = CancellationToken::new();
+        let links = Links::new(engine.kept_results(links)?, stopping.clone());
         let has_journals = journals == JournalsWanted::Yes && purpose == Purpose::Serve;
         let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
         // Users see the views that it makes. So it has no history but its own.
@@ -198,11 +204,12 @@ impl Door {
             stalled_max: STALLED_MAX,
             statements,
             keeping,
+            links,
             budgets,
             metrics: Metrics::default(),
             recording: Recording::default(),
             tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
+            stopping,
         };
         door.look_up_in(&door.base, None).await?;
         for sql in setup {
@@ -462,6 +469,8 @@ impl Door {
         if tokio::time::timeout(STOPPING_MAX, self.tasks.wait()).await.is_err() {
             tracing::warn!("some queries did not end in time");
         }
+        self.statements.clear();
+        self.links.ended(STOPPING_MAX).await;
         if let Some(budgets) = &self.budgets {
             // A failure is logged. There is nothing else to be done with it.
             let _is_saved = budgets.save().await;

@@ -22,6 +22,7 @@ mod flight;
 mod http;
 mod journal;
 mod jwt;
+mod links;
 mod listen;
 mod listing;
 mod metrics;

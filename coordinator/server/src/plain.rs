@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatchOptions;
+use gust_engine::session::plain_type;
 use gust_output::{AnnouncedColumns, OutputError};
 
 /// Columns of a statement's rows, and the plain ones that clients see.
@@ -46,37 +47,8 @@ impl PlainColumns {
 
 /// Returns columns of plain types, each of which may hold NULL.
 pub(crate) fn plain_schema(schema: &Schema) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| Field::new(field.name(), plain(field.data_type()), true));
+    let fields = schema.fields().iter().map(|field| Field::new(field.name(), plain_type(field.data_type()), true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-fn plain(data_type: &DataType) -> DataType {
-    // Plans may differ in NULL's permission and in metadata before and after they are made physical.
-    let field = |field: &FieldRef| -> FieldRef { Arc::new(Field::new(field.name(), plain(field.data_type()), true)) };
-    match data_type {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::Dictionary(_, values) => plain(values),
-        DataType::RunEndEncoded(_, values) => plain(values.data_type()),
-        // Flight's encoder writes large lists as lists, and some clients know no other.
-        DataType::List(item) | DataType::ListView(item) | DataType::LargeList(item) | DataType::LargeListView(item) => {
-            DataType::List(field(item))
-        }
-        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(field(item), *length),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(field).collect::<Fields>()),
-        DataType::Map(entries, is_sorted) => DataType::Map(entry(entries), *is_sorted),
-        other => other.clone(),
-    }
-}
-
-/// Returns the entries of a map. They and their keys are never NULL.
-fn entry(entries: &FieldRef) -> FieldRef {
-    let DataType::Struct(parts) = entries.data_type() else { return Arc::clone(entries) };
-    let parts = parts
-        .iter()
-        .enumerate()
-        .map(|(index, part)| Arc::new(Field::new(part.name(), plain(part.data_type()), index > 0)));
-    Arc::new(Field::new(entries.name(), DataType::Struct(parts.collect()), false))
 }
 
 #[cfg(test)]
@@ -86,7 +58,7 @@ mod tests {
         StructArray,
     };
     use arrow::buffer::OffsetBuffer;
-    use arrow::datatypes::Int32Type;
+    use arrow::datatypes::{DataType, Int32Type};
 
     use super::*;
 

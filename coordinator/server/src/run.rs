@@ -33,6 +33,8 @@ pub(crate) struct Asked {
     pub(crate) sql: String,
     /// True if statements are estimated instead of run.
     pub(crate) dry_run: bool,
+    /// True if the rows stay in the exchange, where clients read them by links.
+    pub(crate) is_linked: bool,
     pub(crate) wishes: SessionWishes,
 }
 
@@ -109,7 +111,7 @@ pub(crate) async fn run_with(
 }
 
 async fn run_all(door: &Door, asked: Asked, values: Vec<ScalarValue>, sink: &mut impl Sink) -> Result<Done, Failure> {
-    let Asked { principal, sql, dry_run, wishes } = asked;
+    let Asked { principal, sql, dry_run, is_linked, wishes } = asked;
     let session = tokio::select! {
         session = Box::pin(door.session(&principal, wishes)) => session?,
         gone = gone(door, &principal, sink.unwanted()) => return Err(gone.into()),
@@ -122,7 +124,10 @@ async fn run_all(door: &Door, asked: Asked, values: Vec<ScalarValue>, sink: &mut
         return Err(QueryError::sql(format!("a request has at most {STATEMENTS_MAX} statements")).into());
     }
     let recorder = Recorder::new(session);
-    let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
+    let mut last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
+    if is_linked {
+        last = last.with_kept_rows();
+    }
     for statement in statements {
         let running = start(door, &principal, &recorder, statement, None, sink).await?;
         Box::pin(silently(door, &principal, &recorder, running, sink)).await?;
@@ -373,7 +378,7 @@ mod tests {
 
     fn asked(sql: &str) -> Asked {
         let (principal, wishes) = (Principal::default(), SessionWishes::default());
-        Asked { principal, sql: sql.to_owned(), dry_run: false, wishes }
+        Asked { principal, sql: sql.to_owned(), dry_run: false, is_linked: false, wishes }
     }
 
     #[tokio::test(flavor = "multi_thread")]

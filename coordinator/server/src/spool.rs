@@ -95,6 +95,11 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> QueryError {
         .with_source(error)
 }
 
+/// Makes the error of rows that are not as they were announced.
+pub(crate) fn undeclared(error: &OutputError) -> QueryError {
+    QueryError::data(error.to_string()).with_default_hint(error.hint()).with_sqlstate("XX000")
+}
+
 impl SpoolWriter {
     /// Opens a file in a folder for rows of these columns.
     pub(crate) fn new(folder: &Path, announced: &Schema, space: Arc<Space>) -> Result<Self, QueryError> {
@@ -108,10 +113,7 @@ impl SpoolWriter {
     /// # Errors
     /// [`ErrorKind::Resources`] if the disk is full, or the rows take more than they may.
     pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<(), QueryError> {
-        let batch = self.columns.conform(batch).map_err(|error| {
-            let hint = error.hint();
-            QueryError::data(error.to_string()).with_default_hint(hint).with_sqlstate("XX000")
-        })?;
+        let batch = self.columns.conform(batch).map_err(|error| undeclared(&error))?;
         let row_bytes = sliced_bytes(&batch) / batch.num_rows().max(1);
         let mut start = 0;
         while start < batch.num_rows() {

@@ -67,7 +67,7 @@ pub enum Command {
     /// Show the cost of the recorded queries, by day, user, label, table or outcome
     #[command(after_help = COST_EXAMPLES)]
     Cost(CostArgs),
-    /// Answer queries of many people over HTTP and Flight SQL
+    /// Answer queries of many people over HTTP, Flight SQL and PostgreSQL's protocol
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Make tokens of a server's users

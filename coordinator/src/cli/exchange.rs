@@ -19,11 +19,12 @@ pub(super) async fn gc(args: GcArgs) -> Result<(), CommandError> {
         return Err(CommandError::usage("no exchange is configured, and a private one is removed with its session")
             .with_hint(Some(hint)));
     };
+    let kept_for = config.server.keep;
     let session = Session::new(config)?;
     let failed =
         |error: object_store::Error| CommandError::new(Exit::QueryFailed, format!("exchange {place}: {error}"));
     let exchange = session.exchange();
-    let found = exchange.leftovers(args.older_than, SystemTime::now()).await.map_err(failed)?;
+    let found = exchange.leftovers(args.older_than, kept_for, SystemTime::now()).await.map_err(failed)?;
     if !args.dry_run {
         exchange.remove(&found).await.map_err(failed)?;
     }

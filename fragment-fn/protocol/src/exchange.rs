@@ -185,6 +185,11 @@ impl ResultWriter {
         self.drain().await
     }
 
+    /// Returns the encoded bytes until now.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Aborts the upload of a begun object. Its parts would be stored, and charged, until somebody removes them.
     pub async fn abort(self) {
         if let ResultSink::Object(upload) = self.sink {

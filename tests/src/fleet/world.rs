@@ -165,7 +165,7 @@ impl World {
         // Queries began in virtual time, but the store dates objects in real time: this moment is after both.
         let virtually = UNIX_EPOCH + Duration::from_millis(clock.unix_ms(Instant::now()));
         let now = SystemTime::now().max(virtually) + QUIET_AFTER;
-        let late = exchange.leftovers(Duration::ZERO, now).await.expect("in memory");
+        let late = exchange.leftovers(Duration::ZERO, Duration::ZERO, now).await.expect("in memory");
         exchange.remove(&late).await.expect("in memory");
         let left: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("in memory");
         WorldOutcome {

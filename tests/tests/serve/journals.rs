@@ -217,14 +217,21 @@ async fn a_broken_journal_is_left_alone() {
     written('2', 7, json!("beat"));
     let foreign = written('3', 0, Value::Null);
     edit(&place, &foreign, |_, entry| entry["what"]["begun"]["deployment"] = json!("another"));
+    // A server looks as often as one that lives may be gone.
+    let alive = written('5', 0, Value::Null);
+    edit(&place, &alive, |_, entry| entry["lease"] = json!({ "secs": 8, "nanos": 0 }));
     let odd = written('4', 0, Value::Null);
     std::fs::write(folder.join(&odd).join("000000"), "no entry").expect("written");
     let server = serve(&place);
+    server.has_said("a statement whose server is gone is not taken over here: its server had other catalogs");
     wait_until("the one that has ended is removed", || entries(&place, &ended).is_empty());
     wait_until("the one with a hole is claimed once", || entries(&place, &holed).len() == 3);
     pause(Duration::from_secs(3));
     let counts = [&headless, &holed, &foreign, &odd].map(|id| entries(&place, id).len());
     assert_eq!(counts, [1, 3, 1, 1], "none of them grows");
+    let told: Vec<String> =
+        server.said().lines().filter(|line| line.contains("is not taken over here")).map(str::to_owned).collect();
+    assert!(told.len() == 1 && told[0].contains(&foreign), "it is told once, and by its id: {told:?}");
     for id in [&headless, &foreign, &odd] {
         assert_eq!(server.curl(&format!("/v1/statements/{id}"), &[]).status, 404, "{id}");
     }

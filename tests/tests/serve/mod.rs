@@ -20,6 +20,7 @@ mod journal_bounds;
 mod journal_stores;
 mod journals;
 mod jwt;
+mod links;
 mod metrics;
 mod openapi;
 mod postgres;
@@ -27,6 +28,7 @@ mod remote;
 mod restart;
 mod slow_readers;
 mod statements;
+mod stopping;
 mod tables;
 mod unrecorded;
 
@@ -180,6 +182,11 @@ impl<'a> Served<'a> {
         let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
         // User's and system's time are the 14th and 15th field, and the first two are cut off.
         [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number")).sum()
+    }
+
+    /// Returns the number of its threads.
+    fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("Linux").count()
     }
 
     /// Returns its words on stderr until now.

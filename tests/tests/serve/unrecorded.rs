@@ -1,6 +1,7 @@
-//! A history that cannot be written: no byte more fits, or its folder is gone. Statements go on.
+//! A history that cannot be written: no byte more fits, its folder is gone, or its disk hangs. Statements go on.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -91,4 +92,43 @@ fn statements_go_on_where_the_history_cannot_be_written() {
     }
     let seen = server.rows("SELECT count(*) AS n FROM gust.queries WHERE statement LIKE 'SELECT _ AS n'");
     assert_eq!(seen, json!([{ "n": 0 }]), "what was counted has no record");
+}
+
+/// The file is a pipe that nobody reads: whoever opens it waits for ever, as on a disk that hangs.
+#[test]
+fn statements_go_on_where_the_history_hangs() {
+    let place = Place::new("on = 'local'\n[history]\npath = 'hung/history.db'\n");
+    std::fs::create_dir(place.path("hung")).expect("made");
+    let made = Command::new("mkfifo").arg(place.path("hung/history.db")).status().expect("mkfifo of coreutils");
+    assert!(made.success());
+    let server = Served::start(&place, &[]);
+    let statement = |number: usize| {
+        assert_eq!(server.rows(&format!("SELECT {number} AS n")), json!([{ "n": number }]));
+    };
+    let since = Instant::now();
+    statement(0);
+    let first = since.elapsed();
+    assert!(first >= Duration::from_secs(4), "the first one has found out: {first:?}");
+    // The others do not wait for it, and hold no thread.
+    let (threads, since) = (server.threads(), Instant::now());
+    for number in 1..=30 {
+        statement(number);
+    }
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    let more = server.threads().saturating_sub(threads);
+    assert!(more < 10, "{more} threads more than {threads}");
+    let read = server.query("*/*", "SELECT * FROM gust.queries");
+    assert!(read.status >= 400 && read.text().contains("did not answer within 5 s"), "{read:?}");
+    wait_until("all are counted", || server.metric("gust_statements_unrecorded_total") == 32.0);
+    assert_eq!(server.said().matches("not recorded in the history").count(), 1, "once, and not with each");
+    // The disk is there again: the write that hung goes on, and has been given up.
+    std::fs::rename(place.path("hung/history.db"), place.path("hung/pipe")).expect("moved");
+    std::fs::write(place.path("hung/history.db"), "").expect("written");
+    drop(std::fs::File::open(place.path("hung/pipe")).expect("opened"));
+    wait_until("it is written again", || {
+        statement(31);
+        server.said().contains("the history is written again")
+    });
+    let kept = server.rows("SELECT DISTINCT statement FROM gust.queries");
+    assert_eq!(kept, json!([{ "statement": "SELECT 31 AS n" }]), "what was counted has no record");
 }

@@ -39,7 +39,9 @@ pub use function_name::{CLONES_MAX, FunctionName};
 pub use join::{AlignedPlace, JoinPlace, ShufflePlace, SortPlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
-pub use server::{BudgetConfig, BudgetHolder, BudgetPeriod, JournalsWanted, JwtConfig, ServerConfig, TlsConfig};
+pub use server::{
+    BudgetConfig, BudgetHolder, BudgetPeriod, JournalsWanted, JwtConfig, LinksKind, ServerConfig, TlsConfig,
+};
 pub use units::{CORES_MAX, FUNCTIONS_MAX, QUERIES_MAX, RETENTION_DAYS_MAX, Secret, TIMEOUT_MAX, is_timeout};
 
 /// All settings, checked.

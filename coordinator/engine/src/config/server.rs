@@ -44,6 +44,9 @@ pub struct ServerConfig {
     /// Bytes of disk that the kept rows of all statements take, in `temp_folder`. Default 4 GiB.
     #[serde(deserialize_with = "units::bytes")]
     pub results_bytes_max: u64,
+    /// Kind of the links to rows in the `exchange`. Default `presigned`: where it is S3, clients read there by a link that holds for 15 minutes. With
+    /// `proxied` they read through the server.
+    pub links: LinksKind,
     /// Time that running queries are given after SIGTERM (`drain_seconds`). Default 30, which is ECS's.
     #[serde(rename = "drain_seconds", deserialize_with = "units::seconds")]
     pub drain: Duration,
@@ -62,6 +65,17 @@ pub struct ServerConfig {
     /// File in which the server keeps what was spent of the budgets. None is `gust/budgets.json` beside the history. Servers do not share it.
     #[serde(deserialize_with = "units::optional_path")]
     pub budgets_file: Option<PathBuf>,
+}
+
+/// Kind of the links by which a client reads rows in the exchange.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinksKind {
+    /// At the store, by a signature, where the store knows some.
+    #[default]
+    Presigned,
+    /// Through the server.
+    Proxied,
 }
 
 /// Dollars that many statements share.
@@ -212,6 +226,7 @@ impl Default for ServerConfig {
             statements_max: 1_000,
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,
+            links: LinksKind::Presigned,
             drain: Duration::from_secs(30),
             journal: true,
             journal_after: Duration::from_secs(5),

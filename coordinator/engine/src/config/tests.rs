@@ -98,6 +98,7 @@ fn a_file_sets_everything() {
         statements_max = 20
         keep_seconds = 60
         results_bytes_max = "1GiB"
+        links = "proxied"
         tokens = "tokens.toml"
         tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
         budgets_file = "budgets.json"
@@ -198,6 +199,7 @@ fn a_file_sets_everything() {
             statements_max: 20,
             keep: Duration::from_secs(60),
             results_bytes_max: 1 << 30,
+            links: LinksKind::Proxied,
             budgets: vec![
                 BudgetConfig {
                     holder: BudgetHolder::User("ada".to_owned()),

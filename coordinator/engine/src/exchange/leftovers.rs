@@ -2,6 +2,7 @@
 //!
 //! Only keys of Gust's results, plans, deletes and journals are counted, and only those of queries whose id (a UUIDv7) tells their age.
 //! Other objects are not Gust's. A query's objects are kept or removed together: the journal of one that lives is written all the time.
+//! Rows that wait for a client are a lot of their own, for as long as a server keeps them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::Exchange;
 use super::journal::entry_at;
+use super::kept::kept_at;
 
 /// Objects that can be removed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,27 +30,36 @@ pub struct Leftovers {
 }
 
 impl Exchange {
-    /// Finds the results and plans of queries that began more than `older_than` before `now` and wrote nothing since.
-    pub async fn leftovers(&self, older_than: Duration, now: SystemTime) -> object_store::Result<Leftovers> {
+    /// Finds the results and plans of queries that began more than `older_than` before `now` and wrote nothing since. Rows for clients are
+    /// not found within `kept_for` of their last object.
+    pub async fn leftovers(
+        &self,
+        older_than: Duration,
+        kept_for: Duration,
+        now: SystemTime,
+    ) -> object_store::Result<Leftovers> {
         let prefix = Path::parse(&self.prefix).unwrap_or_default();
         let mut listing = self.store.list(Some(&prefix));
         let mut found = Leftovers::default();
-        // Objects of each query, with the time at which it was alive for the last time.
-        let mut queries = BTreeMap::<String, (SystemTime, Vec<ObjectMeta>)>::new();
+        // Objects of each query, or of its rows for a client, with the time at which it was alive for the last time.
+        let mut lots = BTreeMap::<(String, bool), (SystemTime, Vec<ObjectMeta>)>::new();
         while let Some(object) = listing.try_next().await? {
             let result = result_at(&self.prefix, &object.location).map(|key| key.fragment.query);
             let owner = result.or_else(|| stage_object_at(&self.prefix, &object.location));
             let owner = owner.or_else(|| entry_at(&self.prefix, &object.location).map(|key| key.id));
+            let kept = kept_at(&self.prefix, &object.location);
+            let (owner, is_kept) = (owner.or(kept.clone()), kept.is_some());
             let Some((query, begun)) = owner.and_then(|query| begun(&query).map(|begun| (query, begun))) else {
                 found.objects_foreign += 1;
                 continue;
             };
-            let (alive, objects) = queries.entry(query).or_insert((begun, Vec::new()));
+            let (alive, objects) = lots.entry((query, is_kept)).or_insert((begun, Vec::new()));
             *alive = (*alive).max(written(&object));
             objects.push(object);
         }
-        for (query, (alive, objects)) in queries {
-            if alive + older_than <= now {
+        for ((query, is_kept), (alive, objects)) in lots {
+            let age = if is_kept { older_than.max(kept_for) } else { older_than };
+            if alive + age <= now {
                 found.bytes += objects.iter().map(|object| object.size).sum::<u64>();
                 found.paths.extend(objects.into_iter().map(|object| object.location));
                 found.queries.insert(query);
@@ -108,6 +119,7 @@ mod tests {
             format!("x/{old}/0/00000-0.arrows"),
             format!("x/{old}/1/00003-65536.arrows"),
             format!("x/journals/{old}/000000"),
+            format!("x/results/{old}/0/00000-0.arrows"),
             format!("x/{new}/0/00000-0.arrows"),
             format!("x/{old}/0/00000-0.parquet"),
             format!("x/{old}/table/data.arrows"),
@@ -121,14 +133,17 @@ mod tests {
         }
         let access = StoreAccess { url: "memory:///".into(), options: Default::default() };
         let exchange = Exchange { access, prefix: "x".into(), store: store.clone() };
-        let fresh = exchange.leftovers(HOUR, now).await.expect("in memory");
-        assert_eq!((fresh.paths.len(), fresh.objects_kept), (0, 4), "what was written just now is kept");
-        let found = exchange.leftovers(HOUR, now + HOUR + HOUR / 4).await.expect("in memory");
+        let fresh = exchange.leftovers(HOUR, HOUR, now).await.expect("in memory");
+        assert_eq!((fresh.paths.len(), fresh.objects_kept), (0, 5), "what was written just now is kept");
+        let later = now + HOUR + HOUR / 4;
+        let found = exchange.leftovers(HOUR, 2 * HOUR, later).await.expect("in memory");
         assert_eq!(found.queries.iter().collect::<Vec<_>>(), [&old]);
-        assert_eq!((found.paths.len(), found.objects_kept, found.objects_foreign, found.bytes), (3, 1, 4, 12));
+        assert_eq!((found.paths.len(), found.objects_kept, found.objects_foreign, found.bytes), (3, 2, 4, 12));
+        let all = exchange.leftovers(HOUR, HOUR, later).await.expect("in memory");
+        assert_eq!((all.paths.len(), all.objects_kept), (4, 1), "rows for a client have had their time, too");
         exchange.remove(&found).await.expect("in memory");
         let left: Vec<String> =
             store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.expect("in memory");
-        assert!(left.iter().all(|key| keys[2..].contains(key)) && left.len() == 6, "{left:?}");
+        assert!(left.iter().all(|key| keys[3..].contains(key)) && left.len() == 7, "{left:?}");
     }
 }

@@ -13,9 +13,12 @@ use url::Url;
 use crate::storage::Stores;
 
 mod journal;
+mod kept;
 mod leftovers;
 
 pub use journal::{Appended, ENTRY_BYTES_MAX, JournalListed, Journals};
+pub(crate) use kept::kept_prefix;
+pub use kept::{KeptPart, KeptParts, KeptResults, PartWriter};
 pub use leftovers::Leftovers;
 
 /// Upper bound of an encoded plan that travels with every fragment. A longer plan goes once, through the exchange.
@@ -49,7 +52,11 @@ impl Exchange {
 
     /// Deletes everything that a query's attempts wrote, adopted or not. Returns the number of objects.
     pub async fn clean(&self, query: &str) -> object_store::Result<usize> {
-        let prefix = Path::parse(&self.prefix).unwrap_or_default();
+        self.clean_below(&self.prefix, query).await
+    }
+
+    async fn clean_below(&self, prefix: &str, query: &str) -> object_store::Result<usize> {
+        let prefix = Path::parse(prefix).unwrap_or_default();
         let folder: Path = prefix.parts().chain(Path::from(query).parts()).collect();
         let found: Vec<Path> = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect().await?;
         for path in &found {

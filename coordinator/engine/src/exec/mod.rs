@@ -27,6 +27,7 @@ mod shuffle;
 
 pub use query::QueryContext;
 
+use crate::exchange::KeptParts;
 use crate::planner::graph::RowsOrder;
 use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
 use crate::planner::passes::shuffle::{shuffles, with_shuffles};
@@ -174,6 +175,26 @@ impl RemoteFragmentExec {
 
     pub fn stage(&self) -> &Arc<Stage> {
         &self.stage
+    }
+
+    /// Runs the stage, whose functions leave all rows in the exchange for a client. The stream has no rows; at its end `kept` has the objects.
+    ///
+    /// # Errors
+    /// Those of a stage that cannot be encoded.
+    pub fn keep(&self, context: &TaskContext, kept: KeptParts) -> Result<SendableRecordBatchStream> {
+        let query = query_context(context)?;
+        let stage = Arc::new(self.stage.keeping_rows());
+        let mut answers = StageRun::start(&stage, &query, 1, &self.numbers, context, Vec::new(), None)?;
+        let answers = answers.pop().flatten().ok_or_else(|| no_partition(0))?;
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), answers.kept(query, kept))))
+    }
+
+    /// Tells if its rows are those of its fragments, in any order: no stage and no build side comes before it.
+    pub fn is_gathered(&self) -> bool {
+        self.stage.order == RowsOrder::Any
+            && self.builds.is_empty()
+            && self.producers.is_empty()
+            && self.stage.shuffle.partitions.is_none()
     }
 
     fn partitions(&self) -> usize {

@@ -11,6 +11,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::ready;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows, writes_of};
@@ -30,7 +31,7 @@ use super::result_memory::{ResultMemory, ResultReservation};
 use super::shuffle::{ReceivedParts, parts_inline_bytes_max};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
-use crate::exchange::EXCHANGE_ACCESS;
+use crate::exchange::{EXCHANGE_ACCESS, KeptPart, KeptParts, kept_prefix};
 use crate::planner::graph::RowsOrder;
 use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
@@ -144,7 +145,10 @@ impl StageRun {
             fragments: fragments as u32,
             bytes_planned,
         });
-        let (access, prefix) = (EXCHANGE_ACCESS, query.exchange.prefix.clone());
+        let prefix = &query.exchange.prefix;
+        // The end of the query leaves them alone.
+        let prefix = if stage.keeps_rows { kept_prefix(prefix) } else { prefix.clone() };
+        let access = EXCHANGE_ACCESS;
         let output = match stage.shuffle.partitions {
             Some(partitions) => Output::Parts { access, prefix, partitions: partitions as u32 },
             None => Output::Gather { access, prefix },
@@ -313,6 +317,9 @@ impl StageFragments {
         if stage.shuffle.partitions.is_some() {
             limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(stage, *fragments));
         }
+        if stage.keeps_rows {
+            limits.inline_bytes_max = 0;
+        }
         let parts_work = received.as_ref().map(|received| received.work(index)).unwrap_or_default();
         let plan_bytes = match &plan.plan {
             PlanRef::Inline(plan) => plan.0.len() as u64,
@@ -357,7 +364,7 @@ impl StageFragments {
             + parts_work.bytes
             + parts_work.inline_bytes;
         let mut work = AttemptWork::of_fragment(reads, weight_bytes, bytes, limits.bridge_bytes);
-        if stage.shuffle.partitions.is_some() || stage.is_over_parts() {
+        if stage.shuffle.partitions.is_some() || stage.is_over_parts() || stage.keeps_rows {
             // All rows may go on, decoded and encoded anew.
             work.writes = work.writes.max(writes_of(weight_bytes.saturating_mul(EXPANSION)));
         }
@@ -405,6 +412,12 @@ impl PartitionAnswers {
             .map_ok(|adopted| stream::iter(adopted.batches()))
             .try_flatten()
             .boxed()
+    }
+
+    /// Notes the objects of all answers, whose rows nobody reads here. There are no rows.
+    pub(super) fn kept(self, query: Arc<QueryContext>, kept: KeptParts) -> BoxStream<'static, Result<RecordBatch>> {
+        let noted = self.answers().try_filter_map(move |answer| ready(note(&answer, &query, &kept).map(|()| None)));
+        noted.boxed()
     }
 
     /// Returns all rows of the partition, a fragment's as soon as it has finished.
@@ -525,6 +538,23 @@ async fn adopt(
         read,
     });
     Ok(Adopted { rows, schema, reservation })
+}
+
+/// Notes the object of a fragment's result, which a client reads.
+fn note(answer: &FragmentAnswer, query: &QueryContext, kept: &KeptParts) -> Result<()> {
+    let FragmentAnswer { adopted: AttemptResult { result, attempt }, attempts, .. } = answer;
+    let part = KeptPart::of(result);
+    let part = part.ok_or_else(|| DataFusionError::Internal(format!("{} has left no object", attempts.id())))?;
+    query.attempts.events().push(QueryEvent::FragmentAdopted {
+        id: attempts.id().clone(),
+        attempt: *attempt,
+        rows: part.rows,
+        result_bytes: part.bytes,
+        inline: false,
+        read: Duration::ZERO,
+    });
+    kept.lock().expect("no holder panics").push(part);
+    Ok(())
 }
 
 /// Puts the batch under the stage's own field names and metadata.

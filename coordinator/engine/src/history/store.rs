@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, Sqlite};
+use tokio_util::sync::CancellationToken;
 
 use super::columns::{COST_LINES, Column, FRAGMENTS, QUERIES, StoredValue, Table};
 use super::error::{HistoryError, HistoryFault};
@@ -66,8 +67,13 @@ impl Store {
         self.error(HistoryFault::of(error, self.bytes_max))
     }
 
-    /// Adds a record, and removes some queries that began before `oldest`. It does both or neither.
-    pub async fn write(&self, record: &Record, oldest: DateTime<Utc>) -> Result<(), HistoryError> {
+    /// Adds a record, and removes some queries that began before `oldest`. It does both or neither, and neither once it is given up.
+    pub async fn write(
+        &self,
+        record: &Record,
+        oldest: DateTime<Utc>,
+        given_up: &CancellationToken,
+    ) -> Result<(), HistoryError> {
         let path = self.path.clone();
         let made = tokio::task::spawn_blocking(move || make(&path)).await;
         let made = made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
@@ -87,9 +93,14 @@ impl Store {
             insert(&mut writing, "queries", QUERIES, std::slice::from_ref(&record.query)).await?;
             insert(&mut writing, "fragments", FRAGMENTS, &record.attempts).await?;
             insert(&mut writing, "cost_lines", COST_LINES, &record.lines).await?;
-            writing.commit().await
+            if given_up.is_cancelled() {
+                return writing.rollback().await.map(|()| false);
+            }
+            writing.commit().await.map(|()| true)
         };
-        written.await.map_err(|e| self.failed(&e))?;
+        if !written.await.map_err(|e| self.failed(&e))? {
+            return Err(self.error(HistoryFault::Slow));
+        }
         connection.close().await.map_err(|e| self.failed(&e))
     }
 

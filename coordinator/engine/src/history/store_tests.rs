@@ -10,7 +10,7 @@ use super::*;
 use crate::config::StatementKept;
 use crate::history::record::tests::{done, events, meta, recorded};
 use crate::history::record::{Outcome, StatementEnd, StatementMeta};
-use crate::history::{SCHEMA, schema};
+use crate::history::{HistoryWriter, SCHEMA, schema};
 
 /// Bytes that a test's history has at most.
 const BYTES_MAX: u64 = 64 << 20;
@@ -36,14 +36,14 @@ fn plain(id: &str, started: DateTime<Utc>) -> Record {
 }
 
 async fn write(store: &Store, record: &Record) {
-    store.write(record, DateTime::UNIX_EPOCH).await.expect("recorded");
+    store.write(record, DateTime::UNIX_EPOCH, &CancellationToken::new()).await.expect("recorded");
 }
 
 /// Runs SQL and draws its rows as a table.
 async fn ask(store: &Store, sql: &str) -> datafusion::common::Result<String> {
     let context = SessionContext::new();
     let catalog = context.catalog("datafusion").expect("the default catalog");
-    catalog.register_schema(SCHEMA, schema(store, None)?)?;
+    catalog.register_schema(SCHEMA, schema(store, None, &HistoryWriter::default())?)?;
     Ok(pretty_format_batches(&context.sql(sql).await?.collect().await?)?.to_string())
 }
 
@@ -57,7 +57,9 @@ async fn a_user_sees_the_rows_of_his_own_statements() {
     for (user, ids) in [(None, "q1,q2,q3"), (Some("ada"), "q1"), (Some("eve"), ""), (Some(""), "")] {
         let context = SessionContext::new();
         let catalog = context.catalog("datafusion").expect("the default catalog");
-        catalog.register_schema(SCHEMA, schema(&store, user).expect("tables")).expect("registered");
+        catalog
+            .register_schema(SCHEMA, schema(&store, user, &HistoryWriter::default()).expect("tables"))
+            .expect("registered");
         for (table, id) in [("queries", "id"), ("fragments", "query_id"), ("cost_lines", "query_id")] {
             let sql = format!("SELECT DISTINCT {id} FROM gust.{table} ORDER BY {id}");
             let rows = context.sql(&sql).await.expect("SQL").collect().await.expect("rows");
@@ -153,9 +155,9 @@ async fn old_queries_go_with_their_attempts_and_lines() {
     }
     assert_eq!((count(&store, "queries").await, count(&store, "fragments").await), (25, 100));
     let oldest = day(24);
-    store.write(&plain("new", day(100)), oldest).await.expect("recorded");
+    store.write(&plain("new", day(100)), oldest, &CancellationToken::new()).await.expect("recorded");
     assert_eq!(count(&store, "queries").await, 25 - REMOVED_MAX + 1);
-    store.write(&plain("newer", day(100)), oldest).await.expect("recorded");
+    store.write(&plain("newer", day(100)), oldest, &CancellationToken::new()).await.expect("recorded");
     let left = ask(&store, "SELECT id FROM gust.queries ORDER BY id").await.expect("rows");
     assert!(left.contains("| new   |\n| newer |\n| old24 |") && left.lines().count() == 7, "{left}");
     assert_eq!(count(&store, "fragments").await, 3 * 4, "fragments of queries that have gone");
@@ -188,7 +190,7 @@ async fn writers_wait_for_each_other() {
     let (_folder, store) = fresh();
     let writers = (0..8).map(|number| {
         let (store, record) = (store.clone(), plain(&format!("q{number}"), day(0)));
-        tokio::spawn(async move { store.write(&record, DateTime::UNIX_EPOCH).await })
+        tokio::spawn(async move { store.write(&record, DateTime::UNIX_EPOCH, &CancellationToken::new()).await })
     });
     for written in futures::future::join_all(writers).await {
         written.expect("no panic").expect("recorded");
@@ -199,7 +201,10 @@ async fn writers_wait_for_each_other() {
 /// Checks that a history is neither written nor read, that both errors say why, and that the file stays as it was.
 async fn refuses(store: &Store, expect: &[&str]) {
     let before = std::fs::read(&store.path).ok();
-    let written = store.write(&plain("refused", day(0)), DateTime::UNIX_EPOCH).await.expect_err("not recorded");
+    let written = store
+        .write(&plain("refused", day(0)), DateTime::UNIX_EPOCH, &CancellationToken::new())
+        .await
+        .expect_err("not recorded");
     let read = ask(store, "SELECT id FROM gust.queries").await.expect_err("not read");
     let read = fragment_fn::find::<HistoryError>(&read).expect("the history's own error");
     for text in [&written, read].map(|error| with_hint_line(error, error.fault.hint())) {
@@ -304,7 +309,7 @@ async fn a_full_history_keeps_what_it_has() {
     let error = loop {
         let id = format!("q{recorded_count}");
         let record = recorded(&meta(&id, &long, &[]), &events(&id), &done(), StatementKept::Text);
-        match store.write(&record, DateTime::UNIX_EPOCH).await {
+        match store.write(&record, DateTime::UNIX_EPOCH, &CancellationToken::new()).await {
             Ok(()) => recorded_count += 1,
             Err(error) => break with_hint_line(&error, error.fault.hint()),
         }
@@ -316,6 +321,6 @@ async fn a_full_history_keeps_what_it_has() {
     assert_eq!(count(&store, "queries").await, recorded_count);
     assert!(std::fs::metadata(&store.path).expect("it is there").len() <= 256 << 10);
     // Queries that are too old make room.
-    store.write(&plain("new", day(10_000)), day(9_999)).await.expect("recorded");
+    store.write(&plain("new", day(10_000)), day(9_999), &CancellationToken::new()).await.expect("recorded");
     assert_eq!(count(&store, "queries").await, 1);
 }

@@ -15,8 +15,9 @@ use futures::stream;
 use sqlx::sqlite::SqliteConnection;
 
 use super::columns::Table;
-use super::error::HistoryError;
+use super::error::{HistoryError, HistoryFault};
 use super::store::Store;
+use super::writer::HistoryWriter;
 
 /// Name of the schema that has the tables.
 pub const SCHEMA: &str = "gust";
@@ -25,13 +26,14 @@ pub fn table_names() -> Vec<String> {
     Table::all().iter().map(|table| table.name.to_owned()).collect()
 }
 
-/// Makes a schema with `queries`, `fragments` and `cost_lines` of a store: of all statements, or of one user's.
-pub fn schema(store: &Store, of_user: Option<&str>) -> Result<Arc<dyn SchemaProvider>> {
+/// Makes a schema with `queries`, `fragments` and `cost_lines` of a store: of all statements, or of one user's. Nobody reads a file that
+/// does not answer its writer.
+pub fn schema(store: &Store, of_user: Option<&str>, writer: &HistoryWriter) -> Result<Arc<dyn SchemaProvider>> {
     let schema = MemorySchemaProvider::new();
     for table in Table::all() {
         let name = table.name.to_owned();
-        let stored =
-            StoredTable { schema: table.schema(), store: store.clone(), of_user: of_user.map(str::to_owned), table };
+        let (store, writer, of_user) = (store.clone(), writer.clone(), of_user.map(str::to_owned));
+        let stored = StoredTable { schema: table.schema(), store, writer, of_user, table };
         let provider = StreamingTable::try_new(Arc::clone(&stored.schema), vec![Arc::new(stored)])?;
         schema.register_table(name, Arc::new(provider))?;
     }
@@ -41,6 +43,7 @@ pub fn schema(store: &Store, of_user: Option<&str>) -> Result<Arc<dyn SchemaProv
 #[derive(Debug)]
 struct StoredTable {
     store: Store,
+    writer: HistoryWriter,
     /// User whose statements are shown; None for everyone's.
     of_user: Option<String>,
     table: Table,
@@ -54,7 +57,7 @@ impl PartitionStream for StoredTable {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (store, table, of_user) = (self.store.clone(), self.table.clone(), self.of_user.clone());
-        let reader = PageReader { store, table, of_user, connection: None, after: 0 };
+        let reader = PageReader { store, writer: self.writer.clone(), table, of_user, connection: None, after: 0 };
         let pages = stream::try_unfold(reader, |reader| async {
             reader.next().await.map_err(|error| DataFusionError::External(Box::new(error)))
         });
@@ -65,6 +68,7 @@ impl PartitionStream for StoredTable {
 /// State of a reader.
 struct PageReader {
     store: Store,
+    writer: HistoryWriter,
     table: Table,
     of_user: Option<String>,
     connection: Option<SqliteConnection>,
@@ -75,6 +79,7 @@ impl PageReader {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>, HistoryError> {
         let connection = match self.connection.as_mut() {
             Some(connection) => connection,
+            None if self.writer.hangs() => return Err(self.store.error(HistoryFault::Slow)),
             None => {
                 let Some(connection) = self.store.open().await? else { return Ok(None) };
                 self.connection.insert(connection)

@@ -96,6 +96,8 @@ pub struct Stage {
     pub order: RowsOrder,
     /// True if output partition `i` must hold exactly the rows of fragment `i`.
     pub keeps_groups: bool,
+    /// True if its rows stay in the exchange for a client.
+    pub keeps_rows: bool,
     /// Exchanges with other stages.
     pub shuffle: StageShuffle,
     /// Stage that takes its place if the build sides of its joins are too large: the part of its plan that needs none. None where it gets
@@ -183,6 +185,12 @@ impl Combining {
 }
 
 impl Stage {
+    /// Returns the same stage, whose rows stay in the exchange for a client.
+    #[must_use]
+    pub fn keeping_rows(&self) -> Self {
+        Self { keeps_rows: true, ..self.clone() }
+    }
+
     /// Returns true if it reads the rows of other stages.
     pub fn is_over_parts(&self) -> bool {
         !self.shuffle.producers.is_empty()

@@ -18,6 +18,7 @@ use fragment_fn::ahead::ReadBudget;
 use gust_catalog::MetadataCache;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
+use url::Url;
 
 use super::folder::EngineFolder;
 use super::options::{Options, SettingsPolicy};
@@ -25,12 +26,12 @@ use super::running::Running;
 use super::system::{self, Shown};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
-use crate::config::{CatalogConfig, Config};
+use crate::config::{CatalogConfig, Config, LinksKind};
 use crate::dialect;
 use crate::error::QueryError;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, KeptResults};
 use crate::fleet::Fleet;
-use crate::history;
+use crate::history::{self, HistoryWriter};
 use crate::memory::ProcessMemory;
 use crate::model::measured;
 use crate::planner::DigestBounds;
@@ -126,6 +127,8 @@ pub struct Engine {
     pub(super) listings: Arc<EarlierListings>,
     /// Statements on their way.
     pub(super) running: Arc<Running>,
+    /// Writer of the history.
+    pub(super) history: HistoryWriter,
     /// Ids of queries that may have left objects in the exchange. Closing the engine cleans up after them.
     unsettled: Arc<Mutex<Vec<String>>>,
     /// Folder of spilled batches and of the private exchange. It is removed with the engine.
@@ -188,6 +191,7 @@ impl Engine {
             catalogs,
             listings: Arc::default(),
             running: Arc::default(),
+            history: HistoryWriter::default(),
             unsettled: Arc::default(),
             folder: Arc::new(folder),
         })
@@ -245,6 +249,22 @@ impl Engine {
         self.fleet.exchange()
     }
 
+    /// Returns the rows that wait in the exchange for clients, with presigned links to them if these are wanted and the store has some.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Setup`] for settings that make no client.
+    pub fn kept_results(&self, links: LinksKind) -> Result<KeptResults, QueryError> {
+        let exchange = self.exchange().clone();
+        let signer = match links {
+            LinksKind::Presigned => {
+                let url = Url::parse(&exchange.access.url).map_err(|error| QueryError::setup(error.to_string()))?;
+                self.stores.signer(&url)?
+            }
+            LinksKind::Proxied => None,
+        };
+        Ok(KeptResults::new(exchange, signer))
+    }
+
     /// Ends all function processes and removes their objects and files. A program calls it before it ends.
     ///
     /// Busy operators are not waited for. Their files are removed all the same.
@@ -295,8 +315,8 @@ impl Engine {
         config: &Config,
         of_user: Option<&str>,
     ) -> EngineResult<Arc<dyn SchemaProvider>> {
-        let (running, fleet, settings) = (&self.running, &self.fleet, &self.settings);
-        system::schema(Shown { config, of_user, running, fleet, settings })
+        let (running, fleet, settings, writer) = (&self.running, &self.fleet, &self.settings, &self.history);
+        system::schema(Shown { config, of_user, running, fleet, settings, writer })
     }
 
     /// Returns a session's context, and its catalogs without paths. Its pool is that of the session's tables.

@@ -50,7 +50,7 @@ impl Session {
 
     async fn described(self, statement: Statement, declared: &[Option<DataType>]) -> Result<Described, QueryError> {
         let is_copy = statement.is_copy();
-        let Statement { sql, mode, parameters: values } = statement;
+        let Statement { sql, mode, parameters: values, .. } = statement;
         if used(&sql).is_some() || is_copy {
             return Ok(Described { parameters: Vec::new(), schema: None });
         }

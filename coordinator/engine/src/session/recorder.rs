@@ -13,7 +13,7 @@ use crate::cap::Purse;
 use crate::config::StatementKept;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
-use crate::history::{self, Outcome, RecordInput, StatementEnd, StatementMeta};
+use crate::history::{Outcome, RecordInput, StatementEnd, StatementMeta};
 use crate::memory::machine;
 use crate::model::load::OwnUsage;
 use crate::money::Money;
@@ -226,7 +226,7 @@ impl Recorder {
             // The server that has it now records all of it.
             return report;
         }
-        let written = history::write(&input, &self.session.config().history).await;
+        let written = self.session.engine.history.write(&input, &self.session.config().history).await;
         report.history_not_recorded = written.err().map(|error| error.to_string());
         report
     }

@@ -39,6 +39,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "ShufflePlace" => "`auto`, `hash`, `local`",
         "SortPlace" => "`auto`, `local`, `ranges`",
         "StatementKept" => "`text`, `hash`",
+        "LinksKind" => "`presigned`, `proxied`",
         "u32" | "u64" => "number",
         "bool" => "`true`, `false`",
         "Duration" => "seconds, or a text such as `\"30s\"`",

@@ -27,6 +27,7 @@ use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
+use crate::exchange::KeptParts;
 use crate::exec::QueryContext;
 use crate::model::{Decision, PackedAs, Reason, Workload};
 use crate::money::Money;
@@ -37,6 +38,7 @@ use crate::sql::Names;
 use crate::tables::folder::Listings;
 use crate::tables::iceberg::ScanPlans;
 use analyze::Analyzing;
+use kept::gathered;
 use replan::Replan;
 pub(super) use start::NewStatement;
 use stream::Started;
@@ -46,6 +48,7 @@ mod closing;
 mod computing;
 mod create;
 mod interrupt;
+mod kept;
 mod replan;
 mod start;
 mod stream;
@@ -87,6 +90,10 @@ pub struct RunningStatement {
     analyzing: Option<Box<Analyzing>>,
     /// File that the rows are for, if it is COPY … TO and nobody has taken it on.
     copying: Option<CopyTarget>,
+    /// True if its rows are to stay in the exchange.
+    keeps_rows: bool,
+    /// Objects in which functions leave its rows. None where the rows are returned.
+    kept: Option<KeptParts>,
     /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
@@ -202,6 +209,7 @@ impl RunningStatement {
             }
             None => {
                 self.stream = None;
+                self.rows += self.kept_rows();
                 Ok(None)
             }
             Some(Err(error)) => {
@@ -310,6 +318,11 @@ impl RunningStatement {
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
+        self.kept = None;
+        if let Some(leaf) = gathered(&plan, &self.schema).filter(|_| self.keeps_rows) {
+            let kept = self.kept.insert(KeptParts::default());
+            return leaf.keep(&context, Arc::clone(kept)).map_err(QueryError::from_engine);
+        }
         let started = stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)?;
         Ok(self.rows_of(started))
     }
@@ -328,6 +341,7 @@ impl RunningStatement {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
         self.events.push(QueryEvent::fell_back(&error));
+        self.kept = None;
         self.released().await;
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
         let (query, ahead, computing) = (logical.clone(), Arc::clone(&self.ahead), self.computing.clone());

@@ -54,6 +54,8 @@ pub struct Statement {
     pub(super) mode: StatementMode,
     /// Values of its parameters: the first is that of $1.
     pub(super) parameters: Vec<ScalarValue>,
+    /// True if its rows are to stay in the exchange.
+    pub(super) keeps_rows: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +137,8 @@ fn statements(parser: &mut DFParser<'_>) -> Result<Vec<Statement>, DataFusionErr
             parser.parser.next_token();
         }
         let mode = if explains_cost { StatementMode::Cost } else { StatementMode::Rows };
-        statements.push(Statement { sql: Box::new(parser.parse_statement()?), mode, parameters: Vec::new() });
+        let sql = Box::new(parser.parse_statement()?);
+        statements.push(Statement { sql, mode, parameters: Vec::new(), keeps_rows: false });
         let next = parser.parser.peek_token();
         if ![Token::SemiColon, Token::EOF].contains(&next.token) {
             return parser.parser.expected("end of statement", next).map_err(Into::into);
@@ -441,8 +444,8 @@ pub(super) fn with_table(reference: &TableReference, table: &str) -> TableRefere
 /// Returns a statement as the parser writes it, without options, which may hold secrets.
 pub fn text_of(statement: &Statement) -> String {
     on_big_stack(|| {
-        Statement { sql: Box::new(without_options(&statement.sql)), mode: statement.mode, parameters: Vec::new() }
-            .to_string()
+        let sql = Box::new(without_options(&statement.sql));
+        Statement { sql, mode: statement.mode, parameters: Vec::new(), keeps_rows: false }.to_string()
     })
 }
 

@@ -29,7 +29,7 @@ use super::running::{Running, Snapshot};
 use crate::config::Config;
 use crate::error::QueryError;
 use crate::fleet::{Asking, Fleet};
-use crate::history;
+use crate::history::{self, HistoryWriter};
 use crate::model::{FleetFacts, FunctionSize};
 
 /// Names of the tables of the moment.
@@ -50,6 +50,7 @@ pub(super) struct Shown<'a> {
     pub running: &'a Arc<Running>,
     pub fleet: &'a Arc<Fleet>,
     pub settings: &'a SettingsPolicy,
+    pub writer: &'a HistoryWriter,
 }
 
 /// Lists the names of all tables of the schema.
@@ -60,9 +61,9 @@ pub(super) fn table_names(config: &Config) -> Vec<String> {
 
 /// Makes the schema of a session.
 pub(super) fn schema(shown: Shown<'_>) -> EngineResult<Arc<dyn SchemaProvider>> {
-    let Shown { config, of_user, running, fleet, settings } = shown;
+    let Shown { config, of_user, running, fleet, settings, writer } = shown;
     let schema = match history::Store::of(&config.history) {
-        Some(store) => history::schema(&store, of_user)?,
+        Some(store) => history::schema(&store, of_user, writer)?,
         None => Arc::new(MemorySchemaProvider::new()),
     };
     let (running, of_user) = (Arc::clone(running), of_user.map(str::to_owned));

@@ -8,10 +8,11 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::{Counters, CountingStore};
-use fragment_fn::{Connections, Pace, StoreClient, connect, connect_over};
+use fragment_fn::{Connections, Pace, StoreClient, connect, connect_over, signer};
 use gust_catalog::{Grant, Grants, MetadataCache};
 use gust_protocol::{StoreAccess, Usage};
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
+use object_store::signer::Signer;
 use object_store::{ObjectStore, StaticCredentialProvider};
 use url::{Position, Url};
 
@@ -234,6 +235,17 @@ impl Stores {
             })),
             _ => Arc::clone(credentials) as AwsCredentialProvider,
         }
+    }
+
+    /// Returns the signer of URLs by which others may read the engine's own objects in a store; None for one without signatures.
+    ///
+    /// # Errors
+    /// Those of [`Self::access`], and [`crate::error::ErrorKind::Setup`] for settings that make no client.
+    pub fn signer(&self, url: &Url) -> Result<Option<Arc<dyn Signer>>, QueryError> {
+        let StoreSettings { s3, credentials, .. } = &*self.0.settings;
+        let is_own = s3.access_key_id.is_none();
+        signer(&self.access(url)?, is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider))
+            .map_err(QueryError::setup)
     }
 
     /// Returns the way to the store with this root, of which `s3://bucket/t//` is one: see [`gust_catalog::Location`].

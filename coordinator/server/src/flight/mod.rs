@@ -129,7 +129,7 @@ impl Flight {
     fn asked<T>(&self, call: &Request<T>, sql: String) -> Result<Asked, Status> {
         let (principal, Wishes { mut session, dry_run }) = (principal(call)?, wishes(call)?);
         self.sessions.narrow(&principal, call, &mut session);
-        Ok(Asked { principal, sql, dry_run, wishes: session })
+        Ok(Asked { principal, sql, dry_run, is_linked: false, wishes: session })
     }
 
     /// Opens a session in which names can be listed whatever the catalog of bare names says.
@@ -160,7 +160,7 @@ impl Flight {
 
     /// Returns the types of a statement's parameters and rows. Those of several statements are known when they run.
     async fn describe(&self, asked: Asked, values: Vec<ScalarValue>) -> Result<Described, Status> {
-        let Asked { principal, sql, dry_run, wishes } = asked;
+        let Asked { principal, sql, dry_run, wishes, .. } = asked;
         let describing = async {
             let session = self.door.session(&principal, wishes).await?;
             let mut statements = parsed(&session, sql).await?;

@@ -111,9 +111,10 @@ impl Flight {
         let mut info = FlightInfo::new().with_endpoint(endpoint(&entry)).with_descriptor(request.into_inner());
         match &state {
             State::Ended(ended) => {
-                let (done, spool) = ended.result.as_ref().map_err(|failure| of_failure(failure.clone()))?;
-                let schema = spool.as_ref().map_or_else(Schema::empty, |spool| spool.schema().as_ref().clone());
-                let rows = spool.as_ref().map_or(0, |spool| i64::try_from(spool.rows()).unwrap_or(i64::MAX));
+                let (done, rows) = ended.result.as_ref().map_err(|failure| of_failure(failure.clone()))?;
+                let spool = rows.spool().map_err(|linked| of_error(&linked))?;
+                let schema = spool.map_or_else(Schema::empty, |spool| spool.schema().as_ref().clone());
+                let rows = spool.map_or(0, |spool| i64::try_from(spool.rows()).unwrap_or(i64::MAX));
                 let columns = told(&schema)?;
                 info = info.try_with_schema(&columns).map_err(of_flight)?.with_total_records(rows);
                 info.app_metadata = json!({ "query_id": done.id, "cost": dollars(&done.report) }).to_string().into();
@@ -134,8 +135,9 @@ impl Flight {
             () = self.door.dismissed(principal) => return Err(of_error(&dismissed())),
             () = self.door.stopping.cancelled() => return Err(Status::unavailable("the server shuts down")),
         };
-        let (done, spool) = ended.result.as_ref().map_err(|failure| of_failure(failure.clone()))?;
-        kept(&self.door, principal, done.clone(), spool.clone()).await
+        let (done, rows) = ended.result.as_ref().map_err(|failure| of_failure(failure.clone()))?;
+        let spool = rows.spool().map_err(|linked| of_error(&linked))?;
+        kept(&self.door, principal, done.clone(), spool.cloned()).await
     }
 
     /// Waits for the end of a statement. Another server may have it by now, or have ended it.

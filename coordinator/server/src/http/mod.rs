@@ -21,7 +21,9 @@ mod budgets;
 mod events;
 mod guard;
 mod held;
+mod links;
 mod openapi;
+mod pages;
 mod problem;
 mod query;
 mod request;
@@ -50,6 +52,8 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
         .route("/v1/statements", post(statements::submit).get(statements::list))
         .route("/v1/statements/{id}", get(statements::status).delete(statements::cancel))
         .route("/v1/statements/{id}/events", get(statements::events))
+        .route("/v1/statements/{id}/links", get(links::all))
+        .route("/v1/statements/{id}/links/{part}", get(links::part))
         .route("/v1/statements/{id}/result", get(statements::rows))
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(&door));

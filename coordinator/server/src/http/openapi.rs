@@ -13,7 +13,7 @@ use utoipa::openapi::{OneOfBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::accept;
-use super::{budgets, problem, query, request, statements};
+use super::{budgets, links, problem, query, request, statements};
 
 /// Path of the document.
 pub(super) const PATH: &str = "/openapi.json";
@@ -39,6 +39,8 @@ pub(super) const PATH: &str = "/openapi.json";
         statements::cancel,
         statements::events,
         statements::rows,
+        links::all,
+        links::part,
     ),
     components(schemas(problem::Body, request::QueryRequest)),
     modifiers(&Finished),
@@ -50,7 +52,7 @@ struct Api;
 struct Finished;
 
 /// Properties of a submission that a one-shot request does not have.
-const OF_SUBMISSIONS: [&str; 2] = ["wait_seconds", "on_wait"];
+const OF_SUBMISSIONS: [&str; 3] = ["wait_seconds", "on_wait", "links"];
 
 impl Modify for Finished {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {

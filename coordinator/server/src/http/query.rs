@@ -63,7 +63,8 @@ pub(super) async fn query(
     let wishes = asked.wishes()?;
     let turn = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn();
     let permit = while_let_in(&door, &principal, turn).await?;
-    let asked = Asked { principal: principal.clone(), sql: asked.sql, dry_run: asked.dry_run, wishes };
+    let asked =
+        Asked { principal: principal.clone(), sql: asked.sql, dry_run: asked.dry_run, is_linked: false, wishes };
     stream_of(start(&door, asked, format, permit), format, cut(door, principal)).await
 }
 
@@ -156,7 +157,7 @@ enum Rows {
 /// Reason why a body ends early. The connection is closed, so that only the log has it.
 #[derive(Debug, thiserror::Error)]
 #[error("the rows end early")]
-struct EndsEarly;
+pub(super) struct EndsEarly;
 
 fn rows(
     first: Bytes,

@@ -48,6 +48,8 @@ pub(crate) struct QueryRequest {
     pub(crate) wait_seconds: Option<u64>,
     /// Fate of the statement after that wait.
     on_wait: Option<OnWait>,
+    /// True if the rows of a submission stay in the exchange, where its client reads them by links.
+    pub(super) links: Option<bool>,
 }
 
 /// Fate of a submitted statement that has not ended after the wait.
@@ -61,10 +63,14 @@ enum OnWait {
 impl QueryRequest {
     /// Refuses what only a submission has.
     pub(crate) fn is_one_shot(&self) -> Result<(), Problem> {
-        match (self.wait_seconds, self.on_wait) {
-            (None, None) => Ok(()),
-            _ => Err(Problem::malformed("wait_seconds and on_wait belong to POST /v1/statements")),
+        match (self.wait_seconds, self.on_wait, self.links) {
+            (None, None, None) => Ok(()),
+            _ => Err(Problem::malformed("wait_seconds, on_wait and links belong to POST /v1/statements")),
         }
+    }
+
+    pub(crate) fn is_linked(&self) -> bool {
+        self.links == Some(true)
     }
 
     pub(crate) fn cancels_on_wait(&self) -> bool {
@@ -75,7 +81,9 @@ impl QueryRequest {
     pub(crate) fn fingerprint(&self) -> String {
         let mut request = serde_json::to_value(self).unwrap_or_default();
         if let Some(members) = request.as_object_mut() {
-            members.retain(|name, _| !["wait_seconds", "on_wait"].contains(&name.as_str()));
+            let is_wish = |name: &str| ["wait_seconds", "on_wait"].contains(&name);
+            // Servers before links had no such member.
+            members.retain(|name, value| !is_wish(name) && !(name == "links" && value.is_null()));
         }
         request.to_string()
     }

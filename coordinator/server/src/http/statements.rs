@@ -3,33 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::Field;
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use axum::http::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, stream};
 use gust_engine::report::Report;
-use gust_output::{OutputFormat, RowWriter};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use super::events::{dollars, event, progress, so_far};
-use super::held::holding;
+use super::pages::one_page;
 use super::problem::{Body as ProblemBody, Problem};
 use super::query::{cut, negotiated, stream_of, while_let_in};
 use super::request::{QueryRequest, read};
 use crate::chunks::Chunks;
 use crate::door::Door;
-use crate::run::{Asked, of_output, spawn};
-use crate::spool::Spool;
-use crate::statements::{Entry, Key, NotTaken, State as Progress};
+use crate::run::{Asked, spawn};
+use crate::statements::{Entry, Key, NotTaken, Rows, State as Progress};
 use crate::tokens::Principal;
 
 /// Longest wait of a request, in seconds.
@@ -53,9 +50,6 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 /// Header by which a client that connects again says which event it has seen last.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Header with the number of the page after this one.
-const NEXT_PAGE: HeaderName = HeaderName::from_static("gust-next-page");
-
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -63,6 +57,18 @@ pub(super) struct Wait {
     /// Seconds for which the answer waits for the statement's end.
     #[param(maximum = 50)]
     wait_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Submitting {
+    /// Seconds for which the answer waits for the statement's end.
+    #[param(maximum = 50)]
+    wait_seconds: Option<u64>,
+    /// True if the rows stay in the exchange, where the client reads them by links.
+    #[serde(default)]
+    links: bool,
 }
 
 impl Wait {
@@ -142,8 +148,13 @@ struct StatementBody {
 struct ResultBody {
     columns: Vec<ColumnBody>,
     rows: u64,
-    pages: usize,
+    /// Pages of rows that the server keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pages: Option<usize>,
+    /// Place of the rows, or of the links to them.
     href: String,
+    /// True if there are links, and the server keeps no rows.
+    is_linked: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -182,7 +193,7 @@ struct EventsBody {
     state: &'static str,
 }
 
-fn of_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+pub(super) fn of_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     query.map(|Query(query)| query).map_err(|refused| Problem::malformed(refused.body_text()))
 }
 
@@ -202,7 +213,7 @@ impl From<NotTaken> for Problem {
 #[utoipa::path(
     post,
     path = "/v1/statements",
-    params(Wait, ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$",
+    params(Submitting, ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$",
         description = "Key of the submission")),
     request_body(content((String = "application/sql"), (QueryRequest = "application/json"))),
     responses(
@@ -213,18 +224,20 @@ impl From<NotTaken> for Problem {
 pub(super) async fn submit(
     State(door): State<Arc<Door>>,
     Extension(principal): Extension<Principal>,
-    query: Result<Query<Wait>, QueryRejection>,
+    query: Result<Query<Submitting>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    // A body of SQL has no other place for it.
-    let Wait { wait_seconds } = of_query(query)?;
+    // A body of SQL has no other place for them.
+    let Submitting { wait_seconds, links } = of_query(query)?;
     let (head, body) = request.into_parts();
     let mut asked = read(&head.headers, body).await?;
+    asked.links = (links || asked.is_linked()).then_some(true);
     let wait = Wait { wait_seconds: asked.wait_seconds.or(wait_seconds) }.duration(WAIT_SECONDS)?;
     let cancels = asked.cancels_on_wait();
     let key = key(&head.headers, asked.fingerprint())?;
     let wishes = asked.wishes()?;
-    let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, wishes };
+    let is_linked = asked.is_linked();
+    let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, is_linked, wishes };
     let of_wait = asked.principal.clone();
     let entry = door.statements.submit(&door, asked, key)?;
     // A client that vanishes during the wait wants what it said.
@@ -253,11 +266,11 @@ fn key(headers: &HeaderMap, fingerprint: String) -> Result<Option<Key>, Problem>
     Ok(Some(Key { key: key.to_owned(), hash: Sha256::digest(fingerprint.as_bytes()).into() }))
 }
 
-fn href(entry: &Entry) -> String {
+pub(super) fn href(entry: &Entry) -> String {
     format!("/v1/statements/{}", entry.id)
 }
 
-fn find(door: &Door, principal: &Principal, id: &str) -> Result<Arc<Entry>, Problem> {
+pub(super) fn find(door: &Door, principal: &Principal, id: &str) -> Result<Arc<Entry>, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, "not-found", "there is no such statement");
     door.statements.get(principal, id).ok_or_else(missing)
 }
@@ -357,11 +370,11 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
     }
     let Progress::Ended(ended) = state else { return told };
     match &ended.result {
-        Ok((done, spool)) => {
+        Ok((done, rows)) => {
             told.query_id = Some(done.id.clone());
             told.cost = Some(dollars(&done.report));
             told.report = serde_json::to_value(&done.report).ok();
-            told.result = spool.as_ref().map(|spool| result(entry, spool));
+            told.result = result(entry, rows);
         }
         Err(failure) => {
             if let Some(report) = &failure.report {
@@ -374,11 +387,17 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
     told
 }
 
-fn result(entry: &Entry, spool: &Spool) -> ResultBody {
-    let columns = spool.schema().fields().iter();
-    let columns = columns.map(|field| ColumnBody { name: field.name().clone(), r#type: field.data_type().to_string() });
-    let href = format!("{}/result", href(entry));
-    ResultBody { columns: columns.collect(), rows: spool.rows(), pages: spool.pages(), href }
+fn result(entry: &Entry, rows: &Rows) -> Option<ResultBody> {
+    let (schema, count, pages) = match rows {
+        Rows::None => return None,
+        Rows::Spooled(spool) => (spool.schema(), spool.rows(), Some(spool.pages())),
+        Rows::Linked(linked) => (&linked.objects.schema, linked.objects.rows(), None),
+    };
+    let column = |field: &Arc<Field>| ColumnBody { name: field.name().clone(), r#type: field.data_type().to_string() };
+    let columns = schema.fields().iter().map(column).collect();
+    let is_linked = pages.is_none();
+    let href = format!("{}/{}", href(entry), if is_linked { "links" } else { "result" });
+    Some(ResultBody { columns, rows: count, pages, href, is_linked })
 }
 
 /// Returns all rows, or one page of them, in the format that the client accepts.
@@ -409,10 +428,14 @@ pub(super) async fn rows(
         );
     };
     let (done, spool) = match &ended.result {
-        Ok((done, spool)) => (done, spool),
+        Ok((_, Rows::None)) => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Ok((done, Rows::Spooled(spool))) => (done, spool),
+        Ok((_, Rows::Linked(_))) => {
+            let linked = Problem::new(StatusCode::CONFLICT, "links", "the rows of this statement are behind links");
+            return Err(linked.with_hint(format!("get {}/links", href(&entry))));
+        }
         Err(failure) => return Err(failure.clone().into()),
     };
-    let Some(spool) = spool else { return Ok(StatusCode::NO_CONTENT.into_response()) };
     match page {
         Some(page) => one_page(&door, &principal, &entry, spool, page as usize, format).await,
         None => {
@@ -421,59 +444,6 @@ pub(super) async fn rows(
             stream_of(parts, format, cut(door, principal)).await
         }
     }
-}
-
-/// Returns one page. As JSON it says whether it is the last one.
-async fn one_page(
-    door: &Door,
-    principal: &Principal,
-    entry: &Entry,
-    spool: &Spool,
-    page: usize,
-    format: OutputFormat,
-) -> Result<Response, Problem> {
-    let pages = spool.pages();
-    if page >= pages {
-        let detail = format!("there are {pages} pages, which begin with 0");
-        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
-    }
-    let place = door.results.take(principal.user.as_deref().unwrap_or_default());
-    let place = place.ok_or_else(|| Problem::busy("too many results wait for their readers".to_owned()))?;
-    let spool = spool.clone();
-    let schema = Arc::clone(spool.schema());
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::new();
-        let written = RowWriter::new(&mut bytes, format).write_rows(&schema, spool.page_batches(page));
-        written.map(|_| bytes)
-    });
-    let fault = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "fault", why);
-    let bytes = writing.await.map_err(|error| fault(error.to_string()))?;
-    let bytes = bytes.map_err(|error| Problem::from(crate::run::Failure::from(of_output(error))))?;
-    let next = (page + 1 < pages).then_some(page + 1);
-    let mut response = match format {
-        OutputFormat::Json => {
-            let rows = String::from_utf8(bytes).ok().and_then(|text| RawValue::from_string(text).ok());
-            let rows = rows.ok_or_else(|| fault("the rows are no JSON".to_owned()))?;
-            let href = next.map(|next| format!("{}/result?page={next}", href(entry)));
-            axum::Json(PageBody { page, pages, rows, is_last: next.is_none(), next: href }).into_response()
-        }
-        _ => ([(CONTENT_TYPE, super::accept::media_type(format))], Body::from(bytes)).into_response(),
-    };
-    if let Some(next) = next {
-        response.headers_mut().insert(NEXT_PAGE, next.into());
-    }
-    // The page is in memory until its reader has it.
-    Ok(holding(response, place))
-}
-
-#[derive(serde::Serialize)]
-struct PageBody {
-    page: usize,
-    pages: usize,
-    rows: Box<RawValue>,
-    is_last: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
 }
 
 /// Returns the events from a position on, or all as they come where the client accepts a stream of events.

@@ -139,6 +139,8 @@ pub(crate) struct Submitted {
     user: Option<String>,
     credential: Option<SavedCredential>,
     sql: String,
+    #[serde(default)]
+    pub(crate) is_linked: bool,
     catalog: Option<String>,
     schema: Option<String>,
     cap_nano_dollars: Option<u64>,
@@ -156,7 +158,7 @@ enum SavedCredential {
 
 impl Submitted {
     fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>, deployment: &str) -> Self {
-        let Asked { principal: Principal { user, credential }, sql, wishes, .. } = asked.clone();
+        let Asked { principal: Principal { user, credential }, sql, is_linked, wishes, .. } = asked.clone();
         let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
         let credential = credential.map(|credential| match credential {
             Credential::Token(hash) => SavedCredential::Token(hash),
@@ -171,6 +173,7 @@ impl Submitted {
             user,
             credential,
             sql,
+            is_linked,
             catalog,
             schema,
             cap_nano_dollars: cap.map(Money::nano_dollars),
@@ -196,10 +199,10 @@ impl Submitted {
     /// [`LabelError`] for a label that is none any more.
     pub(crate) fn asked(self) -> Result<Asked, LabelError> {
         let principal = self.principal();
-        let Self { sql, catalog, schema, cap_nano_dollars, timeout, labels, .. } = self;
+        let Self { sql, is_linked, catalog, schema, cap_nano_dollars, timeout, labels, .. } = self;
         let cap = cap_nano_dollars.map(Money::from_nano_dollars);
         let wishes = SessionWishes { catalog, schema, cap, timeout, labels: Vec::new() }.with_labels(labels)?;
-        Ok(Asked { principal, sql, dry_run: false, wishes })
+        Ok(Asked { principal, sql, dry_run: false, is_linked, wishes })
     }
 }
 

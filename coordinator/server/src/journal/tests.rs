@@ -20,7 +20,9 @@ fn a_request_comes_back_as_it_was() {
     for credential in [None, Some(token), Some(Credential::Web(Arc::new(web)))] {
         let user = credential.is_some().then(|| "ada".to_owned());
         let principal = Principal { user, credential };
-        let asked = Asked { principal, sql: "SELECT 1".to_owned(), dry_run: false, wishes: wishes.clone() };
+        let is_linked = principal.user.is_some();
+        let sql = "SELECT 1".to_owned();
+        let asked = Asked { principal, sql, dry_run: false, is_linked, wishes: wishes.clone() };
         let key = Key { key: "once".to_owned(), hash: [3; 32] };
         let submitted = Submitted::of(&asked, Utc::now(), Some(&key), "here");
         let text = serde_json::to_string(&submitted).expect("JSON");
@@ -117,5 +119,49 @@ async fn an_entry_without_an_answer_is_no_other_servers() {
         assert!(keeping.record(&id, next + 2).await.expect("a store").is_none(), "{next}: it ends once");
         assert!(!keeping.is_claimed(&id));
     }
+    engine.close().await;
+}
+
+/// Its server tries on to write the end. Meanwhile nobody else of this server takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_end_is_tried_on_is_claimed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let exchange = Some(folder.path().display().to_string());
+    let config = Config { on: Target::Local, exchange, ..Config::default() };
+    let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
+    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_millis(500));
+    let id = Uuid::now_v7().simple().to_string();
+    let begun = keeping.encoded(What::Beat, 0);
+    assert_eq!(keeping.journals.append(&id, 0, &begun).await.expect("a store"), Appended::Done);
+    let (journal, hidden) = (folder.path().join("journals").join(&id), folder.path().join("hidden"));
+    std::fs::rename(&journal, &hidden).expect("moved");
+    std::fs::write(&journal, "no folder").expect("written");
+    let writer = Writer {
+        keeping: Arc::clone(&keeping),
+        work: WorkLog::new(id.clone(), Inherited::of(&id, Vec::new())),
+        position: Position { next: 1, ..Position::default() },
+        written: Instant::now(),
+        failures: 0,
+        unanswered: None,
+        ended: None,
+        held: Held::Unended,
+    };
+    let (stop, stopping) = (CancellationToken::new(), CancellationToken::new());
+    let mut keeper = Keeper { stop, task: None, writer: Some(writer) };
+    let ending = tokio::spawn(async move { keeper.end_later(&stopping).await });
+    while !keeping.is_claimed(&id) {
+        assert!(!ending.is_finished(), "it has ended without a claim");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(keeping.claim(&id).is_none(), "a look at the journals does not take it");
+    // One try fails.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!ending.is_finished() && keeping.is_claimed(&id), "it is tried on");
+    std::fs::remove_file(&journal).expect("removed");
+    std::fs::rename(&hidden, &journal).expect("moved");
+    assert!(ending.await.expect("no panic"), "it is written");
+    assert!(!keeping.is_claimed(&id), "and nobody has it any more");
+    let last = keeping.record(&id, 1).await.expect("a store").expect("an entry");
+    assert!(matches!(last.what, What::Ended), "{last:?}");
     engine.close().await;
 }

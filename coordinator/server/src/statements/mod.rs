@@ -23,9 +23,11 @@ use uuid::Uuid;
 use crate::admission::{Full, Ticket, Waiting};
 use crate::door::Door;
 use crate::journal::{Position, Submitted};
+use crate::links::LinkedRows;
 use crate::run::{Asked, Done, Failure, spawn};
 use crate::spool::{Space, Spool};
 use crate::tokens::Principal;
+pub(crate) use work::LATE_WRITES_MAX;
 use work::{Journaled, Spooling, carry_out, end};
 
 mod work;
@@ -93,9 +95,32 @@ pub(crate) struct Ended {
     events: Vec<(usize, StampedEvent)>,
     /// Number of all events that there were.
     events_total: usize,
-    /// Rows of a statement that succeeded; no spool for one without rows.
-    pub(crate) result: Result<(Done, Option<Spool>), Failure>,
+    pub(crate) result: Result<(Done, Rows), Failure>,
     at: Instant,
+}
+
+/// Rows of a statement that succeeded.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// The statement has none to show.
+    None,
+    Spooled(Spool),
+    /// Clients read them in the exchange.
+    Linked(Arc<LinkedRows>),
+}
+
+impl Rows {
+    /// Returns the rows that this server has kept, if there are some.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sql`] for rows that are behind links.
+    pub(crate) fn spool(&self) -> Result<Option<&Spool>, QueryError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Spooled(spool) => Ok(Some(spool)),
+            Self::Linked(_) => Err(QueryError::sql("the rows of this statement are behind links")),
+        }
+    }
 }
 
 impl State {
@@ -212,17 +237,18 @@ impl Statements {
             let keeper = keeping.keep(submitted, Arc::clone(&work), Position::default(), entry.cancel.clone());
             Some(Journaled { work, keeper, stopping: door.stopping.clone() })
         });
-        let spooling = self.spooling(&entry, journaled);
+        let spooling = self.spooling(&entry, journaled, asked.is_linked);
         spawn(door, carry_out(Arc::clone(door), asked, Ok(waiting), spooling));
         Ok(entry)
     }
 
-    fn spooling(&self, entry: &Arc<Entry>, journaled: Option<Journaled>) -> Spooling {
+    fn spooling(&self, entry: &Arc<Entry>, journaled: Option<Journaled>, is_linked: bool) -> Spooling {
         Spooling {
             entry: Arc::clone(entry),
             folder: self.folder.clone(),
             space: Arc::clone(&self.space),
-            spool: None,
+            taken: None,
+            is_linked,
             journaled,
         }
     }
@@ -240,7 +266,8 @@ impl Statements {
         let Some(keeping) = &door.keeping else { return };
         entry.hold(Held::Here(turn.as_ref().ok().map(Waiting::ticket)));
         let keeper = keeping.keep(submitted.clone(), Arc::clone(&work), position, entry.cancel.clone());
-        let spooling = self.spooling(&entry, Some(Journaled { work, keeper, stopping: door.stopping.clone() }));
+        let journaled = Some(Journaled { work, keeper, stopping: door.stopping.clone() });
+        let spooling = self.spooling(&entry, journaled, submitted.is_linked);
         let asked = match submitted.asked() {
             Ok(asked) => asked,
             Err(error) => {
@@ -329,6 +356,16 @@ impl Statements {
         let old = self.entries().forget(Instant::now(), self.keep);
         // The end of a large file takes its time.
         drop(tokio::task::spawn_blocking(move || drop(old)).await);
+    }
+
+    /// Returns the time for which a statement that has ended is kept on.
+    pub(crate) fn time_left(&self, ended: &Ended) -> Duration {
+        (ended.at + self.keep).saturating_duration_since(Instant::now())
+    }
+
+    /// Forgets all statements, with their rows.
+    pub(crate) fn clear(&self) {
+        drop(std::mem::take(&mut *self.entries()));
     }
 
     /// Forgets a statement that has ended, with its rows.

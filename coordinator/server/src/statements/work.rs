@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::error::DataFusionError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::QueryError;
@@ -12,22 +13,25 @@ use gust_engine::events::{EventLog, StampedEvent};
 use gust_engine::resume::WorkLog;
 use gust_engine::session::RunningStatement;
 use gust_output::StreamError;
+use gust_protocol::exchange::ExchangeError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ended, Entry, Query, State};
+use super::{Ended, Entry, Query, Rows, State};
 use crate::admission::Waiting;
 use crate::door::Door;
 use crate::journal::Keeper;
+use crate::links::Objects;
+use crate::plain::PlainColumns;
 use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, unrun};
-use crate::spool::{Space, Spool, SpoolWriter};
+use crate::spool::{Space, Spool, SpoolWriter, undeclared};
 
 /// First events of an ended statement that are kept, and last ones, and the bytes of the texts of either.
 const EVENTS_KEPT_MAX: usize = 1_000;
 const EVENTS_KEPT_BYTES_MAX: usize = 128 << 10;
 
 /// Time after which no attempt of an earlier server writes any more: Lambda's longest invocation, and a minute.
-const LATE_WRITES_MAX: Duration = Duration::from_secs(16 * 60);
+pub(crate) const LATE_WRITES_MAX: Duration = Duration::from_secs(16 * 60);
 
 /// Runs a statement in its turn and ends it. Without a turn it ends with the error, and with what earlier servers have spent.
 pub(super) async fn carry_out(
@@ -80,7 +84,15 @@ pub(super) async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<D
     let of_failure = ended.as_ref().err().and_then(|failure| failure.id.clone());
     let (query_id, events_total) = (state.query_id().map(str::to_owned).or(of_failure), state.events_total());
     let events = state.log().map(kept).unwrap_or_default();
-    let result = ended.map(|done| (done, spooling.spool.take()));
+    let unwanted = query_id.clone().filter(|_| spooling.is_linked && ended.is_err());
+    let result = ended.map(|done| {
+        let rows = match spooling.taken.take() {
+            None => Rows::None,
+            Some(Taken::Spool(spool)) => Rows::Spooled(spool),
+            Some(Taken::Objects(objects)) => Rows::Linked(Arc::new(door.links.rows(&done.id, objects))),
+        };
+        (done, rows)
+    });
     entry.state.send_replace(State::Ended(Arc::new(Ended {
         query_id,
         events,
@@ -88,20 +100,28 @@ pub(super) async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<D
         result,
         at: Instant::now(),
     })));
-    let Some(Journaled { work, keeper, .. }) = journaled else { return };
+    let Some(Journaled { work, keeper, .. }) = journaled else {
+        if let Some(query) = unwanted {
+            door.links.give_up(query);
+        }
+        return;
+    };
     if keeper.is_unended() {
         // Its client does not wait for it, and neither do those who want the place.
-        drop(tokio::spawn(remove(door, work, keeper)));
+        drop(tokio::spawn(remove(door, work, keeper, unwanted)));
     } else {
-        remove(door, work, keeper).await;
+        remove(door, work, keeper, unwanted).await;
     }
 }
 
-/// Removes the journal of a statement that has ended, and what it has left in the exchange.
-async fn remove(door: Arc<Door>, work: Arc<WorkLog>, mut keeper: Keeper) {
+/// Removes the journal of a statement that has ended, and what it has left in the exchange: the linked rows of the query `unwanted`, too.
+async fn remove(door: Arc<Door>, work: Arc<WorkLog>, mut keeper: Keeper, unwanted: Option<String>) {
     let was_unended = keeper.is_unended();
     if !keeper.end_later(&door.stopping).await {
         return;
+    }
+    if let Some(query) = unwanted.filter(|_| !work.is_disowned()) {
+        door.links.give_up(query);
     }
     let has_left_some = work.is_inherited() && !work.is_disowned();
     if has_left_some || was_unended {
@@ -150,12 +170,21 @@ fn within_bytes<'a>(events: impl Iterator<Item = &'a (usize, StampedEvent)>) -> 
     events.filter(fits).cloned().collect()
 }
 
-/// Rows of a statement on their way into its spool.
+/// Rows of a statement that were taken.
+pub(super) enum Taken {
+    Spool(Spool),
+    /// Objects in the exchange.
+    Objects(Objects),
+}
+
+/// Rows of a statement on their way into its spool, or into the exchange.
 pub(super) struct Spooling {
     pub(super) entry: Arc<Entry>,
     pub(super) folder: PathBuf,
     pub(super) space: Arc<Space>,
-    pub(super) spool: Option<Spool>,
+    pub(super) taken: Option<Taken>,
+    /// True if the rows stay in the exchange.
+    pub(super) is_linked: bool,
     /// Journal of the statement; None if it ends with the server.
     pub(super) journaled: Option<Journaled>,
 }
@@ -178,6 +207,31 @@ impl Journaled {
     }
 }
 
+/// Leaves the rows of a statement in the exchange: those that functions have not left there are written.
+async fn link(running: &mut RunningStatement) -> Result<Objects, QueryError> {
+    let columns = PlainColumns::new(running.schema());
+    let mut writer = running.part_writer(columns.schema())?;
+    let of_store = |error: ExchangeError| QueryError::from_engine(DataFusionError::External(Box::new(error)));
+    let written = async {
+        while let Some(batch) = running.next().await? {
+            let batch = columns.conform(&batch).map_err(|error| undeclared(&error))?;
+            writer.push(&batch).await.map_err(of_store)?;
+        }
+        Ok::<_, QueryError>(())
+    };
+    match (written.await, running.take_kept()) {
+        (Ok(()), Some(parts)) => Ok(Objects::of_functions(columns.schema(), parts)),
+        (Ok(()), None) => {
+            let parts = writer.finish().await.map_err(of_store)?;
+            Ok(Objects { schema: columns.schema(), parts })
+        }
+        (Err(error), _) => {
+            writer.abort().await;
+            Err(error)
+        }
+    }
+}
+
 impl Sink for Spooling {
     async fn take(&mut self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
         let query = Some(Query { id: running.id().to_owned(), events: running.events().clone() });
@@ -185,6 +239,12 @@ impl Sink for Spooling {
         if running.is_silent() {
             while running.next().await.map_err(StreamError::Query)?.is_some() {}
             return Ok(0);
+        }
+        if self.is_linked {
+            let objects = link(running).await.map_err(StreamError::Query)?;
+            let rows = objects.rows();
+            self.taken = Some(Taken::Objects(objects));
+            return Ok(rows);
         }
         let spool = async {
             let mut writer = SpoolWriter::new(&self.folder, running.schema(), Arc::clone(&self.space))?;
@@ -194,7 +254,9 @@ impl Sink for Spooling {
             writer.finish()
         };
         let spool = spool.await.map_err(StreamError::Query)?;
-        Ok(self.spool.insert(spool).rows())
+        let rows = spool.rows();
+        self.taken = Some(Taken::Spool(spool));
+        Ok(rows)
     }
 
     fn work(&self) -> Option<Arc<WorkLog>> {

@@ -28,7 +28,7 @@ pub struct ServeArgs {
     /// Use the tables of this catalog from the configuration by their bare names
     #[arg(long, value_name = "NAME")]
     pub catalog: Option<String>,
-    /// Check configuration, addresses, certificate, tokens, the identity provider's keys, set-up files and catalogs, and end
+    /// Check configuration, addresses, certificate, tokens, the identity provider's keys, set-up files, catalogs and the exchange, and end
     #[arg(long)]
     pub check: bool,
     #[command(flatten)]

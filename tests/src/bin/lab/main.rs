@@ -213,12 +213,12 @@ enum Measurement {
     Shuffle,
     /// A join of two Iceberg tables that are parted alike: objects of the exchange, and seconds beside the scans
     Aligned,
-    /// Users at once on shared functions and on the coordinator alone, on cloud-shaped S3
+    /// Users at once on shared functions, on the coordinator alone and by `auto`, on cloud-shaped S3
     Concurrency {
         #[arg(long, default_value_t = 20)]
         queries: usize,
     },
-    /// A server with 200 connections at half of its capacity and above it, and with idle ones
+    /// A server with 200 connections at half of its capacity, above it and after that, and with idle ones
     Serve,
     /// The memory of a server while a client reads a large result slowly, on each wire
     Readers(readers::Choice),

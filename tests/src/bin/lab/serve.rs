@@ -2,7 +2,7 @@
 //! and beside idle ones.
 //!
 //! ```text
-//!  alone ─► capacity (closed loop) ─► half ─► above ─► half again ─► neighbours ─► idle connections
+//!  alone ─► capacity (closed loop) ─► half ─► half, above, half in one loop ─► neighbours ─► idle connections
 //!                                     (open loop: requests come when they are due, one of ten is large)
 //! ```
 
@@ -13,7 +13,7 @@ use gust_tests::stats::{median, quantile};
 use serde::Serialize;
 use serde_json::json;
 
-use load::{Answer, Load, Sample, Traffic};
+use load::{Answer, Load, Sample, Step, Traffic};
 use process::ServerProcess;
 
 use super::cpu::{Cpu, Shares};
@@ -72,30 +72,32 @@ pub async fn measure(serve: &Serve, cache: &Path) -> anyhow::Result<Outcome> {
     let connections_max = serve.idle_connections + serve.connections + SPARE_CONNECTIONS;
     let server = ServerProcess::start(folder.path(), serve.users, connections_max)?;
     let lab = Measurement { serve, server: &server, expect: load::expected(&server, serve).await? };
-    let everybody = |per_second: Option<f64>| Traffic {
+    let everybody = |steps: Vec<Step>| Traffic {
         users: (0..serve.users).collect(),
         connections: serve.connections,
-        per_second,
+        steps,
         large_share: serve.large_share,
     };
-    let one = |large_share: f64| Traffic { users: vec![0], connections: 1, per_second: None, large_share };
+    let one = |large_share: f64| Traffic { users: vec![0], connections: 1, steps: Vec::new(), large_share };
 
     // Footers are read, and files are in the system's cache.
     lab.phase("warm-up", vec![one(0.5)], serve.alone_seconds / 2.0).await?;
     let alone = lab.phase("small alone", vec![one(0.0)], serve.alone_seconds).await?;
     let large = lab.phase("large alone", vec![one(1.0)], serve.alone_seconds / 2.0).await?;
-    let crowd = Traffic { connections: serve.capacity_connections, ..everybody(None) };
+    let crowd = Traffic { connections: serve.capacity_connections, ..everybody(Vec::new()) };
     let full = lab.phase("capacity", vec![crowd], serve.capacity_seconds).await?;
     let capacity = full.count(|answer| *answer == Answer::Rows) as f64 / full.seconds;
-    let at = |share: f64| everybody(Some(share * capacity));
-    let half = lab.phase("half", vec![at(0.5)], serve.half_seconds).await?;
-    let above = lab.phase("above", vec![at(serve.above)], serve.above_seconds).await?;
-    let after = lab.phase("after", vec![at(0.5)], serve.after_seconds).await?;
+    let at = |share: f64, seconds: f64| Step { seconds, per_second: share * capacity };
+    let half = lab.phase("half", vec![everybody(vec![at(0.5, serve.half_seconds)])], serve.half_seconds).await?;
+    // What is refused above capacity, and what still waits at its end, is in the same loop as what comes after.
+    let steps = vec![at(0.5, serve.before_seconds), at(serve.above, serve.above_seconds), at(0.5, serve.after_seconds)];
+    let seconds: f64 = steps.iter().map(|step| step.seconds).sum();
+    let above = lab.phase("above and after", vec![everybody(steps)], seconds).await?;
     // Both users have their connections' part of half of the capacity.
     let of_user = |user: usize, connections: usize| Traffic {
         users: vec![user],
         connections,
-        per_second: Some(0.5 * capacity * connections as f64 / serve.connections as f64),
+        steps: vec![at(0.5 * connections as f64 / serve.connections as f64, serve.half_seconds)],
         large_share: serve.large_share,
     };
     let few = of_user(1, serve.connections - serve.neighbour_connections);
@@ -109,7 +111,7 @@ pub async fn measure(serve: &Serve, cache: &Path) -> anyhow::Result<Outcome> {
     let idle_bytes = server.resident_bytes().saturating_sub(before) as f64 / serve.idle_connections.max(1) as f64;
     let figures = Figures { capacity, idle_open: load::still_open(idle).await, idle_bytes };
     server.stop()?;
-    Ok(outcome(serve, &[alone, large, full, half, above, after, by_itself, beside, with_idle], figures))
+    Ok(outcome(serve, &[alone, large, full, half, above, by_itself, beside, with_idle], figures))
 }
 
 /// Writes the server's table.
@@ -171,23 +173,23 @@ impl Phase {
         )
     }
 
-    /// Returns the seconds from the load's beginning after which no request is refused or fails any more, and no more small ones are
+    /// Returns the seconds from this moment of the load on after which no request is refused or fails any more, and no more small ones are
     /// slower than the bound than may be.
-    fn normal_after(&self, slow_seconds: f64) -> f64 {
+    fn normal_after(&self, moment: f64, slow_seconds: f64) -> f64 {
         let is_normal = |from: f64| {
-            let later = || self.samples.iter().filter(|sample| sample.due >= from);
+            let later = || self.samples.iter().filter(|sample| sample.due >= moment + from);
             let small = || later().filter(|sample| !sample.is_large);
             let slow = small().filter(|sample| sample.seconds() > slow_seconds).count();
             later().all(|sample| sample.answer == Answer::Rows)
                 && slow as f64 <= (SLOW_SHARE * small().count() as f64).ceil()
         };
         // The last second alone says nothing.
-        (0..self.seconds as u32).map(f64::from).find(|from| is_normal(*from)).unwrap_or(f64::INFINITY)
+        (0..(self.seconds - moment) as u32).map(f64::from).find(|from| is_normal(*from)).unwrap_or(f64::INFINITY)
     }
 }
 
-fn outcome(serve: &Serve, phases: &[Phase; 9], figures: Figures) -> Outcome {
-    let [alone, _, _, half, above, after, by_itself, beside, with_idle] = phases;
+fn outcome(serve: &Serve, phases: &[Phase; 8], figures: Figures) -> Outcome {
+    let [alone, _, _, half, above, by_itself, beside, with_idle] = phases;
     let heading = "load            rows/s    p50 ms    p99 ms     rows refused others RSS MB CPU both  others";
     let mut table = vec![
         format!(
@@ -197,6 +199,9 @@ fn outcome(serve: &Serve, phases: &[Phase; 9], figures: Figures) -> Outcome {
         heading.to_owned(),
     ];
     table.extend(phases.iter().map(Phase::line));
+    let later = above.resident_bytes.last().copied().unwrap_or_default() as f64;
+    let before = half.resident_bytes.last().copied().unwrap_or_default() as f64;
+    table.push(format!("memory after the load above capacity over that after half: {:.2}", later / before));
     table.push(format!("memory of an idle connection: {:.1} kB", figures.idle_bytes / 1e3));
     let refusals: Vec<f64> =
         above.samples.iter().filter(|it| it.answer == Answer::Refused).map(|it| it.ended - it.sent).collect();
@@ -228,7 +233,12 @@ fn outcome(serve: &Serve, phases: &[Phase; 9], figures: Figures) -> Outcome {
             "",
         ),
         bound("slowest refusal", 1e3 * quantile(&refusals, 1.0), bounds.refusal_ms, "ms"),
-        bound("normal again after", after.normal_after(slow), bounds.normal_seconds, "s"),
+        bound(
+            "normal again after",
+            above.normal_after(serve.before_seconds + serve.above_seconds, slow),
+            bounds.normal_seconds,
+            "s",
+        ),
         bound("growth of memory at half", half.growth(), bounds.growth, "of all"),
         bound("p99 of a user beside another over by itself", beside.p99() / by_itself.p99(), bounds.neighbour, "times"),
         bound("idle connections that were closed", (serve.idle_connections - figures.idle_open) as f64, none, ""),

@@ -391,6 +391,8 @@ pub struct Concurrency {
     /// Bound of p99 on functions over p99 locally.
     pub aim_ratio: f64,
     pub worst_ratio: f64,
+    /// Bound of p99 by `auto` over the better of both places.
+    pub auto: Limits,
 }
 
 /// A server, its table, and its clients.
@@ -413,8 +415,9 @@ pub struct Serve {
     pub capacity_connections: usize,
     pub capacity_seconds: f64,
     pub half_seconds: f64,
-    /// Load above capacity, over it.
+    /// Load above capacity, over it, with its seconds and those of half of the capacity before and after it.
     pub above: f64,
+    pub before_seconds: f64,
     pub above_seconds: f64,
     pub after_seconds: f64,
     pub late_ms_max: f64,

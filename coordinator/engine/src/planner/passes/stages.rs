@@ -479,6 +479,7 @@ impl StageTemplate {
             deletes,
             order: self.order,
             keeps_groups: is_grouped,
+            keeps_rows: false,
             shuffle: StageShuffle {
                 partitions: None,
                 producers: Vec::new(),

@@ -26,6 +26,7 @@ use crate::scheduler::Clock;
 use crate::session::catalogs::used;
 use crate::session::defaults::sort_reservation_bytes;
 use crate::session::parameters::bound;
+use crate::session::plain::with_plain_types;
 use crate::session::{Session, Statement};
 use crate::sql::Names;
 use crate::storage::Stores;
@@ -114,6 +115,7 @@ impl Session {
             self.engine.settings.check_copy()?;
         }
         let parameters = std::mem::take(&mut statement.parameters);
+        let keeps_rows = statement.keeps_rows;
         let (sql, copying) = statement.without_copy()?;
         let (logical, names) = match &place {
             Some(_) => (change_of_session(), Names::default()),
@@ -143,6 +145,8 @@ impl Session {
             creating: None,
             analyzing: None,
             copying,
+            keeps_rows: false,
+            kept: None,
             ahead: Arc::default(),
             computing: TaskTracker::new(),
             purse,
@@ -217,7 +221,11 @@ impl Session {
                 // The stream has no rows. It fails for a statement that DataFusion parses and does not run.
                 running.stream = Some(done.execute_stream().await.map_err(QueryError::from_engine)?);
             }
-            query => Box::pin(running.begin(query)).await?,
+            query => {
+                running.keeps_rows = keeps_rows;
+                let query = if keeps_rows { with_plain_types(query).map_err(QueryError::from_engine)? } else { query };
+                Box::pin(running.begin(query)).await?;
+            }
         }
         Ok(running)
     }

@@ -33,10 +33,17 @@ const ANSWER_MAX: Duration = Duration::from_secs(120);
 pub struct Traffic {
     pub users: Vec<usize>,
     pub connections: usize,
-    /// Requests of all connections together, at random times. None: each connection asks as soon as it has its answer.
-    pub per_second: Option<f64>,
+    /// Requests of all connections together, at random times. Without a step each connection asks as soon as it has its answer.
+    pub steps: Vec<Step>,
     /// Share of large ones.
     pub large_share: f64,
+}
+
+/// Requests of an open loop at one rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    pub seconds: f64,
+    pub per_second: f64,
 }
 
 /// Requests that are made at the same time.
@@ -127,9 +134,9 @@ impl Load {
             let receiver = Arc::new(Mutex::new(receiver));
             for connection in 0..traffic.connections {
                 let user = traffic.users[connection % traffic.users.len()];
-                let source = match traffic.per_second {
-                    Some(_) => Source::Queue(Arc::clone(&receiver)),
-                    None => {
+                let source = match traffic.steps.is_empty() {
+                    false => Source::Queue(Arc::clone(&receiver)),
+                    true => {
                         Source::Own(SmallRng::seed_from_u64(seed ^ ((connection as u64) << 32)), traffic.large_share)
                     }
                 };
@@ -142,10 +149,10 @@ impl Load {
                     texts: Arc::clone(&texts),
                 });
             }
-            if let Some(per_second) = traffic.per_second {
-                let (large_share, seconds) = (traffic.large_share, self.seconds);
+            if !traffic.steps.is_empty() {
+                let (large_share, steps) = (traffic.large_share, traffic.steps.clone());
                 work.spawn(async move {
-                    offer(sender, SmallRng::seed_from_u64(seed), per_second, large_share, seconds).await;
+                    offer(sender, SmallRng::seed_from_u64(seed), &steps, large_share).await;
                     Vec::new()
                 });
             }
@@ -171,25 +178,22 @@ impl Load {
     }
 }
 
-/// Offers requests at random times (a Poisson process) to whichever connection is free.
-async fn offer(
-    sender: mpsc::UnboundedSender<Due>,
-    mut random: SmallRng,
-    per_second: f64,
-    large_share: f64,
-    seconds: f64,
-) {
-    let begun = Instant::now();
-    let mut at = 0.0;
-    loop {
-        at += -(1.0 - random.random::<f64>()).ln() / per_second;
-        if at >= seconds {
-            return;
-        }
-        let due = Due { at: begun + Duration::from_secs_f64(at), is_large: random.random_bool(large_share) };
-        tokio::time::sleep_until(due.at).await;
-        if sender.send(due).is_err() {
-            return;
+/// Offers requests at random times (a Poisson process of one rate after the other) to whichever connection is free.
+async fn offer(sender: mpsc::UnboundedSender<Due>, mut random: SmallRng, steps: &[Step], large_share: f64) {
+    let (begun, mut end) = (Instant::now(), 0.0);
+    for Step { seconds, per_second } in steps {
+        let mut at = end;
+        end += seconds;
+        loop {
+            at += -(1.0 - random.random::<f64>()).ln() / per_second;
+            if at >= end {
+                break;
+            }
+            let due = Due { at: begun + Duration::from_secs_f64(at), is_large: random.random_bool(large_share) };
+            tokio::time::sleep_until(due.at).await;
+            if sender.send(due).is_err() {
+                return;
+            }
         }
     }
 }
