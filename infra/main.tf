@@ -20,16 +20,20 @@ locals {
     prefix = trim(t.prefix, "/") == "" ? "" : "${trim(t.prefix, "/")}/"
   }]
 
+  # The first bucket has the name alone, so that a stack keeps it when it gets more.
+  exchange_bucket_name = coalesce(var.exchange_bucket_name, "${var.name}-${local.account.id}-${local.account.region}")
   exchange = {
-    bucket = coalesce(var.exchange_bucket_name, "${var.name}-${local.account.id}-${local.account.region}")
-    prefix = "exchange/"
+    buckets = [for n in range(var.exchange_buckets) : n == 0 ? local.exchange_bucket_name : "${local.exchange_bucket_name}-${n + 1}"]
+    prefix  = "exchange/"
   }
+  exchange_url = "s3://${join(",", module.exchange[*].bucket)}/${trimsuffix(local.exchange.prefix, "/")}"
 }
 
 module "exchange" {
   source = "./modules/exchange"
+  count  = var.exchange_buckets
 
-  bucket  = local.exchange.bucket
+  bucket  = local.exchange.buckets[count.index]
   account = local.account
   tags    = merge(var.tags, { gust = var.name, component = "exchange" })
 }

@@ -5,7 +5,7 @@ output "functions" {
 
 output "exchange" {
   description = "Place of results that are too large for a function's response."
-  value       = "s3://${module.exchange.bucket}/${trimsuffix(local.exchange.prefix, "/")}"
+  value       = local.exchange_url
 }
 
 output "coordinator_role_arn" {
@@ -28,7 +28,7 @@ output "gust_toml" {
   value = templatefile("${path.module}/gust.toml.tftpl", {
     region    = local.account.region
     endpoint  = var.endpoint
-    exchange  = "s3://${module.exchange.bucket}/${trimsuffix(local.exchange.prefix, "/")}"
+    exchange  = local.exchange_url
     functions = [for key in keys(local.functions) : module.function[key].alias_arn]
   })
 }

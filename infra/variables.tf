@@ -135,8 +135,26 @@ variable "exchange_bucket_name" {
     error_message = "exchange_bucket_name must be 3 to 63 lowercase letters, digits, dots and hyphens."
   }
   validation {
-    condition     = !contains(var.tables[*].bucket, coalesce(var.exchange_bucket_name, "-"))
+    condition = length(setintersection(var.tables[*].bucket, [
+      for n in range(var.exchange_buckets) : "${coalesce(var.exchange_bucket_name, "-")}${n == 0 ? "" : "-${n + 1}"}"
+    ])) == 0
     error_message = "exchange_bucket_name is also a table's bucket: the exchange deletes what is older than a day, so it needs a bucket of its own."
+  }
+}
+
+variable "exchange_buckets" {
+  description = "Number of such buckets. The second and later ones have a number behind the name. More of them answer more reads a second, for joins and groups of hundreds of functions."
+  type        = number
+  default     = 1
+  nullable    = false
+
+  validation {
+    condition     = var.exchange_buckets >= 1 && var.exchange_buckets <= 16 && floor(var.exchange_buckets) == var.exchange_buckets
+    error_message = "exchange_buckets must be a whole number from 1 to 16."
+  }
+  validation {
+    condition     = var.exchange_buckets == 1 || var.exchange_bucket_name == null || length(coalesce(var.exchange_bucket_name, "-")) <= 60
+    error_message = "exchange_bucket_name has at most 60 characters where there are several exchange_buckets, which have a number behind it."
   }
 }
 

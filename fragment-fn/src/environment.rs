@@ -15,13 +15,14 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredent
 use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider};
 use url::Url;
 
 use crate::ahead::ReadBudget;
 use crate::hedging::Hedger;
+use crate::metering::{Counters, CountingStore};
 use crate::pace::{Pace, watched};
+use crate::spread::{BUCKETS_MAX, Signers, SpreadStore};
 
 /// Sizes and places of an environment's state.
 #[derive(Debug, Clone)]
@@ -73,11 +74,30 @@ impl std::fmt::Debug for Environment {
 #[derive(Debug, Clone)]
 pub struct StoreClient {
     pub store: Arc<dyn ObjectStore>,
+    /// Buckets that the store is made of.
+    buckets: Vec<Arc<dyn ObjectStore>>,
     /// None where no read is sent twice.
     pub hedger: Option<Arc<Hedger>>,
 }
 
 impl StoreClient {
+    /// Makes the client of a store that is one bucket.
+    pub fn new(store: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>) -> Self {
+        Self::of(vec![store], hedger)
+    }
+
+    fn of(buckets: Vec<Arc<dyn ObjectStore>>, hedger: Option<Arc<Hedger>>) -> Self {
+        Self { store: SpreadStore::of(buckets.clone()), buckets, hedger }
+    }
+
+    /// Returns the store with counted requests. A listing is one of each bucket.
+    pub fn counted(&self, counters: &Arc<Counters>) -> Arc<dyn ObjectStore> {
+        let counted = |bucket: &Arc<dyn ObjectStore>| {
+            Arc::new(CountingStore::new(Arc::clone(bucket), Arc::clone(counters))) as Arc<dyn ObjectStore>
+        };
+        SpreadStore::of(self.buckets.iter().map(counted).collect())
+    }
+
     /// Returns the times and refusals that the client has seen. None for local files.
     pub fn pace(&self) -> Option<&Arc<Pace>> {
         self.hedger.as_deref().map(Hedger::pace)
@@ -199,7 +219,8 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a store: `file:///`, `s3://bucket/`, or `s3://bucket/folder//` for keys below an empty segment, which
-/// [`object_store::path::Path`] cannot hold. A store of the last kind lists nothing.
+/// [`object_store::path::Path`] cannot hold. A store of the last kind lists nothing. `s3://one,two/` is one store: each of its objects is in one
+/// of these buckets, which share endpoint, region and keys.
 ///
 /// For S3 the environment gives the region where `access` does not name it, and the credentials where `credentials` is None.
 ///
@@ -220,46 +241,76 @@ pub fn connect_over(
 ) -> Result<StoreClient, String> {
     let pace = Arc::<Pace>::default();
     let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
-    let store: Arc<dyn ObjectStore> = match url.scheme() {
-        "file" => Arc::new(LocalFileSystem::new()),
-        "s3" | "s3a" => Arc::new(s3(connections, access, credentials, &pace, &url)?),
+    let opened: Vec<Arc<dyn ObjectStore>> = match url.scheme() {
+        "file" => vec![Arc::new(LocalFileSystem::new())],
+        "s3" | "s3a" => {
+            let clients = s3(connections, access, credentials.as_ref(), &pace, &url)?;
+            clients.into_iter().map(|client| Arc::new(client) as _).collect()
+        }
         scheme => return Err(invalid(access, format!("scheme `{scheme}` is not supported, use file or s3"))),
     };
-    Ok(StoreClient { store, hedger: Hedger::for_store(&access.url, pace) })
+    Ok(StoreClient::of(opened, Hedger::for_store(&access.url, pace)))
 }
 
-/// Returns the signer of URLs by which others may read a store's objects for a while. None for a store that is read without a signature.
+/// Returns the buckets that a URL names.
+fn buckets_of(named: &str) -> Result<Vec<&str>, String> {
+    let buckets: Vec<&str> = named.split(',').collect();
+    let is_twice = |(at, bucket): (usize, &&str)| buckets[..at].contains(bucket);
+    match buckets.len() {
+        _ if buckets.contains(&"") => Err("a bucket has no name".to_owned()),
+        _ if buckets.iter().enumerate().any(is_twice) => Err("a bucket is named twice".to_owned()),
+        count if count > BUCKETS_MAX => Err(format!("{count} buckets, at most {BUCKETS_MAX} make one store")),
+        _ => Ok(buckets),
+    }
+}
+
+/// Returns the signers of URLs by which others may read a store's objects for a while. None for a store that is read without a signature.
 /// Signing sends no request.
 ///
 /// # Errors
 /// Those of [`connect`].
-pub fn signer(
-    access: &StoreAccess,
-    credentials: Option<AwsCredentialProvider>,
-) -> Result<Option<Arc<dyn Signer>>, String> {
+pub fn signer(access: &StoreAccess, credentials: Option<AwsCredentialProvider>) -> Result<Option<Signers>, String> {
     let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
     let is_signed = ["s3", "s3a"].contains(&url.scheme()) && !access.options.contains_key("aws_skip_signature");
-    let client = || s3(&Connections::default(), access, credentials, &Arc::default(), &url);
-    is_signed.then(client).transpose().map(|client| client.map(|client| Arc::new(client) as Arc<dyn Signer>))
+    if !is_signed {
+        return Ok(None);
+    }
+    let clients = s3(&Connections::default(), access, credentials.as_ref(), &Arc::default(), &url)?;
+    Ok(Some(Signers(clients)))
 }
 
 fn invalid(access: &StoreAccess, reason: impl std::fmt::Display) -> String {
     format!("store `{}`: {reason}", access.url)
 }
 
+/// Opens the buckets that a URL names.
 fn s3(
+    connections: &Connections,
+    access: &StoreAccess,
+    credentials: Option<&AwsCredentialProvider>,
+    pace: &Arc<Pace>,
+    url: &Url,
+) -> Result<Vec<AmazonS3>, String> {
+    let buckets = url.host_str().ok_or_else(|| invalid(access, "no bucket in the URL"))?;
+    let buckets = buckets_of(buckets).map_err(|reason| invalid(access, reason))?;
+    buckets
+        .into_iter()
+        .map(|bucket| s3_bucket(connections, access, credentials.cloned(), pace, (url, bucket)))
+        .collect()
+}
+
+fn s3_bucket(
     connections: &Connections,
     access: &StoreAccess,
     credentials: Option<AwsCredentialProvider>,
     pace: &Arc<Pace>,
-    url: &Url,
+    (url, bucket): (&Url, &str),
 ) -> Result<AmazonS3, String> {
     let retry = RetryConfig {
         max_retries: RETRIES_MAX,
         retry_timeout: RETRY_TIMEOUT,
         backoff: BackoffConfig { init_backoff: BACKOFF_MIN, max_backoff: BACKOFF_MAX, base: 2.0 },
     };
-    let bucket = url.host_str().ok_or_else(|| invalid(access, "no bucket in the URL"))?;
     let client = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT);
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
@@ -333,6 +384,21 @@ mod tests {
         check(None, true, "/t//", "https://b.s3.eu-central-1.amazonaws.com/t//data/x");
         check(Some("http://localhost:9000/"), false, "//", "http://localhost:9000/b//data/x");
         check(Some("http://b.localhost:9000"), true, "/t//u//", "http://b.localhost:9000/t//u//data/x");
+    }
+
+    #[test]
+    fn several_buckets_are_one_store() {
+        let opened = |url: &str| {
+            let access = StoreAccess { url: url.to_owned(), options: BTreeMap::new() };
+            connect(&access, None).map(|client| client.store.to_string())
+        };
+        let store = opened("s3://one,two/").expect("two buckets");
+        assert!(store.starts_with("spread(") && store.contains("one") && store.contains("two"), "{store}");
+        let check = |url: &str, expect: &str| assert_eq!(opened(url), Err(format!("store `{url}`: {expect}")));
+        check("s3://one,/", "a bucket has no name");
+        check("s3://one,two,one/", "a bucket is named twice");
+        let many: Vec<String> = (0..17).map(|number| format!("b{number}")).collect();
+        check(&format!("s3://{}/", many.join(",")), "17 buckets, at most 16 make one store");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
 use crate::late::LateColumns;
 use crate::memory::PeakPool;
-use crate::metering::{Counters, CountingStore};
+use crate::metering::Counters;
 use crate::output::RowsWriter;
 use crate::pace::Pace;
 use crate::scan::{InStore, ScanReader};
@@ -209,7 +209,7 @@ fn connect_stores(
         let client = environment.client(access).map_err(invalid)?;
         let pace = client.pace().cloned();
         let counters = if number == exchange { &meter.exchange } else { &meter.counters };
-        let counted: Arc<dyn ObjectStore> = Arc::new(CountingStore::new(client.store, Arc::clone(counters)));
+        let counted = client.counted(counters);
         let hedged = HedgedStore::wrap(counted, client.hedger, counters);
         let url = Url::parse(&access.url).map_err(|e| invalid(format!("store `{}`: {e}", access.url)))?;
         let footer_cache_salt =

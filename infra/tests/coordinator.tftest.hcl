@@ -7,7 +7,7 @@ variables {
   account   = { id = "123456789012", partition = "aws", region = "eu-central-1" }
   functions = ["gust-arm64-2048-0"]
   tables    = [{ bucket = "lake", prefix = "warehouse/" }, { bucket = "whole", prefix = "" }]
-  exchange  = { bucket = "results", prefix = "exchange/" }
+  exchange  = { buckets = ["results"], prefix = "exchange/" }
   tags      = { gust = "gust", component = "coordinator" }
 }
 

@@ -12,7 +12,7 @@ variables {
   timeout_seconds      = 120
   package              = "tests/testdata/function.zip"
   tables               = [{ bucket = "lake", prefix = "warehouse/" }, { bucket = "whole", prefix = "" }]
-  exchange             = { bucket = "results", prefix = "exchange/" }
+  exchange             = { buckets = ["results"], prefix = "exchange/" }
   log_retention_days   = 7
   alarms               = true
   alarm_topic_arns     = ["arn:aws:sns:eu-central-1:123456789012:oncall"]

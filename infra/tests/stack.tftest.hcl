@@ -54,8 +54,8 @@ run "stack" {
   }
 
   assert {
-    condition     = local.exchange.bucket == "gust-123456789012-eu-central-1"
-    error_message = "the bucket is named after account and region: ${local.exchange.bucket}"
+    condition     = local.exchange.buckets == ["gust-123456789012-eu-central-1"]
+    error_message = "the bucket is named after account and region: ${join(", ", local.exchange.buckets)}"
   }
 
   assert {
@@ -78,6 +78,7 @@ run "wiring" {
       { memory_mb = 1024, arch = "x86_64" },
     ]
     exchange_bucket_name   = "results"
+    exchange_buckets       = 2
     coordinator_principals = ["ec2.amazonaws.com"]
     log_retention_days     = 14
     alarm_topic_arns       = ["arn:aws:sns:eu-central-1:123456789012:oncall"]
@@ -116,7 +117,7 @@ run "wiring" {
   assert {
     condition = (
       alltrue([for m in module.function : m.function.tags == tomap({ team = "lake", gust = "gust", component = "function" })])
-      && module.exchange.tags == tomap({ team = "lake", gust = "gust", component = "exchange" })
+      && alltrue([for m in module.exchange : m.tags == tomap({ team = "lake", gust = "gust", component = "exchange" })])
       && module.coordinator.tags == tomap({ team = "lake", gust = "gust", component = "coordinator" })
     )
     error_message = "everything must be tagged with the stack's name, its component and the user's tags"
@@ -133,7 +134,7 @@ run "wiring" {
     condition = alltrue([
       for policy in concat([module.coordinator.policies[0]], values(module.function)[*].policy) :
       { for s in jsondecode(policy).Statement : s.Sid => s.Resource if contains(["Exchange", "ReadTables"], s.Sid) } == {
-        Exchange   = ["arn:aws:s3:::results/exchange/*"]
+        Exchange   = ["arn:aws:s3:::results/exchange/*", "arn:aws:s3:::results-2/exchange/*"]
         ReadTables = ["arn:aws:s3:::lake/warehouse/*", "arn:aws:s3:::whole/*"]
       }
     ])
@@ -141,8 +142,8 @@ run "wiring" {
   }
 
   assert {
-    condition     = module.exchange.bucket == "results" && strcontains(module.coordinator.assume_role_policy, "ec2.amazonaws.com")
-    error_message = "the bucket's name and the principals must be the given ones"
+    condition     = output.exchange == "s3://results,results-2/exchange" && strcontains(module.coordinator.assume_role_policy, "ec2.amazonaws.com")
+    error_message = "the buckets' names and the principals must be the given ones"
   }
 }
 

@@ -193,6 +193,24 @@ run "tables_in_the_exchange" {
   expect_failures = [var.exchange_bucket_name]
 }
 
+run "tables_in_the_second_exchange" {
+  command = plan
+  variables {
+    tables               = [{ bucket = "lake-2" }]
+    exchange_bucket_name = "lake"
+    exchange_buckets     = 2
+  }
+  expect_failures = [var.exchange_bucket_name]
+}
+
+run "too_many_exchange_buckets" {
+  command = plan
+  variables {
+    exchange_buckets = 17
+  }
+  expect_failures = [var.exchange_buckets]
+}
+
 run "everyone" {
   command = plan
   variables {

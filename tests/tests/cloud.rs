@@ -113,7 +113,7 @@ async fn a_truncated_body_is_noticed() {
     let config = Config { on: Target::Local, ..Config::default() };
     let session = cloud::session(&server, config, "no function".as_ref()).expect("a session");
     let watched = session.stores().open(&url::Url::parse(&server.url("t/")).unwrap()).expect("the same store");
-    let watched = StoreClient { store: watched, hedger: None };
+    let watched = StoreClient::new(watched, None);
     let error = read(&watched, 0).await.expect_err("a part of the bytes");
     assert!(error.to_string().contains("100000 bytes were asked for"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! Rows from functions to functions when something goes wrong: lost objects, little memory, little money. Functions are real processes where rows are lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
@@ -13,7 +13,7 @@ use gust_tests::cloud;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::lost_parts::{PartsFault, Spoiling};
 use gust_tests::query::{assert_remote, plain, run};
-use gust_tests::s3::S3Server;
+use gust_tests::s3::{BUCKETS, Operation, S3Server};
 use object_store::path::Path as Key;
 use tempfile::TempDir;
 
@@ -26,23 +26,33 @@ struct Spoiled {
     folder: TempDir,
 }
 
+/// Way of rows from stage to stage.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Reads beyond which objects are combined.
+    reads_max: u64,
+    buckets: usize,
+}
+
+const DIRECT: Way = Way { reads_max: u64::MAX, buckets: 1 };
+
 impl Spoiled {
     async fn new(lake: &Lake, spoiling: Spoiling, allow_fallback: bool) -> Self {
-        Box::pin(Self::by(lake, spoiling, allow_fallback, u64::MAX)).await
+        Box::pin(Self::by(lake, spoiling, allow_fallback, DIRECT)).await
     }
 
-    /// Makes the session with so many reads beyond which objects are combined.
-    async fn by(lake: &Lake, spoiling: Spoiling, allow_fallback: bool, shuffle_reads_max: u64) -> Self {
+    async fn by(lake: &Lake, spoiling: Spoiling, allow_fallback: bool, way: Way) -> Self {
         let (server, folder) = (S3Server::start().expect("a server"), TempDir::new().expect("a folder"));
         let mark = folder.path().join("mark");
         std::fs::create_dir(&mark).expect("made");
         let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
         let program = script(folder.path(), faulty, &spoiling.mode(), &mark).expect("written");
-        let exchange = Some(server.url("exchange"));
+        let exchange = Some(server.spread_url(way.buckets, "exchange"));
         // Another reader would have lost rows made anew before the refused one runs again.
         let partitions = if spoiling.fault == PartsFault::Refused { 1 } else { 16 };
         let config = config(Target::Processes, 6, Some(partitions), 1);
-        let config = Config { exchange, allow_fallback, shuffle_reads_max, sort: SortPlace::Ranges, ..config };
+        let sort = SortPlace::Ranges;
+        let config = Config { exchange, allow_fallback, shuffle_reads_max: way.reads_max, sort, ..config };
         let session = lake.session(cloud::config(&server, config, &program)).await;
         Self { session, server, folder }
     }
@@ -70,20 +80,22 @@ impl Spoiled {
     /// Closes the session. Nothing of its queries is left in the exchange.
     async fn close(self) {
         self.session.close().await;
-        let store = self.server.store().expect("a client");
-        let left: Vec<_> = store.list(Some(&Key::from("exchange"))).try_collect().await.expect("a listing");
-        assert!(left.is_empty(), "{left:?}");
+        for bucket in BUCKETS {
+            let store = self.server.store_of(bucket).expect("a client");
+            let left: Vec<_> = store.list(Some(&Key::from("exchange"))).try_collect().await.expect("a listing");
+            assert!(left.is_empty(), "{bucket}: {left:?}");
+        }
     }
 }
 
 /// Spoils rows of a stage, and checks that they are made anew.
 async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
-    check_restored_by(u64::MAX, fault, stage, sql).await;
+    check_restored_by(DIRECT, fault, stage, sql).await;
 }
 
-async fn check_restored_by(reads_max: u64, fault: PartsFault, stage: u32, sql: &str) {
-    let (lake, what) = (Lake::new().await, format!("{fault:?}: {sql}"));
-    let spoiled = Box::pin(Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, false, reads_max)).await;
+async fn check_restored_by(way: Way, fault: PartsFault, stage: u32, sql: &str) {
+    let (lake, what) = (Lake::new().await, format!("{fault:?}, {way:?}: {sql}"));
+    let spoiled = Box::pin(Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, false, way)).await;
     let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
     let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone | PartsFault::Refused);
@@ -99,6 +111,14 @@ async fn check_restored_by(reads_max: u64, fault: PartsFault, stage: u32, sql: &
     assert!(report.attempts_wasted > fired.len(), "{what}: {report:?}");
     let told = (&report.fell_back, &report.restarted, report.shuffle_objects > 0);
     assert_eq!(told, (&None, &None, true), "{what}: {report:?}");
+    let requests = spoiled.server.requests();
+    let written: BTreeMap<&str, usize> =
+        requests.iter().filter(|request| request.operation == Operation::Put).fold(BTreeMap::new(), |mut sums, put| {
+            *sums.entry(put.bucket.as_str()).or_default() += 1;
+            sums
+        });
+    let expect: Vec<&str> = BUCKETS[..way.buckets].to_vec();
+    assert_eq!(written.keys().copied().collect::<Vec<_>>(), expect, "{what}: each bucket has objects: {written:?}");
     spoiled.close().await;
 }
 
@@ -113,7 +133,26 @@ async fn lost_rows_are_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_rows_that_are_combined_are_made_anew() {
     for (fault, stage) in [(PartsFault::Gone, 0), (PartsFault::Gone, 1), (PartsFault::Flipped, 1)] {
-        check_restored_by(0, fault, stage, "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k").await;
+        check_restored_by(
+            Way { reads_max: 0, ..DIRECT },
+            fault,
+            stage,
+            "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k",
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_in_several_buckets_are_made_anew() {
+    for fault in [PartsFault::Gone, PartsFault::EverythingGone, PartsFault::Swapped] {
+        check_restored_by(
+            Way { buckets: 3, ..DIRECT },
+            fault,
+            0,
+            "SELECT k, count(*), sum(v), min(s) FROM a GROUP BY k",
+        )
+        .await;
     }
 }
 

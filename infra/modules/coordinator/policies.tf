@@ -1,8 +1,8 @@
 locals {
   arn           = "arn:${var.account.partition}"
-  exchange      = "${local.arn}:s3:::${var.exchange.bucket}"
+  exchange      = [for bucket in var.exchange.buckets : "${local.arn}:s3:::${bucket}"]
   table_objects = [for t in var.tables : "${local.arn}:s3:::${t.bucket}/${t.prefix}*"]
-  buckets       = [for bucket in distinct(concat([var.exchange.bucket], var.tables[*].bucket)) : "${local.arn}:s3:::${bucket}"]
+  buckets       = [for bucket in distinct(concat(var.exchange.buckets, var.tables[*].bucket)) : "${local.arn}:s3:::${bucket}"]
 
   # Each function, with its alias and versions.
   function_arns = [for f in var.functions : join(":", [local.arn, "lambda", var.account.region, var.account.id, "function", f])]
@@ -28,13 +28,13 @@ locals {
         Sid      = "Exchange"
         Effect   = "Allow"
         Action   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
-        Resource = ["${local.exchange}/${var.exchange.prefix}*"]
+        Resource = [for bucket in local.exchange : "${bucket}/${var.exchange.prefix}*"]
       },
       {
         Sid       = "ListExchange"
         Effect    = "Allow"
         Action    = ["s3:ListBucket"]
-        Resource  = [local.exchange]
+        Resource  = local.exchange
         Condition = { StringLike = { "s3:prefix" = ["${var.exchange.prefix}*"] } }
       },
       {

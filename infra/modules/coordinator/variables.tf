@@ -17,7 +17,7 @@ variable "functions" {
 
 variable "tables" {
   description = "Buckets and prefixes that it may read; a prefix is empty or ends with a slash."
-  type        = list(object({ bucket = string, prefix = string }))
+  type        = list(object({ buckets = list(string), prefix = string }))
 }
 
 variable "glue_databases" {
@@ -33,8 +33,8 @@ variable "table_buckets" {
 }
 
 variable "exchange" {
-  description = "Bucket and prefix of the functions' results; the prefix ends with a slash."
-  type        = object({ bucket = string, prefix = string })
+  description = "Buckets and prefix of the functions' results; the prefix ends with a slash."
+  type        = object({ buckets = list(string), prefix = string })
 }
 
 variable "principals" {

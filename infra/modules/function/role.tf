@@ -39,7 +39,7 @@ resource "aws_iam_role_policy" "this" {
         Sid      = "Exchange"
         Effect   = "Allow"
         Action   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
-        Resource = ["${local.arn}:s3:::${var.exchange.bucket}/${var.exchange.prefix}*"]
+        Resource = [for bucket in var.exchange.buckets : "${local.arn}:s3:::${bucket}/${var.exchange.prefix}*"]
       },
       {
         Sid      = "ReadTables"

@@ -40,7 +40,7 @@ variable "package" {
 
 variable "tables" {
   description = "Buckets and prefixes that it may read; a prefix is empty or ends with a slash."
-  type        = list(object({ bucket = string, prefix = string }))
+  type        = list(object({ buckets = list(string), prefix = string }))
 }
 
 variable "table_buckets" {
@@ -50,8 +50,8 @@ variable "table_buckets" {
 }
 
 variable "exchange" {
-  description = "Bucket and prefix of its results; the prefix ends with a slash."
-  type        = object({ bucket = string, prefix = string })
+  description = "Buckets and prefix of its results; the prefix ends with a slash."
+  type        = object({ buckets = list(string), prefix = string })
 }
 
 variable "vpc" {

@@ -48,8 +48,10 @@ pub use service::Conditions;
 use service::{CurrentConditions, Service};
 use shape::{Befallen, Shaper};
 
-/// The only bucket.
+/// The first bucket, which most tests use alone.
 pub const BUCKET: &str = "gust-test";
+/// All buckets: that one, and others for an exchange of several.
+pub const BUCKETS: [&str; 3] = [BUCKET, "gust-test-2", "gust-test-3"];
 /// Region that clients sign for; the server takes any.
 pub const REGION: &str = "us-east-1";
 /// Keys of a client without an identity of its own.
@@ -156,16 +158,29 @@ impl S3Server {
         format!("s3://{BUCKET}/{key}")
     }
 
-    /// Returns a client of the bucket, as a program would make one.
+    /// Returns the URL of a key in the first so many buckets: an exchange that is spread over them.
+    pub fn spread_url(&self, buckets: usize, key: &str) -> String {
+        format!("s3://{}/{key}", BUCKETS[..buckets].join(","))
+    }
+
+    /// Returns a client of the first bucket, as a program would make one.
     ///
     /// # Errors
     /// When the client's TLS or HTTP set-up fails.
     pub fn store(&self) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        self.store_of(BUCKET)
+    }
+
+    /// Returns a client of a bucket.
+    ///
+    /// # Errors
+    /// Those of [`Self::store`].
+    pub fn store_of(&self, bucket: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
         let builder = AmazonS3Builder::new()
             .with_endpoint(&self.endpoint)
             .with_allow_http(true)
             .with_region(REGION)
-            .with_bucket_name(BUCKET)
+            .with_bucket_name(bucket)
             .with_access_key_id(ACCESS_KEY_ID)
             .with_secret_access_key(SECRET_ACCESS_KEY);
         Ok(Arc::new(builder.build()?))

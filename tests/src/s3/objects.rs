@@ -135,24 +135,31 @@ pub(super) struct Page {
 #[derive(Debug)]
 pub(super) struct Objects {
     folder: PathBuf,
+    bucket: &'static str,
     names: AtomicU64,
     objects: Mutex<BTreeMap<String, Object>>,
     uploads: Mutex<HashMap<String, Upload>>,
 }
 
 impl Objects {
-    pub(super) fn new(folder: &Path) -> Self {
+    /// Makes an empty bucket, whose files are in the folder by this name.
+    pub(super) fn new(folder: &Path, bucket: &'static str) -> Self {
         Self {
             folder: folder.to_owned(),
+            bucket,
             names: AtomicU64::new(0),
             objects: Mutex::default(),
             uploads: Mutex::default(),
         }
     }
 
+    fn file(&self) -> PathBuf {
+        self.folder.join(format!("{}-{}", self.bucket, self.names.fetch_add(1, Ordering::Relaxed)))
+    }
+
     /// Writes a body to a file of its own.
     pub(super) async fn receive(&self, body: Option<StreamingBlob>) -> S3Result<Blob> {
-        let path = self.folder.join(self.names.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.file();
         let mut file = File::create(&path).await.map_err(S3Error::internal_error)?;
         let mut blob = Blob { path, size: 0, md5: [0; 16] };
         let mut md5 = Md5::new();
@@ -171,7 +178,7 @@ impl Objects {
 
     /// Joins the parts, end to end, in one file.
     pub(super) async fn join(&self, parts: &[Arc<Blob>]) -> S3Result<Blob> {
-        let path = self.folder.join(self.names.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.file();
         let mut whole = File::create(&path).await.map_err(S3Error::internal_error)?;
         let mut blob = Blob { path, size: 0, md5: [0; 16] };
         for part in parts {

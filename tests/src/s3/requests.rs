@@ -36,6 +36,7 @@ pub enum Operation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub operation: Operation,
+    pub bucket: String,
     /// Key of the object, or prefix of the listing.
     pub key: String,
     /// Access key that the request was signed with.
@@ -164,8 +165,8 @@ impl RequestLog {
                 (0..0, Some(status.map_or(500, |status| status.as_u16())))
             }
         };
-        let RequestedKey { key, identity, arrived } = asked;
-        self.push(Request { operation, key, identity, bytes, refused, at: self.since(arrived) });
+        let RequestedKey { bucket, key, identity, arrived } = asked;
+        self.push(Request { operation, bucket, key, identity, bytes, refused, at: self.since(arrived) });
         answer.map(|(_, output)| output)
     }
 
@@ -188,15 +189,22 @@ impl RequestLog {
     }
 }
 
-/// Key of a request, the identity that asks for it, and its arrival.
+/// Bucket and key of a request, the identity that asks for it, and its arrival.
 pub(super) struct RequestedKey {
+    bucket: String,
     key: String,
     identity: String,
     arrived: Arrived,
 }
 
-/// Returns the key, the identity that asks for it, and the arrival of the request.
+/// Returns the bucket that a request's path names.
+pub(super) fn bucket_of(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+/// Returns bucket and key, the identity that asks for it, and the arrival of the request.
 pub(super) fn asked<T>(key: &str, request: &S3Request<T>) -> RequestedKey {
     let identity = request.credentials.as_ref().map(|keys| keys.access_key.clone()).unwrap_or_default();
-    RequestedKey { key: key.to_owned(), identity, arrived: Arrived::of(&request.extensions) }
+    let bucket = bucket_of(request.uri.path()).to_owned();
+    RequestedKey { bucket, key: key.to_owned(), identity, arrived: Arrived::of(&request.extensions) }
 }

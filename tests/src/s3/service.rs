@@ -14,7 +14,7 @@ use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::BUCKET;
+use super::BUCKETS;
 use super::objects::{Blob, Object, Objects, ReadConditions, Upload, WriteConditions, hex};
 use super::requests::{Operation, RequestLog, asked};
 
@@ -39,9 +39,9 @@ pub enum Conditions {
 /// The way at this moment.
 pub(super) type CurrentConditions = Arc<RwLock<Conditions>>;
 
-/// Bucket as `s3s` serves it.
+/// Buckets as `s3s` serves them.
 pub(super) struct Service {
-    objects: Objects,
+    buckets: Vec<(&'static str, Objects)>,
     uploads: AtomicU64,
     log: Arc<RequestLog>,
     conditions: CurrentConditions,
@@ -52,18 +52,24 @@ type Answer<T> = S3Result<(Range<u64>, T)>;
 
 impl Service {
     pub(super) fn new(folder: &Path, log: Arc<RequestLog>, conditions: CurrentConditions) -> Self {
-        Self { objects: Objects::new(folder), uploads: AtomicU64::new(0), log, conditions }
+        let buckets = BUCKETS.iter().map(|bucket| (*bucket, Objects::new(folder, bucket)));
+        Self { buckets: buckets.collect(), uploads: AtomicU64::new(0), log, conditions }
+    }
+
+    fn objects(&self, bucket: &str) -> S3Result<&Objects> {
+        let found = self.buckets.iter().find(|(name, _)| *name == bucket);
+        found.map(|(_, objects)| objects).ok_or_else(|| s3_error!(NoSuchBucket))
     }
 
     async fn get(&self, input: GetObjectInput) -> Answer<GetObjectOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let conditions = ReadConditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
             if_modified_since: input.if_modified_since,
             if_unmodified_since: input.if_unmodified_since,
         };
-        let object = self.objects.get(&input.key, &conditions)?;
+        let object = objects.get(&input.key, &conditions)?;
         let size = object.blob.size;
         let bytes = match input.range {
             // A suffix may be longer than the object. An empty object has no bytes, so no range of it is valid.
@@ -90,14 +96,14 @@ impl Service {
     }
 
     fn head(&self, input: HeadObjectInput) -> Answer<HeadObjectOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let conditions = ReadConditions {
             if_match: input.if_match,
             if_none_match: input.if_none_match,
             if_modified_since: input.if_modified_since,
             if_unmodified_since: input.if_unmodified_since,
         };
-        let object = self.objects.get(&input.key, &conditions)?;
+        let object = objects.get(&input.key, &conditions)?;
         let output = HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(signed(object.blob.size)?),
@@ -111,8 +117,8 @@ impl Service {
     }
 
     async fn put(&self, input: PutObjectInput) -> Answer<PutObjectOutput> {
-        check_bucket(&input.bucket)?;
-        let blob = self.objects.receive(input.body).await?;
+        let objects = self.objects(&input.bucket)?;
+        let blob = objects.receive(input.body).await?;
         let size = blob.size;
         let etag = hex(&blob.md5);
         let object = Object::new(blob, etag.clone(), input.content_type, input.metadata);
@@ -130,17 +136,17 @@ impl Service {
             }
             Conditions::Refused => asked,
         };
-        self.objects.put(&input.key, object, &conditions)?;
+        objects.put(&input.key, object, &conditions)?;
         Ok((0..size, PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
     }
 
     fn list(&self, input: ListObjectsV2Input) -> Answer<ListObjectsV2Output> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
         // The token is the last entry of the page before. It outranks the key to start after.
         let after = input.continuation_token.as_ref().or(input.start_after.as_ref()).cloned().unwrap_or_default();
         let max_keys = input.max_keys.unwrap_or(LIST_KEYS_MAX).clamp(0, LIST_KEYS_MAX);
-        let page = self.objects.list(&prefix, input.delimiter.as_deref(), &after, max_keys as usize);
+        let page = objects.list(&prefix, input.delimiter.as_deref(), &after, max_keys as usize);
         let contents = page.objects.into_iter().map(|(key, object)| {
             Ok(s3s::dto::Object {
                 key: Some(key),
@@ -170,34 +176,34 @@ impl Service {
     }
 
     fn copy(&self, input: CopyObjectInput) -> Answer<CopyObjectOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let CopySource::Bucket { bucket, key, .. } = &input.copy_source else { return Err(s3_error!(NotImplemented)) };
-        check_bucket(bucket)?;
+        let source = self.objects(bucket)?;
         let conditions = ReadConditions {
             if_match: input.copy_source_if_match,
             if_none_match: input.copy_source_if_none_match,
             ..Default::default()
         };
-        let object = self.objects.get(key, &conditions)?;
+        let object = source.get(key, &conditions)?;
         let result = CopyObjectResult {
             e_tag: Some(ETag::Strong(object.etag.clone())),
             last_modified: Some(Timestamp::from(object.modified)),
             ..Default::default()
         };
-        self.objects.put(&input.key, object, &WriteConditions::default())?;
+        objects.put(&input.key, object, &WriteConditions::default())?;
         Ok((0..0, CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
     }
 
     fn delete(&self, input: DeleteObjectInput) -> Answer<DeleteObjectOutput> {
-        check_bucket(&input.bucket)?;
-        self.objects.delete(&input.key);
+        let objects = self.objects(&input.bucket)?;
+        objects.delete(&input.key);
         Ok((0..0, DeleteObjectOutput::default()))
     }
 
     fn delete_many(&self, input: DeleteObjectsInput) -> Answer<DeleteObjectsOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let deleted = input.delete.objects.into_iter().map(|object| {
-            self.objects.delete(&object.key);
+            objects.delete(&object.key);
             DeletedObject { key: Some(object.key), ..Default::default() }
         });
         let output = DeleteObjectsOutput { deleted: Some(deleted.collect()), ..Default::default() };
@@ -205,11 +211,11 @@ impl Service {
     }
 
     fn create_upload(&self, input: CreateMultipartUploadInput) -> Answer<CreateMultipartUploadOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let upload_id = format!("upload-{}", self.uploads.fetch_add(1, Ordering::Relaxed));
         let CreateMultipartUploadInput { bucket, key, content_type, metadata, .. } = input;
         let upload = Upload { key: key.clone(), content_type, metadata, ..Default::default() };
-        self.objects.uploads().insert(upload_id.clone(), upload);
+        objects.uploads().insert(upload_id.clone(), upload);
         let output = CreateMultipartUploadOutput {
             bucket: Some(bucket),
             key: Some(key),
@@ -220,23 +226,23 @@ impl Service {
     }
 
     async fn receive_part(&self, input: UploadPartInput) -> Answer<UploadPartOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         if !(1..=PARTS_MAX).contains(&input.part_number) {
             return Err(s3_error!(InvalidArgument, "a part's number is 1 to {PARTS_MAX}"));
         }
-        let blob = self.objects.receive(input.body).await?;
+        let blob = objects.receive(input.body).await?;
         let (size, etag) = (blob.size, hex(&blob.md5));
-        let mut uploads = self.objects.uploads();
+        let mut uploads = objects.uploads();
         let upload = uploads.get_mut(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
         upload.parts.insert(input.part_number, Arc::new(blob));
         Ok((0..size, UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
     }
 
     async fn complete_upload(&self, input: CompleteMultipartUploadInput) -> Answer<CompleteMultipartUploadOutput> {
-        check_bucket(&input.bucket)?;
+        let objects = self.objects(&input.bucket)?;
         let named = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
         let (parts, content_type, metadata) = {
-            let uploads = self.objects.uploads();
+            let uploads = objects.uploads();
             let upload = uploads.get(&input.upload_id).filter(|upload| upload.key == input.key);
             let upload = upload.ok_or_else(|| s3_error!(NoSuchUpload))?;
             (chosen_parts(upload, &named)?, upload.content_type.clone(), upload.metadata.clone())
@@ -244,10 +250,10 @@ impl Service {
         let mut md5 = Md5::new();
         parts.iter().for_each(|part| md5.update(&part.md5));
         let etag = format!("{}-{}", hex(&md5.finalize()), parts.len());
-        let object = Object::new(self.objects.join(&parts).await?, etag.clone(), content_type, metadata);
+        let object = Object::new(objects.join(&parts).await?, etag.clone(), content_type, metadata);
         let conditions = WriteConditions { if_match: input.if_match, if_none_match: input.if_none_match };
-        self.objects.put(&input.key, object, &conditions)?;
-        self.objects.uploads().remove(&input.upload_id);
+        objects.put(&input.key, object, &conditions)?;
+        objects.uploads().remove(&input.upload_id);
         let output = CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -258,16 +264,12 @@ impl Service {
     }
 
     fn abort_upload(&self, input: AbortMultipartUploadInput) -> Answer<AbortMultipartUploadOutput> {
-        check_bucket(&input.bucket)?;
-        match self.objects.uploads().remove(&input.upload_id) {
+        let objects = self.objects(&input.bucket)?;
+        match objects.uploads().remove(&input.upload_id) {
             Some(_) => Ok((0..0, AbortMultipartUploadOutput::default())),
             None => Err(s3_error!(NoSuchUpload)),
         }
     }
-}
-
-fn check_bucket(bucket: &str) -> S3Result<()> {
-    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
 fn signed(bytes: u64) -> S3Result<i64> {
@@ -321,7 +323,7 @@ impl S3 for Service {
         &self,
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-        check_bucket(&request.input.bucket)?;
+        self.objects(&request.input.bucket)?;
         Ok(S3Response::new(GetBucketLocationOutput::default()))
     }
 

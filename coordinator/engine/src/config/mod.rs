@@ -124,14 +124,15 @@ pub struct Config {
     /// least 16 and at most 256. With a number, all functions that may be used are, however few the rows are.
     #[serde(deserialize_with = "units::partitions")]
     pub shuffle_partitions: Option<u32>,
-    /// Most reads of such rows from one stage to the next. Beyond it some functions between the two make few objects of many. Default 8,192, which S3 answers in
-    /// one and a half seconds. With 0 they always do.
+    /// Most reads of such rows from one stage to the next, for each bucket of the exchange. Beyond it some functions between the two make few objects of many. Default
+    /// 8,192, which S3 answers in one and a half seconds. With 0 they always do.
     pub shuffle_reads_max: u64,
     /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
     /// Folder or URL (`file://`, `s3://`) for results that are too large for a function's response. All functions must
-    /// reach it. None is a private folder under the temporary folder.
+    /// reach it. `s3://ONE,TWO/PREFIX` spreads its objects over several buckets of one region and with the same keys, at most 16: S3 answers at
+    /// first 5,500 reads a second of each. None is a private folder under the temporary folder.
     #[serde(deserialize_with = "units::optional_location")]
     pub exchange: Option<String>,
     /// Compressed bytes of the projected columns that one fragment should read. Default 64 MiB. That is long enough to

@@ -15,11 +15,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use axum::http::Method;
 use bytes::Bytes;
+use fragment_fn::Signers;
 use futures::stream::BoxStream;
 use gust_protocol::exchange::{COMPRESSION, ExchangeError, ResultTarget, ResultWriter, result_at, result_path};
 use gust_protocol::{FragmentId, FragmentResult};
 use object_store::path::{Path, PathPart};
-use object_store::signer::Signer;
 use object_store::{ObjectStoreExt, Result};
 use url::Url;
 
@@ -152,11 +152,11 @@ impl PartWriter {
 pub struct KeptResults {
     exchange: Exchange,
     /// Signer of links; None if the store has none, or none are wanted.
-    signer: Option<Arc<dyn Signer>>,
+    signer: Option<Signers>,
 }
 
 impl KeptResults {
-    pub(crate) fn new(exchange: Exchange, signer: Option<Arc<dyn Signer>>) -> Self {
+    pub(crate) fn new(exchange: Exchange, signer: Option<Signers>) -> Self {
         Self { exchange, signer }
     }
 
@@ -166,7 +166,10 @@ impl KeptResults {
     /// Those of the credentials.
     pub async fn link(&self, part: &KeptPart, time: Duration) -> Result<Option<Url>> {
         match &self.signer {
-            Some(signer) => signer.signed_url(Method::GET, &Path::parse(&part.path)?, time).await.map(Some),
+            Some(signers) => {
+                let path = Path::parse(&part.path)?;
+                signers.of(&path).signed_url(Method::GET, &path, time).await.map(Some)
+            }
             None => Ok(None),
         }
     }

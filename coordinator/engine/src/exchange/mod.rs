@@ -31,6 +31,13 @@ pub const EXCHANGE_ACCESS: u16 = 0;
 /// Index of the first of the data's stores.
 pub const DATA_ACCESS_FIRST: u16 = 1;
 
+/// Takes the URL of an exchange apart: one URL for each of its buckets. A folder is one place.
+pub fn places(url: &str) -> Vec<String> {
+    let Some(("s3", place)) = url.split_once("://") else { return vec![url.to_owned()] };
+    let (buckets, prefix) = place.split_at(place.find('/').unwrap_or(place.len()));
+    buckets.split(',').map(|bucket| format!("s3://{bucket}{prefix}")).collect()
+}
+
 /// Place for results that do not fit a response.
 #[derive(Debug, Clone)]
 pub struct Exchange {
@@ -75,6 +82,17 @@ mod tests {
 
     use super::*;
     use object_store::memory::InMemory;
+
+    #[test]
+    fn each_bucket_is_a_place() {
+        let check = |url: &str, expect: &[&str]| assert_eq!(places(url), expect);
+        check("s3://one/x/y", &["s3://one/x/y"]);
+        check("s3://one,two/x", &["s3://one/x", "s3://two/x"]);
+        check("s3://one,two", &["s3://one", "s3://two"]);
+        check("s3://one,two/a,b/", &["s3://one/a,b/", "s3://two/a,b/"]);
+        check("file:///a,b", &["file:///a,b"]);
+        check("a,b", &["a,b"]);
+    }
 
     #[tokio::test]
     async fn cleaning_removes_one_querys_objects_only() {

@@ -297,8 +297,8 @@ fn exchange(config: &Config, stores: &Stores, folder: &Path) -> Result<Exchange,
     };
     let no_store =
         |error: QueryError| setup(url.as_str(), &error.message()).with_default_hint(error.hint()).with_source(error);
-    let access: StoreAccess = stores.access(&url).map_err(no_store)?;
-    let store: Arc<dyn ObjectStore> = stores.open(&url).map_err(no_store)?;
+    let access: StoreAccess = stores.own_access(&url).map_err(no_store)?;
+    let store: Arc<dyn ObjectStore> = stores.open_own(&url).map_err(no_store)?;
     let prefix = StorePath::from_url_path(url.path()).map_err(|e| setup(url.as_str(), &e))?.to_string();
     Ok(Exchange { access, prefix, store })
 }

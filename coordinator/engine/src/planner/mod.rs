@@ -53,6 +53,7 @@ pub use passes::broadcast::BroadcastExec;
 pub use passes::stages::{FunctionAccess, Leaf};
 
 use crate::config::{Config, Prefer, Target};
+use crate::exchange::places;
 use crate::fleet::Fleet;
 use crate::model::{Decision, FleetFacts, FunctionSize, PackedAs, PlatformTraits, Reason, Workload};
 use crate::storage::Stores;
@@ -123,12 +124,13 @@ impl From<&Config> for PlannerSettings {
         let digest = DigestBounds::default();
         let joins = Joins::new(config.join, config.broadcast_bytes_max);
         let partitions = config.shuffle_partitions.map(|partitions| partitions as usize);
+        let buckets = config.exchange.as_deref().map_or(1, |url| places(url).len());
         let shuffles = Shuffles {
             place: config.shuffle,
             sort: config.sort,
             partitions,
             bytes_min: config.shuffle_bytes_min,
-            reads_max: config.shuffle_reads_max,
+            reads_max: config.shuffle_reads_max.saturating_mul(buckets as u64),
             may_combine: false,
         };
         let stages = StageRules { joins, aligned: config.aligned_joins, shuffles, facts: Facts::NONE };

@@ -20,6 +20,7 @@ use gust_protocol::{
 use humansize::{BINARY, format_size};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use url::Url;
 use uuid::Uuid;
 
 use super::catalogs::in_catalog;
@@ -27,7 +28,7 @@ use super::{Finding, Session};
 use crate::attempt::Invocation;
 use crate::config::{CatalogConfig, Config};
 use crate::error::{QueryError, with_causes};
-use crate::exchange::{EXCHANGE_ACCESS, Exchange};
+use crate::exchange::{EXCHANGE_ACCESS, Exchange, places};
 use crate::fleet::{Asking, Health, Invoker, ProbeSubject, ProbedSizes, Probes};
 use crate::memory::machine;
 use crate::storage::aws::NoCredentials;
@@ -56,11 +57,17 @@ impl Session {
             findings.push(Finding::new("credentials", self.credentials().await));
         }
         if in_s3 {
-            findings.push(Finding::new("bucket", self.bucket(exchange).await));
+            for root in places(&exchange.access.url) {
+                let bucket = root.trim_start_matches("s3://").trim_end_matches('/');
+                findings.push(Finding::new("bucket", self.bucket(bucket).await));
+            }
         }
-        let written = writable(exchange).await;
-        let can_write = written.is_ok();
-        findings.push(Finding::new("exchange", written));
+        let mut can_write = true;
+        for root in places(&exchange.access.url) {
+            let written = self.writable(&root, &exchange.prefix).await;
+            can_write &= written.is_ok();
+            findings.push(Finding::new("exchange", written));
+        }
         if can_write {
             findings.extend(self.engine.examine_journals().await.map(|told| Finding::new("journals", told)));
         }
@@ -96,9 +103,7 @@ impl Session {
     }
 
     /// Checks that the bucket exists, is ours to use, and is in the region of the functions.
-    async fn bucket(&self, exchange: &Exchange) -> Result<String, QueryError> {
-        let url = exchange.access.url.trim_end_matches('/');
-        let bucket = url.split_once("://").map_or(url, |(_, bucket)| bucket);
+    async fn bucket(&self, bucket: &str) -> Result<String, QueryError> {
         let s3 = &self.config.s3;
         let config = crate::storage::aws::sdk_config(s3, s3.region.as_deref(), s3.endpoint.as_deref()).await;
         if config.region().is_none() {
@@ -143,6 +148,25 @@ impl Session {
                 format!("set s3.region to {theirs}"),
             )),
             status => Err(ailing(format!("bucket `{bucket}` answers with status {status}"), "check s3.region")),
+        }
+    }
+
+    /// Writes an object into one root of the exchange, and deletes it again.
+    async fn writable(&self, root: &str, prefix: &str) -> Result<String, QueryError> {
+        let url = Url::parse(root).map_err(|error| QueryError::setup(format!("`{root}`: {error}")))?;
+        let store = self.stores.open_own(&url)?;
+        let name = format!("doctor-{}", Uuid::now_v7().simple());
+        let path: Path = Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(name).parts()).collect();
+        let tried = async {
+            store.put(&path, "gust doctor".into()).await?;
+            store.delete(&path).await
+        };
+        match tried.await {
+            Ok(()) => Ok(format!("{root}{prefix} takes and gives up objects")),
+            Err(error) => {
+                let what = format!("{root}{prefix}: {error}");
+                Err(ailing(what, "check `exchange`, the credentials and the bucket's policy").with_source(error))
+            }
         }
     }
 
@@ -280,24 +304,6 @@ fn region_of(location: &str) -> &str {
         "" => "us-east-1",
         "EU" => "eu-west-1",
         region => region,
-    }
-}
-
-/// Writes an object into the exchange and deletes it again.
-async fn writable(exchange: &Exchange) -> Result<String, QueryError> {
-    let Exchange { access, prefix, store } = exchange;
-    let name = format!("doctor-{}", Uuid::now_v7().simple());
-    let path: Path = Path::parse(prefix).unwrap_or_default().parts().chain(Path::from(name).parts()).collect();
-    let tried = async {
-        store.put(&path, "gust doctor".into()).await?;
-        store.delete(&path).await
-    };
-    match tried.await {
-        Ok(()) => Ok(format!("{}{prefix} takes and gives up objects", access.url)),
-        Err(error) => {
-            let what = format!("{}{prefix}: {error}", access.url);
-            Err(ailing(what, "check `exchange`, the credentials and the bucket's policy").with_source(error))
-        }
     }
 }
 

@@ -29,7 +29,7 @@ use super::{Session, SessionOptions, defaults, with_paths};
 use crate::config::{CatalogConfig, Config, LinksKind};
 use crate::dialect;
 use crate::error::QueryError;
-use crate::exchange::{Exchange, KeptResults};
+use crate::exchange::{Exchange, KeptResults, places};
 use crate::fleet::Fleet;
 use crate::history::{self, HistoryWriter};
 use crate::memory::ProcessMemory;
@@ -362,7 +362,8 @@ impl Engine {
 
 /// Lists places that no query of a server reads: what the process writes, and files with secrets.
 fn private_places(config: &Config, folder: &Path) -> Vec<String> {
-    let own = folder.to_str().into_iter().chain(config.exchange.as_deref()).map(str::to_owned);
+    let own =
+        folder.to_str().map(str::to_owned).into_iter().chain(config.exchange.as_deref().into_iter().flat_map(places));
     let databases = config.history.path.iter().map(PathBuf::as_path);
     let databases = databases.chain(config.catalogs.values().filter_map(CatalogConfig::file)).filter_map(Path::to_str);
     // SQLite writes pages into files beside its own.

@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
-use fragment_fn::metering::{Counters, CountingStore};
-use fragment_fn::{Connections, Pace, StoreClient, connect, connect_over, signer};
+use fragment_fn::metering::Counters;
+use fragment_fn::{Connections, Pace, Signers, StoreClient, connect, connect_over, signer};
 use gust_catalog::{Grant, Grants, MetadataCache};
 use gust_protocol::{StoreAccess, Usage};
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
-use object_store::signer::Signer;
 use object_store::{ObjectStore, StaticCredentialProvider};
 use url::{Position, Url};
 
@@ -70,7 +69,7 @@ impl OpenStore {
     fn new(client: StoreClient, counters: Counters) -> Self {
         let counters = Arc::new(counters);
         // Counting stands inside hedging, so that a read that is sent again is counted twice.
-        let counted = Arc::new(CountingStore::new(Arc::clone(&client.store), Arc::clone(&counters)));
+        let counted = client.counted(&counters);
         let store = HedgedStore::wrap(counted, client.hedger.clone(), &counters);
         Self { client, counters, store }
     }
@@ -167,6 +166,18 @@ impl Stores {
     /// # Errors
     /// [`crate::error::ErrorKind::Sql`] for a URL without a bucket or with another scheme than `file`, `s3` and `s3a`.
     pub fn access(&self, url: &Url) -> Result<StoreAccess, QueryError> {
+        match url.host_str() {
+            Some(buckets) if buckets.contains(',') => Err(QueryError::sql(format!("`{url}` names several buckets"))
+                .with_hint("only `exchange` may have several; read the files of each bucket by a path of its own")),
+            _ => self.own_access(url),
+        }
+    }
+
+    /// Returns the way to a store for the engine's own objects, which may have several buckets.
+    ///
+    /// # Errors
+    /// Those of [`Self::access`], but that one.
+    pub fn own_access(&self, url: &Url) -> Result<StoreAccess, QueryError> {
         match url.scheme() {
             "file" => Ok(StoreAccess { url: "file:///".to_owned(), options: BTreeMap::new() }),
             "s3" | "s3a" => {
@@ -241,10 +252,10 @@ impl Stores {
     ///
     /// # Errors
     /// Those of [`Self::access`], and [`crate::error::ErrorKind::Setup`] for settings that make no client.
-    pub fn signer(&self, url: &Url) -> Result<Option<Arc<dyn Signer>>, QueryError> {
+    pub fn signer(&self, url: &Url) -> Result<Option<Signers>, QueryError> {
         let StoreSettings { s3, credentials, .. } = &*self.0.settings;
         let is_own = s3.access_key_id.is_none();
-        signer(&self.access(url)?, is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider))
+        signer(&self.own_access(url)?, is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider))
             .map_err(QueryError::setup)
     }
 
@@ -290,7 +301,7 @@ impl Stores {
     /// # Errors
     /// Those of [`Self::access`], and [`crate::error::ErrorKind::Sql`] for settings that make no client.
     pub fn open_own(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, QueryError> {
-        Ok(self.opened(&self.access(url)?)?.store)
+        Ok(self.opened(&self.own_access(url)?)?.store)
     }
 
     /// Returns the places that queries may read.
@@ -427,7 +438,7 @@ impl ObjectStoreRegistry for Stores {
             }
             None => {
                 let hedger = Hedger::for_store(&key, Arc::default());
-                OpenStore::new(StoreClient { store, hedger }, Counters::default())
+                OpenStore::new(StoreClient::new(store, hedger), Counters::default())
             }
         };
         self.lock().insert(key, opened).map(|before| before.store)
@@ -448,6 +459,11 @@ mod tests {
         for (url, message, hint) in [
             ("s3:///lake", "`s3:///lake` names no bucket", "write s3://BUCKET/PREFIX"),
             ("gs://lake/x", "`gs://lake/x`: scheme `gs` is not supported", "use a local path, file:// or s3://"),
+            (
+                "s3://one,two/x",
+                "`s3://one,two/x` names several buckets",
+                "only `exchange` may have several; read the files of each bucket by a path of its own",
+            ),
         ] {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));

@@ -166,7 +166,8 @@ impl Shaper {
         let mut state = self.lock();
         let now = self.started.elapsed();
         let limiter = state.limiter.as_mut();
-        let throttled = limiter.is_some_and(|limiter| !limiter.takes(now, question.operation, &question.key));
+        let place = format!("{}/{}", question.bucket, question.key);
+        let throttled = limiter.is_some_and(|limiter| !limiter.takes(now, question.operation, &place));
         let reads = question.operation == Operation::Get;
         let fault = match fate.fault {
             _ if throttled => Some(StorageFault::SlowDown),
@@ -180,9 +181,10 @@ impl Shaper {
     }
 
     fn note_refusal(&self, question: &RequestHead, status: u16) {
-        let RequestHead { operation, key, identity, arrived, .. } = question;
-        let (key, identity, at) = (key.clone(), identity.clone(), self.log.since(*arrived));
-        self.log.push(Request { operation: *operation, key, identity, bytes: 0..0, refused: Some(status), at });
+        let RequestHead { operation, bucket, key, identity, arrived, .. } = question;
+        let (bucket, key, identity) = (bucket.clone(), key.clone(), identity.clone());
+        let (refused, at) = (Some(status), self.log.since(*arrived));
+        self.log.push(Request { operation: *operation, bucket, key, identity, bytes: 0..0, refused, at });
     }
 
     fn refuse(&self, question: &RequestHead, status: StatusCode, code: &str) -> HttpResponse {

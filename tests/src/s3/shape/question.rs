@@ -6,13 +6,14 @@ use axum::extract::Request as HttpRequest;
 use axum::http::{Method, header};
 use object_store::path::Path;
 
-use crate::s3::requests::Arrived;
+use crate::s3::requests::{Arrived, bucket_of};
 use crate::s3::{BUCKET, Operation};
 
 /// Head of a request, as the shaping sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RequestHead {
     pub(super) operation: Operation,
+    pub(super) bucket: String,
     /// Key of the object, or prefix of the listing.
     pub(super) key: String,
     /// Access key that the request claims to be signed with.
@@ -33,7 +34,8 @@ impl RequestHead {
         let parameter =
             |name: &str| parameters.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
         let path = request.uri().path().trim_start_matches('/');
-        let path = path.strip_prefix(BUCKET).unwrap_or(path).trim_start_matches('/');
+        let bucket = bucket_of(path).to_owned();
+        let path = path.strip_prefix(bucket.as_str()).unwrap_or(path).trim_start_matches('/');
         let key = Path::from_url_path(path).map_or_else(|_| path.to_owned(), |key| key.to_string());
         let operation = match *request.method() {
             Method::HEAD => Operation::Head,
@@ -55,8 +57,12 @@ impl RequestHead {
         let body_bytes = header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         (operation, &key, header(header::RANGE)).hash(&mut hasher);
+        // The first bucket's requests have the fates that they had when it was the only one.
+        if bucket != BUCKET {
+            bucket.hash(&mut hasher);
+        }
         let arrived = Arrived::of(request.extensions());
-        Self { operation, key, identity, body_bytes, hash: hasher.finish(), arrived }
+        Self { operation, bucket, key, identity, body_bytes, hash: hasher.finish(), arrived }
     }
 }
 
