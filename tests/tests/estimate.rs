@@ -34,13 +34,13 @@ async fn with_tpch(config: Config) -> Session {
     session
 }
 
-async fn quote(session: &Session, sql: &str) -> (Vec<RecordBatch>, Quote, Report) {
+pub(crate) async fn quote(session: &Session, sql: &str) -> (Vec<RecordBatch>, Quote, Report) {
     let (rows, report) = run(session, &format!("EXPLAIN COST {sql}")).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
     let quote = report.quote.clone().unwrap_or_else(|| panic!("no quote for {sql}: {report:?}"));
     (rows, *quote, report)
 }
 
-fn picked(quote: &Quote) -> &Forecast {
+pub(crate) fn picked(quote: &Quote) -> &Forecast {
     &quote.forecasts[quote.picked]
 }
 
@@ -238,7 +238,7 @@ async fn the_decision_has_the_seconds_that_are_quoted() {
 }
 
 /// Returns a calibration in which functions have next to no overhead and a network a hundred times as fast as the coordinator's.
-fn functions_pay() -> Measured {
+pub(crate) fn functions_pay() -> Measured {
     Measured {
         functions: "processes of 1 core".to_owned(),
         date: "2026-11-28".parse().expect("a day"),
@@ -259,7 +259,7 @@ fn functions_pay() -> Measured {
 }
 
 /// Returns the settings of `auto` that estimates with this calibration. The folder keeps it.
-fn calibrated(folder: &TempDir, functions_max: u32, measured: Measured) -> Config {
+pub(crate) fn calibrated(folder: &TempDir, functions_max: u32, measured: Measured) -> Config {
     let time_model = folder.path().join("model.toml");
     save(&time_model, measured).expect("written");
     let mut config = Config { on: Target::Auto, time_model: Some(time_model), ..config(functions_max) };

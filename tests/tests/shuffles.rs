@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
+use gust_engine::config::{Config, JoinPlace, Prefer, ShufflePlace, Target};
+use gust_engine::model::Way;
+use gust_engine::model::measured::Measured;
 use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
@@ -12,6 +14,7 @@ use gust_tests::duckdb;
 use gust_tests::query::{assert_partly_remote, plain, run};
 use tempfile::TempDir;
 
+use crate::estimate::{calibrated, functions_pay, picked, quote};
 use crate::plans::explain;
 
 /// Statements that write a table's files.
@@ -274,6 +277,78 @@ async fn auto_has_functions_do_what_statistics_find_large() {
         let explained = explain(&session, sql).await;
         for told in told {
             assert!(explained.contains(told), "{told}: {explained}");
+        }
+        session.close().await;
+    }
+}
+
+/// A network by which the coordinator alone takes a second, of which the rows that are joined are a part. Functions wait for nothing but a round trip, and for
+/// another one before they join.
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_takes_the_best_of_three_ways() {
+    let lake = Lake::new().await;
+    let sql = "SELECT n, count(*), sum(v) FROM (SELECT a.v, b.n FROM a JOIN b ON a.k = b.k WHERE a.v % 10 < 3 AND b.k % 2 = 1) GROUP BY n";
+    let expected = plain(&lake.setup, sql).await;
+    let folder = TempDir::new().expect("a folder");
+    let with = |stage_seconds: f64, pipe: f64, change: &dyn Fn(&mut Config)| {
+        let measured = Measured {
+            stage_seconds,
+            pipe_bytes_per_second: pipe,
+            function_pipe_first: 1e9,
+            function_pipe: 1e9,
+            ..functions_pay()
+        };
+        let (shuffle, join) = (ShufflePlace::Auto, JoinPlace::Local);
+        let mut config = Config { shuffle, shuffle_bytes_min: 1, join, ..calibrated(&folder, 3, measured) };
+        change(&mut config);
+        config
+    };
+    // The narrower the pipe, the fewer gaps come with their columns.
+    let mut pipe = 1e6;
+    for _ in 0..3 {
+        let session = lake.session(with(1.0, pipe, &|config| config.on = Target::Local)).await;
+        pipe = quote(&session, sql).await.1.forecasts[0].expected.bytes as f64;
+        session.close().await;
+    }
+    let none = |_: &mut Config| {};
+    let asked = |prefer| move |config: &mut Config| (config.on, config.prefer) = (Target::Processes, Some(prefer));
+    let hash = |config: &mut Config| {
+        (config.on, config.prefer, config.shuffle) = (Target::Processes, Some(Prefer::Latency), ShufflePlace::Hash);
+    };
+    let cases: [(f64, &dyn Fn(&mut Config), Way, usize); 7] = [
+        (100.0, &none, Way::Local, 0),
+        (0.5, &none, Way::Scans, 0),
+        (0.001, &none, Way::Stages, 2),
+        // Nobody said what the coordinator's machine costs.
+        (0.001, &|config| config.prefer = Some(Prefer::Cost), Way::Local, 0),
+        (0.5, &asked(Prefer::Latency), Way::Scans, 0),
+        (0.001, &asked(Prefer::Latency), Way::Stages, 2),
+        // A setting that asks for exchanges is not weighed.
+        (0.5, &hash, Way::Stages, 2),
+    ];
+    for (stage_seconds, change, way, shuffles) in cases {
+        let config = with(stage_seconds, pipe, change);
+        let what = format!("{stage_seconds} s, {:?}, {:?}, {:?}", config.on, config.prefer, config.shuffle);
+        let is_open = config.shuffle == ShufflePlace::Auto;
+        let session = lake.session(config).await;
+        let (_, quoted, _) = quote(&session, sql).await;
+        assert_eq!(picked(&quoted).way(), way, "{what}: {quoted:?}");
+        let shown = Way::ALL.map(|way| quoted.forecasts.iter().any(|forecast| forecast.way() == way));
+        assert_eq!(shown, [true, is_open, true], "{what}: {quoted:?}");
+        let explained = explain(&session, sql).await;
+        assert_eq!(
+            explained.contains("that join or group: $"),
+            way != Way::Local || stage_seconds < 1.0,
+            "{explained}"
+        );
+        let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        compare(&expected, &rows, Rule::same_engine().in_any_order()).unwrap_or_else(|why| panic!("{what}: {why}"));
+        assert_eq!(report.shuffles, shuffles, "{what}: {report:?}");
+        match way {
+            Way::Local => assert_eq!(report.attempts, 0, "{what}: {report:?}"),
+            Way::Scans | Way::Stages => {
+                assert_partly_remote(&report, &what);
+            }
         }
         session.close().await;
     }

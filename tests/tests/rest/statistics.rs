@@ -1,9 +1,15 @@
 //! Counts of distinct values that others have left in a table's metadata, and the order of joins that follows from them.
 
+use gust_engine::config::{Prefer, ShufflePlace};
+use gust_engine::model::Way;
+use gust_engine::model::measured::Measured;
+use gust_tests::asks::lines;
+use gust_tests::query::assert_partly_remote;
 use gust_tests::s3::BUCKET;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::estimate::{calibrated, functions_pay, picked, quote};
 
 impl Lake {
     /// Enters the first table once more, with these statistics in its metadata.
@@ -24,16 +30,18 @@ impl Lake {
     }
 }
 
+/// Describes a file of statistics that has the number of the first column's distinct values.
+fn file(snapshot: i64, ndv: Value) -> Value {
+    json!({"snapshot-id": snapshot, "statistics-path": "s3://nowhere/x.puffin", "file-size-in-bytes": 1, "file-footer-size-in-bytes": 1,
+        "blob-metadata": [{"type": "apache-datasketches-theta-v1", "snapshot-id": snapshot, "sequence-number": 1,
+            "fields": [1], "properties": {"ndv": ndv}}]})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_of_distinct_values_change_the_order_of_joins() {
     let lake = Lake::new(Rules::default()).await;
     let session = lake.session(Target::Local, "");
     let snapshot = lake.snapshot(&session).await;
-    let file = |snapshot: i64, ndv: Value| {
-        json!({"snapshot-id": snapshot, "statistics-path": "s3://nowhere/x.puffin", "file-size-in-bytes": 1, "file-footer-size-in-bytes": 1,
-            "blob-metadata": [{"type": "apache-datasketches-theta-v1", "snapshot-id": snapshot, "sequence-number": 1,
-                "fields": [1], "properties": {"ndv": ndv}}]})
-    };
     lake.register_with("counted", json!([file(snapshot, json!("3"))])).await;
     lake.register_with("unreadable", json!([file(snapshot, json!(3)), 7, {"snapshot-id": "x"}])).await;
     lake.register_with("foreign", json!([file(snapshot + 1, json!("3"))])).await;
@@ -50,6 +58,41 @@ async fn counts_of_distinct_values_change_the_order_of_joins() {
         let at = |part: &str| explained.find(part).unwrap_or_else(|| panic!("{part} in {explained}"));
         assert_eq!(at("partition_sizes") < at(".parquet"), holds_few, "{table}: {explained}");
         assert_eq!(rows(&session, &sql).await, ["300"], "{table}");
+    }
+    session.close().await;
+}
+
+/// A network on which groups take long to the coordinator: functions group them, where somebody has counted them.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_counted_groups_are_left_to_functions() {
+    let lake = Lake::new(Rules::default()).await;
+    let session = lake.session(Target::Local, "");
+    let snapshot = lake.snapshot(&session).await;
+    lake.register_with("many", json!([file(snapshot, json!("300"))])).await;
+    lake.register_with("few", json!([file(snapshot, json!("2"))])).await;
+    let folder = TempDir::new().expect("a temporary folder");
+    // A kilobyte a second, and a tenth of a second for each round trip.
+    let measured = Measured { pipe_bytes_per_second: 1e3, stage_seconds: 0.1, ..functions_pay() };
+    let time_model = calibrated(&folder, 2, measured).time_model;
+    let config = Config {
+        on: Target::Processes,
+        prefer: Some(Prefer::Latency),
+        shuffle: ShufflePlace::Auto,
+        shuffle_bytes_min: 1,
+        time_model,
+        ..session.config().clone()
+    };
+    session.close().await;
+    let session = Session::new(config).expect("a session");
+    for (table, way, shuffles) in [("many", Way::Stages, 1), ("few", Way::Scans, 0), ("orders", Way::Scans, 0)] {
+        let sql =
+            format!("SELECT count(*), max(n) FROM (SELECT id, count(*) AS n FROM lake.sales.{table} GROUP BY id)");
+        let (_, quoted, _) = quote(&session, &sql).await;
+        assert_eq!(picked(&quoted).way(), way, "{table}: {quoted:?}");
+        let (rows, report) = run(&session, &sql).await.expect("rows");
+        assert_eq!(lines(&rows, "NULL"), ["300|1"], "{table}");
+        assert_partly_remote(&report, table);
+        assert_eq!(report.shuffles, shuffles, "{table}: {report:?}");
     }
     session.close().await;
 }

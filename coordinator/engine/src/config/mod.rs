@@ -99,8 +99,8 @@ pub struct Config {
     #[serde(deserialize_with = "units::percent")]
     pub late_columns_percent_max: u32,
     /// Place of joins in a query that uses functions. Default `auto`: functions join their rows with a side of which each gets a copy, if that
-    /// side is expected to be within `broadcast_bytes_max` and the rows of the other side are expected to be many. `broadcast` asks only for
-    /// the former, `local` keeps joins on the coordinator.
+    /// side is expected to be within `broadcast_bytes_max` and the rows of the other side are expected to be many, unless an estimate prefers scans alone.
+    /// `broadcast` asks only for the former, `local` keeps joins on the coordinator.
     pub join: JoinPlace,
     /// Most bytes in memory of the rows that every function of a stage gets for joins. Default 8 MiB. With their hash tables they have at most
     /// half of a function's memory. If there are more rows than was expected, the coordinator joins.
@@ -110,7 +110,7 @@ pub struct Config {
     /// other joins. `functions` joins them partition by partition, without copies and without rows between functions, wherever that is right.
     pub aligned_joins: AlignedPlace,
     /// Place of groups, joins of two large sides and windows in a query that uses functions. Default `local`: the coordinator. `hash` has functions send
-    /// rows to one another, each those of its keys, through the exchange. `auto` does so where statistics say that the coordinator would get many rows. What no
+    /// rows to one another, each those of its keys, through the exchange. `auto` does so where statistics say that the coordinator would get many rows, unless an estimate prefers scans alone. What no
     /// function can do stays on the coordinator.
     pub shuffle: ShufflePlace,
     /// Place of `ORDER BY` without a limit in a query that uses functions. Default `local`: functions sort what they have read, and the coordinator merges their rows, of which

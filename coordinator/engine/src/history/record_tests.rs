@@ -261,11 +261,13 @@ fn attempts_cost_what_functions_of_the_picked_size_cost() {
                     functions: 3,
                     memory_mb: Some(memory_mb),
                     fragments: 3,
+                    staged: false,
                     expected: Amounts::default(),
                     upper: Amounts::default(),
                     not_included: Vec::new(),
                 };
-                decision.choice = Some(Box::new(Choice { picked, runner_up: None, reason: Reason::Requested }));
+                decision.choice =
+                    Some(Box::new(Choice { picked, runner_up: None, ways: Vec::new(), reason: Reason::Requested }));
             }
         }
         let record = recorded(&meta("q", "SELECT 1", &[]), &events, &done(), StatementKept::Text);

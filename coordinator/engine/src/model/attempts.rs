@@ -2,8 +2,9 @@
 //! prices ([`super::forecast`] does).
 //!
 //! Within an attempt, lanes overlap reading and computing: while one computes, the others read. Where scans read ahead, an attempt waits for its
-//! first footer and its first row group, and computes on what has come from then on. The model foresees no time of operators above the scans on
-//! the coordinator, no row groups that statistics rule out, and no LIMIT that ends a query early.
+//! first footer and its first row group, and computes on what has come from then on. Operators above the scans take the bytes into them at the rate
+//! of a core ([`super::load::OperatorLoad`]), on the coordinator after all functions are done. The model foresees no row groups that statistics rule out,
+//! and no LIMIT that ends a query early.
 
 use std::time::Duration;
 
@@ -172,12 +173,14 @@ pub(super) struct RemoteRun {
 impl RemoteRun {
     pub(super) fn of(stages: &[&StageLoad], on: &Machines<'_>, assume: &Assumptions) -> Self {
         let by_stage = first_attempts(stages, on, assume);
-        // A stage that reads the rows of others begins when they are all there.
-        let begins_later = |(attempts, stage): (&Vec<Attempt>, &&StageLoad)| {
-            let longest = attempts.iter().map(|attempt| attempt.seconds).fold(0.0, f64::max);
-            if stage.reads_parts { longest } else { 0.0 }
-        };
-        let after_others: f64 = by_stage.iter().zip(stages).map(begins_later).sum();
+        let (mut at_first, mut after_others) = (Vec::new(), 0.0);
+        for (attempts, stage) in by_stage.iter().zip(stages) {
+            // A stage that reads the rows of others begins when they are all there.
+            match stage.reads_parts {
+                true => after_others += seconds_together(attempts, on, assume),
+                false => at_first.extend_from_slice(attempts),
+            }
+        }
         let mut attempts: Vec<Attempt> = by_stage.concat();
         let count = attempts.len();
         let at_once = at_once(count, on);
@@ -197,10 +200,7 @@ impl RemoteRun {
         let deviation = assume.deviations * all().map(|attempt| attempt.variance).sum::<f64>().sqrt();
         let billed: f64 = all().map(|attempt| attempt.seconds).sum();
         let longer = 1.0 + if billed > 0.0 { deviation / billed } else { 0.0 };
-        let of_longest = |attempt: &Attempt| attempt.seconds + assume.deviations * attempt.variance.sqrt();
-        let longest = attempts.first().map_or(0.0, of_longest);
-        let shared = (attempts.iter().map(|attempt| attempt.seconds).sum::<f64>() + deviation) / at_once as f64;
-        let seconds = longest.max(shared)
+        let seconds = seconds_together(&at_first, on, assume)
             // The part of a stage's time that its functions are not billed for.
             + assume.overhead * on.model.stage_overhead.saturating_sub(on.model.attempt_overhead).as_secs_f64()
             + if cold > 0 { start.as_secs_f64() } else { 0.0 }
@@ -234,7 +234,7 @@ impl RemoteRun {
     }
 }
 
-/// Scans that run on the coordinator.
+/// Work that the coordinator does itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LocalRun {
     pub(super) seconds: f64,
@@ -245,10 +245,12 @@ pub(super) struct LocalRun {
 
 impl LocalRun {
     pub(super) fn of(load: &LocalLoad, model: &TimeModel, assume: &Assumptions) -> Self {
-        let LocalLoad { weight_bytes, reads, of_files } = load;
+        let LocalLoad { weight_bytes, operators, reads, of_files } = load;
         let TimeModel { pipe_bytes_per_second, core_bytes_per_second, cores, reads_ahead, .. } = *model;
         let reading = reads.bytes as f64 / pipe_bytes_per_second;
-        let computing = *weight_bytes as f64 * assume.core / (cores as f64 * core_bytes_per_second);
+        let shared_bytes = *weight_bytes as f64 + operators.bytes as f64;
+        let computing = shared_bytes * assume.core / (cores as f64 * core_bytes_per_second)
+            + operators.one_core_bytes as f64 * assume.core / core_bytes_per_second;
         let waits = Waits::of(reads, cores.max(1), ahead_of(reads, reads_ahead), &model.latency_of(reads));
         let again = |requests: u64| requests + assume.repeated_reads(requests, u64::from(requests > 0));
         let (of_files, requests) = (requests(of_files, assume), requests(reads, assume));
@@ -267,7 +269,7 @@ pub fn seconds_here(load: &LocalLoad, model: &TimeModel) -> f64 {
     LocalRun::of(load, model, &Assumptions::EXPECTED).seconds
 }
 
-/// Returns the seconds that a query is expected to take with stages on functions, and then with scans that stay `here`.
+/// Returns the seconds that a query is expected to take with stages on functions, and then with the work that stays `here`.
 pub fn seconds_on_functions(stages: &[&StageLoad], here: Option<&LocalLoad>, on: &Machines<'_>) -> f64 {
     let here = here.map_or(0.0, |here| seconds_here(here, on.model));
     RemoteRun::of(stages, on, &Assumptions::EXPECTED).seconds + here
@@ -347,9 +349,18 @@ fn at_once(fragments: usize, on: &Machines<'_>) -> usize {
     fragments.min(on.functions_max).max(1)
 }
 
+/// Returns the seconds from the beginning of attempts that begin together until the last of them ends.
+fn seconds_together(attempts: &[Attempt], on: &Machines<'_>, assume: &Assumptions) -> f64 {
+    let of_longest = |attempt: &Attempt| attempt.seconds + assume.deviations * attempt.variance.sqrt();
+    let longest = attempts.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds)).map_or(0.0, of_longest);
+    let deviation = assume.deviations * attempts.iter().map(|attempt| attempt.variance).sum::<f64>().sqrt();
+    let all: f64 = attempts.iter().map(|attempt| attempt.seconds).sum();
+    longest.max((all + deviation) / at_once(attempts.len(), on) as f64)
+}
+
 /// Estimates one fragment from its invocation to its answer, on one of `at_once` functions.
 fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_>, assume: &Assumptions) -> Attempt {
-    let FragmentLoad { weight_bytes, lanes, .. } = *fragment;
+    let FragmentLoad { weight_bytes, operator_bytes, lanes, .. } = *fragment;
     let reads = if assume.pessimistic { fragment.reads_at_most } else { fragment.reads };
     let (model, lanes) = (on.model, lanes.max(1));
     let latency = model.latency_of(&reads);
@@ -360,7 +371,8 @@ fn attempt(fragment: &FragmentLoad, turn: Turn, at_once: usize, on: &Machines<'_
     let waiting = (waits.before_computing - latency.mean.as_secs_f64()).max(0.0);
     // A function's cores are shared by its lanes, of which some may have nothing to do.
     let cores = model.function_cores * (lanes as f64 / on.lanes.max(lanes) as f64);
-    let mut computing = weight_bytes as f64 * assume.core / (cores * model.core_bytes_per_second);
+    let computed_bytes = weight_bytes as f64 + operator_bytes as f64;
+    let mut computing = computed_bytes * assume.core / (cores * model.core_bytes_per_second);
     if on.shares_machine {
         computing *= (at_once as f64 * cores / model.cores.max(1) as f64).max(1.0);
     }
@@ -496,86 +508,5 @@ pub(super) fn duration(seconds: f64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GB: u64 = 1_000_000_000;
-
-    #[test]
-    fn fragments_stay_inside_the_burst_where_that_is_faster() {
-        let lambda = TimeModel {
-            function_pipe: Pipe::LAMBDA,
-            core_bytes_per_second: 1e9,
-            function_cores: 2.0,
-            ..TimeModel::laptop(2)
-        };
-        #[track_caller]
-        fn check(model: &TimeModel, wanted: u64, functions_max: usize, expect: u64) {
-            assert_eq!(model.fragment_bytes(30 * GB, wanted, functions_max, 2), expect, "{wanted} {functions_max}");
-        }
-        let (small, burst, large) = (64 << 20, 150 << 20, 1 << 30);
-        check(&lambda, large, 1000, burst);
-        check(&lambda, small, 1000, burst);
-        check(&TimeModel { fragment_overhead: Duration::ZERO, ..lambda }, small, 1000, small);
-        check(&lambda, large, 20, large);
-        check(&TimeModel::laptop(2), large, 1000, large);
-        let short = Pipe { burst_bytes: 8 << 20, ..Pipe::LAMBDA };
-        check(&TimeModel { function_pipe: short, ..lambda }, small, 1000, small);
-    }
-
-    #[test]
-    fn a_fragment_alone_takes_what_a_stage_of_one_takes() {
-        for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
-            for (bytes, lanes) in [(0, 1), (10_000_000, 1), (GB, 1), (GB, 2)] {
-                let stage = StageLoad::of_fragments(vec![FragmentLoad::of_bytes(bytes, lanes)]);
-                let on = Machines { model: &model, functions_max: 1, shares_machine: false, warm: 1, lanes };
-                let seconds = seconds_on_functions(&[&stage], None, &on) - model.fragment_overhead.as_secs_f64();
-                let alone = model.fragment_time(bytes, lanes);
-                let difference = (seconds - alone.as_secs_f64()).abs();
-                assert!(difference < 1e-6, "{seconds} is not {alone:?}: {bytes} {lanes}");
-                assert_eq!(expected_times(&[&stage], &on), [[alone]]);
-            }
-        }
-    }
-
-    #[test]
-    fn expected_times_grow_with_reads_and_neighbours() {
-        let bytes = FragmentLoad::of_bytes(10_000_000, 1);
-        let reads = Reads { footers: 2, footers_max: 2, row_groups: 3, runs: 6, runs_max: 6, ..bytes.reads };
-        let waits = FragmentLoad { reads, reads_at_most: reads, ..bytes };
-        let stage = StageLoad::of_fragments;
-        let (model, two) = (TimeModel::lambda(2, 1.0), stage(vec![bytes, waits]));
-        let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };
-        let times = expected_times(&[&two], &on);
-        assert_eq!(times[0][0], model.fragment_time(10_000_000, 1));
-        // Two ends of files and three row groups of two runs each, without the read that is part of the overhead.
-        let latency = &model.read_latency;
-        let waiting = 2.0 * latency.mean.as_secs_f64() + 3.0 * latency.of_last(2.0) - latency.mean.as_secs_f64();
-        let more = times[0][1].as_secs_f64() - times[0][0].as_secs_f64();
-        assert!((more - waiting).abs() < 1e-3, "{more} s more, {waiting} s of waiting");
-
-        let here = TimeModel { machine_pipe_bytes_per_second: f64::INFINITY, ..TimeModel::laptop(2) };
-        let shared = |fragments: usize| {
-            let on = Machines { model: &here, functions_max: 8, shares_machine: true, warm: 8, lanes: 1 };
-            expected_times(&[&stage(vec![bytes; fragments])], &on)[0][0]
-        };
-        assert_eq!(shared(1), shared(2), "a core for each");
-        assert!(shared(4) > 3 * shared(2) / 2, "{:?} and {:?}", shared(4), shared(2));
-    }
-
-    #[test]
-    fn no_plan_is_faster_than_the_least() {
-        let reads =
-            |files| Reads { footers: files, row_groups: files, runs: files, bytes: files * 1000, ..Reads::default() };
-        for model in [TimeModel::laptop(2), TimeModel::lambda(2, 1.2)] {
-            for files in [1, 2, 100] {
-                let load = LocalLoad { weight_bytes: 1000 * files, reads: reads(files), of_files: Reads::default() };
-                let each = FragmentLoad { reads: reads(1), reads_at_most: reads(1), ..FragmentLoad::of_bytes(1000, 1) };
-                let stage = StageLoad::of_fragments(vec![each; files as usize]);
-                let on = Machines { model: &model, functions_max: 1000, shares_machine: false, warm: 1000, lanes: 1 };
-                let (least, seconds) = (seconds_least(&load, &model), seconds_on_functions(&[&stage], None, &on));
-                assert!(least <= seconds, "{least} and {seconds} s for {files} files");
-            }
-        }
-    }
-}
+#[path = "attempts_tests.rs"]
+mod tests;

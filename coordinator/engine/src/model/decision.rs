@@ -44,6 +44,9 @@ pub struct WallTimes {
 pub struct Choice {
     pub picked: Forecast,
     pub runner_up: Option<Forecast>,
+    /// The best candidate of each way that there is.
+    #[serde(skip)]
+    pub ways: Vec<Forecast>,
     #[serde(skip)]
     pub reason: Reason,
 }
@@ -93,6 +96,9 @@ pub struct PackedAs {
     pub memory_mb: u32,
     /// Number of fragments of a stage. None for fragments of a size that pays.
     pub functions: Option<usize>,
+    /// True if functions only scan, where the settings leave that open.
+    #[serde(default)]
+    pub only_scans: bool,
 }
 
 impl Reason {

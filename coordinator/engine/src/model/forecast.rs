@@ -39,16 +39,40 @@ pub struct Forecast {
     /// Memory of one function.
     pub memory_mb: Option<u32>,
     pub fragments: usize,
+    /// True if functions do more than to scan: they join, or get rows from one another.
+    pub staged: bool,
     pub expected: Amounts,
     pub upper: Amounts,
     /// Names of [`Item`]s that it will also cost, whose price or quantity is not known.
     pub not_included: Vec<&'static str>,
 }
 
-/// Place and width, by which one candidate is told from another.
+/// The three ways of a query: how much of it functions do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Local,
+    /// Functions scan. Joins, and what needs all rows of a key, are the coordinator's.
+    Scans,
+    /// Functions do all that they may do by the settings and by the sizes that are expected.
+    Stages,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Local, Self::Scans, Self::Stages];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Scans => "scans",
+            Self::Stages => "stages",
+        }
+    }
+}
+
+/// Way and width, by which one candidate is told from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CandidateKind {
-    place: Place,
+    way: Way,
     functions: usize,
     fragments: usize,
     memory_mb: Option<u32>,
@@ -74,7 +98,7 @@ pub struct Amounts {
     pub gb_seconds: f64,
 }
 
-/// Forecasts a query with `stages` on functions.
+/// Forecasts a query with `stages` on functions, as if these did nothing but scan: its caller knows.
 pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_>) -> Forecast {
     let fragments: usize = stages.iter().map(|stage| stage.fragments.len()).sum();
     let Spending { amounts: expected, not_included } = functions_amounts(stages, on, prices, &Assumptions::EXPECTED);
@@ -84,6 +108,7 @@ pub fn on_functions(stages: &[&StageLoad], on: &Machines<'_>, prices: &Prices<'_
         functions: fragments.min(on.functions_max),
         memory_mb: Some(prices.tariff.memory_mb),
         fragments,
+        staged: false,
         expected,
         upper: upper.at_least(&expected),
         not_included,
@@ -99,6 +124,7 @@ pub fn locally(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>) -> Fore
         functions: 0,
         memory_mb: None,
         fragments: 0,
+        staged: false,
         expected,
         upper: upper.at_least(&expected),
         not_included,
@@ -106,7 +132,7 @@ pub fn locally(load: &LocalLoad, model: &TimeModel, prices: &Prices<'_>) -> Fore
 }
 
 impl Forecast {
-    /// Adds the scans that the coordinator reads itself, after the functions: their plans do not travel.
+    /// Adds the work that the coordinator does itself, after the functions: its operators, and scans whose plans do not travel.
     #[must_use]
     pub fn and_here(mut self, load: &LocalLoad, model: &TimeModel, tariff: &Tariff) -> Self {
         let here = locally(load, model, &Prices { tariff, planning: &OwnUsage::default() });
@@ -190,15 +216,23 @@ fn amounts(spent: &Quantities, prices: &Prices<'_>, seconds: f64, bytes: u64, of
 }
 
 impl Forecast {
-    /// Returns true if it has the same place, functions, size and fragments.
+    pub fn way(&self) -> Way {
+        match (self.place, self.staged) {
+            (Place::Local, _) => Way::Local,
+            (Place::Functions, false) => Way::Scans,
+            (Place::Functions, true) => Way::Stages,
+        }
+    }
+
+    /// Returns true if it has the same way, functions, size and fragments.
     pub fn is_like(&self, other: &Self) -> bool {
         self.kind() == other.kind()
     }
 
-    /// Returns the order of candidates: without functions first, then by their number, their fragments and their size.
+    /// Returns the order of candidates: without functions first, then those that scan, then by their number, their fragments and their size.
     pub(super) fn kind(&self) -> CandidateKind {
-        let Self { place, functions, fragments, memory_mb, .. } = *self;
-        CandidateKind { place, functions, fragments, memory_mb }
+        let Self { functions, fragments, memory_mb, .. } = *self;
+        CandidateKind { way: self.way(), functions, fragments, memory_mb }
     }
 }
 
@@ -231,13 +265,17 @@ impl std::ops::Add for Amounts {
 }
 
 impl std::fmt::Display for Forecast {
-    /// Writes the place and the amounts: `8 functions of 2048 MB: $0.0004213 and 1.203 s expected, $0.0009 and 2.5 s at most`.
+    /// Writes the way and the amounts: `8 functions of 2048 MB: $0.0004213 and 1.203 s expected, $0.0009 and 2.5 s at most`. Functions that do more than
+    /// to scan `join or group`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.place, self.memory_mb) {
             (Place::Local, _) | (Place::Functions, None) => write!(f, "local")?,
             (Place::Functions, Some(memory_mb)) => {
                 let plural = if self.functions == 1 { "" } else { "s" };
                 write!(f, "{} function{plural} of {memory_mb} MB", self.functions)?;
+                if self.staged {
+                    f.write_str(" that join or group")?;
+                }
             }
         }
         let Self { expected, upper, .. } = self;

@@ -43,7 +43,8 @@ fn planning() -> OwnUsage {
     OwnUsage { all, billed: all }
 }
 
-const FRAGMENT: FragmentLoad = FragmentLoad { weight_bytes: 100_000_000, lanes: 1, reads: READS, reads_at_most: READS };
+const FRAGMENT: FragmentLoad =
+    FragmentLoad { weight_bytes: 100_000_000, operator_bytes: 0, lanes: 1, reads: READS, reads_at_most: READS };
 
 const READS: Reads = Reads {
     footers: 2,
@@ -94,7 +95,7 @@ fn check_seconds(seconds: f64, expect: f64) {
 
 #[test]
 fn two_cold_functions() {
-    let Forecast { place, functions, memory_mb, fragments, expected, upper, not_included } =
+    let Forecast { place, functions, memory_mb, fragments, expected, upper, not_included, .. } =
         forecast(&[stage(2)], |_, _, _| {});
     assert_eq!((place, functions, memory_mb, fragments), (Place::Functions, 2, Some(2048), 2));
     assert_eq!(not_included, ["logs", "the coordinator's machine"]);
@@ -200,7 +201,7 @@ fn the_last_of_many_answers_is_waited_for() {
     let model = TimeModel { read_latency: varying, reads_ahead: 64, ..model() };
     let prices = Prices { tariff: &tariff(), planning: &planning() };
     let seconds = |weight_bytes| {
-        locally(&LocalLoad { weight_bytes, reads, of_files: Reads::default() }, &model, &prices).expected.seconds
+        locally(&LocalLoad { weight_bytes, reads, ..LocalLoad::default() }, &model, &prices).expected.seconds
     };
     // Eight at a time: the first is there after 20 ms, the last after 10 + 10 × 2.72.
     let (first, last) = (varying.of_last(1.0), varying.of_last(8.0));
@@ -266,10 +267,8 @@ fn a_digest_of_delete_files_is_read_once_before_the_fragments() {
     const FILES: u64 = 64;
     let plain = forecast(&[stage(2)], |_, _, _| {});
     let reads = Reads { footers: FILES, footers_max: FILES, bytes: 1_000_000, is_remote: true, ..Reads::default() };
-    let digested = StageLoad {
-        digest: Some(LocalLoad { weight_bytes: 1_000_000, reads, of_files: Reads::default() }),
-        ..stage(2)
-    };
+    let digested =
+        StageLoad { digest: Some(LocalLoad { weight_bytes: 1_000_000, reads, ..LocalLoad::default() }), ..stage(2) };
     let Forecast { expected, .. } = forecast(&[digested], |_, _, _| {});
     // 32 of them at a time, of 10 ms each.
     let more = expected.seconds - plain.expected.seconds;
@@ -314,7 +313,7 @@ fn settings_are_priced() {
 
 #[test]
 fn a_local_run_has_requests_and_the_machine() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, ..LocalLoad::default() };
     let (model, mut tariff, planning) = (model(), tariff(), planning());
     tariff.coordinator_hour = Some("0.36".parse().expect("a price"));
     let prices = Prices { tariff: &tariff, planning: &planning };
@@ -335,12 +334,12 @@ fn files_of_this_machine_are_not_billed() {
     let planning = OwnUsage { billed: Usage::default(), ..planning() };
     let prices = Prices { tariff: &tariff, planning: &planning };
     let here = Reads { is_remote: false, ..READS };
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: here, of_files: here };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: here, of_files: here, ..LocalLoad::default() };
     let of_here = locally(&load, &model, &prices);
     assert_eq!((of_here.expected.dollars, of_here.upper.dollars), (Money::ZERO, Money::ZERO));
     assert_eq!((of_here.expected.requests, of_here.expected.bytes), (8 + 3 + 1, 120_001_000));
     // Beside them, the reads of a bucket cost what they cost alone.
-    let there = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
+    let there = LocalLoad { weight_bytes: 800_000_000, reads: READS, ..LocalLoad::default() };
     let both = locally(&(load + there), &model, &prices);
     assert_eq!(both.expected.dollars, locally(&there, &model, &prices).expected.dollars);
     assert!(both.expected.dollars > Money::ZERO);
@@ -392,7 +391,7 @@ fn nonsense_does_not_panic() {
 
 #[test]
 fn a_quote_has_each_forecast_once_and_says_what_is_missing() {
-    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, of_files: Reads::default() };
+    let load = LocalLoad { weight_bytes: 800_000_000, reads: READS, ..LocalLoad::default() };
     let (model, tariff, planning) = (model(), tariff(), planning());
     let on = Machines { model: &model, functions_max: 8, shares_machine: false, warm: 8, lanes: 1 };
     let prices = Prices { tariff: &tariff, planning: &planning };

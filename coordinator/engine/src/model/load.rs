@@ -10,6 +10,8 @@ use gust_protocol::{FragmentLimits, Usage};
 pub struct FragmentLoad {
     /// Compressed bytes of the projected columns.
     pub weight_bytes: u64,
+    /// Encoded bytes into operators that these do not have in them ([`OperatorLoad`]). Those that one lane computes count once a lane.
+    pub operator_bytes: u64,
     /// Partitions that run at once; at least one.
     pub lanes: usize,
     /// Reads, with the footers that environments are likely to have kept.
@@ -22,7 +24,7 @@ impl FragmentLoad {
     /// Makes the load of a fragment of which only its bytes are known. It reads them in one go; its first byte is part of an attempt's overhead.
     pub fn of_bytes(weight_bytes: u64, lanes: usize) -> Self {
         let reads = Reads::of_bytes(weight_bytes);
-        Self { weight_bytes, lanes, reads, reads_at_most: reads }
+        Self { weight_bytes, operator_bytes: 0, lanes, reads, reads_at_most: reads }
     }
 
     /// Adds the work on files of another scan, in the same lanes.
@@ -30,6 +32,7 @@ impl FragmentLoad {
     pub fn beside(self, other: Self) -> Self {
         Self {
             weight_bytes: self.weight_bytes + other.weight_bytes,
+            operator_bytes: self.operator_bytes.saturating_add(other.operator_bytes),
             lanes: self.lanes.max(other.lanes),
             reads: self.reads + other.reads,
             reads_at_most: self.reads_at_most + other.reads_at_most,
@@ -110,10 +113,47 @@ impl StageLoad {
     }
 }
 
-/// Reads of a query that runs without functions.
+/// Work of operators that the bytes of scans do not have in them: encoded bytes into joins, sorts, merges, windows, and aggregates of rows that other operators
+/// made. A core takes them in at the rate at which it takes in a scan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OperatorLoad {
+    /// Bytes that all cores share.
+    pub bytes: u64,
+    /// Bytes that one core computes, such as a build side that is gathered.
+    pub one_core_bytes: u64,
+}
+
+impl OperatorLoad {
+    /// Makes the work on `bytes` bytes.
+    pub fn of(bytes: u64, is_one_core: bool) -> Self {
+        match is_one_core {
+            true => Self { bytes: 0, one_core_bytes: bytes },
+            false => Self { bytes, one_core_bytes: 0 },
+        }
+    }
+
+    /// Sums up the bytes, whoever computes them.
+    pub fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.one_core_bytes)
+    }
+}
+
+impl Add for OperatorLoad {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            one_core_bytes: self.one_core_bytes.saturating_add(other.one_core_bytes),
+        }
+    }
+}
+
+/// Work of the coordinator: all of a query's, or the part that functions leave to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LocalLoad {
     pub weight_bytes: u64,
+    pub operators: OperatorLoad,
     pub reads: Reads,
     /// Part of `reads` that goes to files of this machine, and costs nothing.
     pub of_files: Reads,
@@ -122,7 +162,7 @@ pub struct LocalLoad {
 impl LocalLoad {
     /// Makes the load of a query of which only its bytes are known.
     pub fn of_bytes(weight_bytes: u64) -> Self {
-        Self { weight_bytes, reads: Reads::of_bytes(weight_bytes), of_files: Reads::default() }
+        Self { weight_bytes, reads: Reads::of_bytes(weight_bytes), ..Self::default() }
     }
 }
 
@@ -132,6 +172,7 @@ impl Add for LocalLoad {
     fn add(self, other: Self) -> Self {
         Self {
             weight_bytes: self.weight_bytes + other.weight_bytes,
+            operators: self.operators + other.operators,
             reads: self.reads + other.reads,
             of_files: self.of_files + other.of_files,
         }

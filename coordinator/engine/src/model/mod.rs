@@ -23,7 +23,7 @@ pub use decision::{Choice, Decision, PackedAs, Place, Reason, WallTimes};
 pub use fleet::{
     EnvironmentRamp, FleetFacts, FunctionSize, PlatformTraits, ahead_bounds, ahead_bounds_here, reads_ahead,
 };
-pub use forecast::{Amounts, Forecast};
+pub use forecast::{Amounts, Forecast, Way};
 pub use quote::Quote;
 pub use time::{Latency, Pipe, TimeModel, Workload};
 pub use warm_state::WarmState;

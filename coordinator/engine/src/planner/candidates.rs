@@ -2,6 +2,7 @@
 //!
 //! Planning is all that is done: metadata is read, data is not.
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
@@ -14,14 +15,16 @@ use gust_protocol::Usage;
 use super::choose::{choose, compare, fan_outs};
 use super::decide::loads;
 use super::graph::{Placement, Stage};
+use super::loads::operators::{OperatorsBeside, OverResults};
 use super::loads::stages::{FunctionReaders, LocalReads, StageMaker, local_reads};
+use super::passes::shuffle::StageRules;
 use super::passes::stages::CutPlan;
 use super::{PackedSize, Planner, distributed, footers, optimized};
-use crate::config::{Prefer, Target};
+use crate::config::{Prefer, ShufflePlace, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
-use crate::model::load::{LocalLoad, OwnUsage};
+use crate::model::load::{LocalLoad, OperatorLoad, OwnUsage, StageLoad};
 use crate::model::{Choice, FleetFacts, Forecast, FunctionSize, Place, Reason, WallTimes};
 use crate::tables::pruning::PruningNotes;
 
@@ -38,13 +41,14 @@ pub(super) struct LocalPlan {
 /// A query's plans, and its candidates.
 pub(super) struct Candidates {
     pub(super) local: LocalPlan,
-    /// The plan that stages are made from; None where no function can be used.
-    pub(super) distributed: Option<Distributed>,
+    /// The plans that stages are made from: first the one of the settings, then the one of scans alone, where it is another one. None where no function can be
+    /// used.
+    pub(super) distributed: Vec<Distributed>,
     /// The reason why no function can be used.
     pub(super) stays: Option<Reason>,
     /// Candidates, the local one first.
     pub(super) all: Vec<Candidate>,
-    /// Requests and bytes of the coordinator's own until the plan for functions stands.
+    /// Requests and bytes of the coordinator's own until the plans for functions stand.
     planning: OwnUsage,
     pub(super) tariff: Tariff,
     /// The reason why `tariff` is another region's: it breaks ties between equal seconds, and is shown nowhere.
@@ -53,20 +57,42 @@ pub(super) struct Candidates {
     pub(super) missing: Vec<String>,
 }
 
-/// One place and packing of a query.
+/// One way and packing of a query.
 pub(super) struct Candidate {
     pub(super) forecast: Forecast,
-    /// Functions, and the packing for them. None for the coordinator alone.
-    pub(super) functions: Option<PackedSize>,
+    /// None for the coordinator alone.
+    pub(super) functions: Option<PackedPlan>,
 }
 
-/// The distributed plan, cut, with the state and the fleet that it was made with.
+/// A distributed plan, by its position, with functions and the packing for them.
+#[derive(Clone)]
+pub(super) struct PackedPlan {
+    pub(super) plan: usize,
+    pub(super) packed: PackedSize,
+}
+
+/// A distributed plan, cut, with the state, the rules and the fleet that it was made with.
 pub(super) struct Distributed {
     pub(super) state: SessionState,
     pub(super) cut: CutPlan,
+    pub(super) rules: StageRules,
     pub(super) facts: FleetFacts,
-    /// Load of the scans that stay in the plan. None where none does.
-    pub(super) kept: Option<LocalLoad>,
+    /// Load of the scans that stay in the plan.
+    pub(super) kept: LocalLoad,
+    pub(super) operators: OperatorsBeside,
+}
+
+impl Distributed {
+    /// Returns the work that stays on the coordinator beside these stages.
+    pub(super) fn here(&self, stages: &[&StageLoad]) -> LocalLoad {
+        let over = |over: &OverResults| {
+            let results = stages.get(over.subtree).and_then(|load| load.results.expected);
+            OperatorLoad::of(results.unwrap_or_default(), over.is_one_core)
+        };
+        let of_results = self.operators.over_results.iter().map(over);
+        let operators = of_results.fold(self.operators.load + self.kept.operators, Add::add);
+        LocalLoad { operators, ..self.kept }
+    }
 }
 
 impl Candidates {
@@ -139,7 +165,7 @@ impl Planner {
         let here = locally(&load, &self.fleet.coordinator_model(), &prices);
         let mut candidates = Candidates {
             local,
-            distributed: None,
+            distributed: Vec::new(),
             stays: None,
             all: vec![Candidate { forecast: here, functions: None }],
             planning: OwnUsage::default(),
@@ -151,11 +177,7 @@ impl Planner {
             candidates.missing.push(format!("not included: {others} scans of files that are not Parquet"));
         }
         let placed = match functions {
-            Placement::Functions(facts) => {
-                // Planning again notes again.
-                notes.take();
-                self.with_functions(&mut candidates, facts).await?
-            }
+            Placement::Functions(facts) => Box::pin(self.with_functions(&mut candidates, facts, notes)).await?,
             Placement::Here(reason) => Placement::Here(reason),
         };
         if let Placement::Here(reason) = placed {
@@ -171,51 +193,45 @@ impl Planner {
         Ok(candidates)
     }
 
-    /// Adds the candidates on functions. Returns the reason if there are none.
-    async fn with_functions(&self, candidates: &mut Candidates, facts: FleetFacts) -> Result<Placement<()>> {
+    /// Adds the candidates on functions, of all ways that the settings leave open. Returns the reason if there are none.
+    async fn with_functions(
+        &self,
+        candidates: &mut Candidates,
+        facts: FleetFacts,
+        notes: &PruningNotes,
+    ) -> Result<Placement<()>> {
         let begun = self.stores.own_usage();
-        // The local plan has asked for the listings that both plans share. A run at a chosen place asks for them itself.
-        let LocalPlan { state, optimized, planned: first, .. } = &candidates.local;
-        let rules = self.rules(state, &facts);
-        let (state, plan) = distributed(state, optimized, rules).await?;
-        let ended = self.stores.own_usage();
+        let rules = self.rules(&candidates.local.state, &facts);
+        let on = match self.distributed_plan(&candidates.local, rules, facts, notes).await? {
+            Placement::Functions(on) => on,
+            Placement::Here(reason) => return Ok(Placement::Here(reason)),
+        };
+        if rules.shuffles.place == ShufflePlace::Auto {
+            let kept = on.cut.kept_shuffles().iter().map(|kept| format!("functions send one another no rows {kept}"));
+            candidates.missing.extend(kept);
+        }
+        // Scans alone are another plan only where functions would do more.
+        let only_scans = rules.only_scans().filter(|_| on.cut.is_staged());
+        let mut plans = vec![on];
+        if let Some(rules) = only_scans
+            && let Placement::Functions(scans) =
+                self.distributed_plan(&candidates.local, rules, plans[0].facts.clone(), notes).await?
+        {
+            plans.push(scans);
+        }
+        // The local plan has asked for the listings that all plans share. A run at a chosen place asks for them itself.
+        let (ended, first) = (self.stores.own_usage(), candidates.local.planned);
         candidates.planning = OwnUsage {
             all: after(first.all, begun.all, ended.all),
             billed: after(first.billed, begun.billed, ended.billed),
         };
-        let cut = match self.cut(&plan, rules)? {
-            Placement::Functions(cut) => cut,
-            Placement::Here(reason) => return Ok(Placement::Here(reason)),
-        };
-        let on = self.with_fleet(state, cut, facts)?;
-        let cached = footers(&on.state);
-        let mut maker = StageMaker::of(&on.cut, cached.as_ref());
         let (mut tight, mut unknown_results) = (Vec::new(), 0);
-        for size in &on.facts.sizes {
-            let readers = FunctionReaders { facts: &on.facts, size };
-            let memory_bytes_max = self.settings.memory_bytes_max;
-            let widest = self.packing(size, Some(size.functions_max));
-            let mut of_widest = Some(maker.stages(0, &widest, memory_bytes_max, readers));
-            let of_most = || of_widest.iter().flatten();
-            unknown_results = of_most().filter(|stage| stage.load.results.expected.is_none()).count();
-            let most = of_most().map(|stage| stage.fragments.len()).max().unwrap_or_default();
-            if most == 0 {
+        for (plan, on) in plans.iter().enumerate() {
+            let Some(unknown) = self.packed_candidates(candidates, &mut tight, plan, on) else {
                 let why = "nothing of the plan can be cut off for them";
                 return Ok(Placement::Here(Reason::PlanNotSupported(why.to_owned())));
-            }
-            // None makes fragments of the size that pays.
-            for fan_out in fan_outs(most.min(size.functions_max)).into_iter().map(Some).chain([None]) {
-                let packing = self.packing(size, fan_out);
-                let stages = of_widest.take_if(|_| packing == widest);
-                let stages = stages.unwrap_or_else(|| maker.stages(0, &packing, memory_bytes_max, readers));
-                let forecast = Self::forecast_on(&on, size, &stages.iter().collect::<Vec<_>>(), candidates);
-                let fits = maker.need_bytes(&stages) <= size.limits.memory_bytes_max;
-                let into = if fits { &mut candidates.all } else { &mut tight };
-                // Stages that keep their groups have as many fragments whatever is asked for.
-                if into.iter().all(|candidate: &Candidate| !candidate.forecast.is_like(&forecast)) {
-                    into.push(Candidate { forecast, functions: Some(PackedSize { size: size.clone(), packing }) });
-                }
-            }
+            };
+            unknown_results = unknown_results.max(unknown);
         }
         if unknown_results > 0 {
             let sends = if unknown_results == 1 {
@@ -234,8 +250,63 @@ impl Planner {
                 format!("left out: {} candidates whose fragments need more memory than functions have", tight.len());
             candidates.missing.push(left_out);
         }
-        candidates.distributed = Some(on);
+        candidates.distributed = plans;
         Ok(Placement::Functions(()))
+    }
+
+    /// Plans a query for functions by these rules.
+    async fn distributed_plan(
+        &self,
+        local: &LocalPlan,
+        rules: StageRules,
+        facts: FleetFacts,
+        notes: &PruningNotes,
+    ) -> Result<Placement<Distributed>> {
+        // Planning again notes again.
+        notes.take();
+        let (state, plan) = Box::pin(distributed(&local.state, &local.optimized, rules)).await?;
+        Ok(match self.cut(&plan, rules)? {
+            Placement::Functions(cut) => Placement::Functions(self.with_fleet(state, cut, rules, facts)?),
+            Placement::Here(reason) => Placement::Here(reason),
+        })
+    }
+
+    /// Adds a plan's candidates, those that need more memory than functions have to `tight`. Returns the number of stages whose results have an unknown size; None
+    /// if there is no stage.
+    fn packed_candidates(
+        &self,
+        candidates: &mut Candidates,
+        tight: &mut Vec<Candidate>,
+        plan: usize,
+        on: &Distributed,
+    ) -> Option<usize> {
+        let cached = footers(&on.state);
+        let mut maker = StageMaker::of(&on.cut, cached.as_ref());
+        let mut unknown_results = 0;
+        for size in &on.facts.sizes {
+            let readers = FunctionReaders { facts: &on.facts, size };
+            let memory_bytes_max = self.settings.memory_bytes_max;
+            let widest = self.packing(size, Some(size.functions_max));
+            let mut of_widest = Some(maker.stages(0, &widest, memory_bytes_max, readers));
+            let of_most = || of_widest.iter().flatten();
+            unknown_results = of_most().filter(|stage| stage.load.results.expected.is_none()).count();
+            let most = of_most().map(|stage| stage.fragments.len()).max().filter(|most| *most > 0)?;
+            // None makes fragments of the size that pays.
+            for fan_out in fan_outs(most.min(size.functions_max)).into_iter().map(Some).chain([None]) {
+                let packing = self.packing(size, fan_out);
+                let stages = of_widest.take_if(|_| packing == widest);
+                let stages = stages.unwrap_or_else(|| maker.stages(0, &packing, memory_bytes_max, readers));
+                let forecast = Self::forecast_on(on, size, &stages.iter().collect::<Vec<_>>(), candidates);
+                let fits = maker.need_bytes(&stages) <= size.limits.memory_bytes_max;
+                let into = if fits { &mut candidates.all } else { &mut *tight };
+                // Stages that keep their groups have as many fragments whatever is asked for.
+                if into.iter().all(|candidate: &Candidate| !candidate.forecast.is_like(&forecast)) {
+                    let packed = PackedSize { size: size.clone(), packing };
+                    into.push(Candidate { forecast, functions: Some(PackedPlan { plan, packed }) });
+                }
+            }
+        }
+        Some(unknown_results)
     }
 
     /// Forecasts stages on functions of one size.
@@ -247,19 +318,18 @@ impl Planner {
     ) -> Forecast {
         let tariff = size.tariff(&candidates.tariff);
         let prices = Prices { tariff: &tariff, planning: &candidates.planning };
-        let forecast = on_functions(&loads(stages.iter().copied()), &on.facts.machines(size), &prices);
-        match &on.kept {
-            Some(here) => forecast.and_here(here, &size.model, &tariff),
-            None => forecast,
-        }
+        let loads = loads(stages.iter().copied());
+        let (forecast, here) = (on_functions(&loads, &on.facts.machines(size), &prices), on.here(&loads));
+        let forecast = Forecast { staged: on.cut.is_staged(), ..forecast };
+        if here == LocalLoad::default() { forecast } else { forecast.and_here(&here, &size.model, &tariff) }
     }
 
-    /// Sums up the scans that stay in a distributed plan. None where none does.
-    pub(super) fn kept_load(&self, cut: &CutPlan, footers: &FileMetadataCache) -> Result<Option<LocalLoad>> {
-        let mut kept = None;
+    /// Sums up the scans that stay in a distributed plan.
+    pub(super) fn kept_load(&self, cut: &CutPlan, footers: &FileMetadataCache) -> Result<LocalLoad> {
+        let mut kept = LocalLoad::default();
         for subtree in cut.kept() {
             let LocalReads { load, .. } = self.local_reads(subtree, footers)?;
-            kept = Some(kept.unwrap_or_default() + load);
+            kept = kept + load;
         }
         Ok(kept)
     }

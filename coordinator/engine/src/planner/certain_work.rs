@@ -43,7 +43,7 @@ fn may_end_early(plan: &Arc<dyn ExecutionPlan>) -> bool {
     may || walked.is_err()
 }
 
-fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
+pub(super) fn is_join(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.is::<HashJoinExec>()
         || node.is::<SortMergeJoinExec>()
         || node.is::<NestedLoopJoinExec>()

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::config::Prefer;
-use crate::model::{Choice, Forecast, Place, Reason, Workload};
+use crate::model::{Choice, Forecast, Place, Reason, Way, Workload};
 
 /// Figures of a query before there is any plan for functions.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,16 +47,23 @@ pub fn choose(forecasts: &[Forecast], prefer: Option<Prefer>, deadline: Option<D
     // The sort is stable: of equals the first stays, which has fewer functions.
     order.sort_by(|a, b| compare(a, b, by));
     // The only candidate that keeps the deadline has a runner-up that does not.
-    let others =
-        forecasts.iter().filter(|forecast| !order.contains(forecast)).min_by(|a, b| compare(a, b, Prefer::Latency));
-    let (picked, runner_up) = (order.first()?, order.get(1).copied().or(others));
+    let mut others: Vec<&Forecast> = forecasts.iter().filter(|forecast| !order.contains(forecast)).collect();
+    others.sort_by(|a, b| compare(a, b, Prefer::Latency));
+    order.append(&mut others);
+    let (picked, runner_up) = (order.first()?, order.get(1).copied());
+    let best_of = |way: Way| order.iter().find(|forecast| forecast.way() == way).copied().cloned();
     let is_of_places = forecasts.iter().any(|forecast| forecast.place != picked.place);
     let reason = match (reason, picked.place) {
         (Reason::Preferred(Prefer::Latency), Place::Local) if is_of_places => Reason::LocalFaster,
         (Reason::Preferred(Prefer::Latency), Place::Functions) if is_of_places => Reason::FunctionsFaster,
         (reason, _) => reason,
     };
-    Some(Choice { picked: Forecast::clone(picked), runner_up: runner_up.cloned(), reason })
+    Some(Choice {
+        picked: Forecast::clone(picked),
+        runner_up: runner_up.cloned(),
+        ways: Way::ALL.into_iter().filter_map(best_of).collect(),
+        reason,
+    })
 }
 
 /// Orders the better of two first. The other quantity breaks ties.
@@ -157,6 +164,7 @@ mod tests {
             functions,
             memory_mb: (functions > 0).then_some(2048),
             fragments: functions,
+            staged: false,
             expected: amounts(seconds),
             upper: amounts(at_most),
             not_included: Vec::new(),
@@ -227,6 +235,37 @@ mod tests {
         check(&all, None, Some(8.5), 8, Some(64), keeps(Cost));
         check(&all, Some(Latency), Some(8.5), 8, Some(64), keeps(Latency));
         check(&all, Some(Cost), Some(1.0), 64, Some(8), Reason::MissesDeadline);
+    }
+
+    /// Dollars are nano-dollars. A query that groups a lot costs most where functions group it, and takes longest where nobody helps.
+    #[test]
+    fn one_of_three_ways_is_picked() {
+        use Prefer::{Balanced, Cost, Latency};
+        let three = |local, scans, stages: Forecast| [local, scans, Forecast { staged: true, ..stages }];
+        let small = three(candidate(0, 10, 0.1, 0.2), candidate(4, 400, 0.3, 0.6), candidate(4, 600, 0.5, 1.0));
+        let large = three(candidate(0, 10, 60.0, 90.0), candidate(8, 500, 20.0, 40.0), candidate(8, 900, 6.0, 12.0));
+        // Sides of a join that the coordinator takes in sooner than functions write and read them.
+        let sent = three(candidate(0, 10, 60.0, 90.0), candidate(8, 500, 4.0, 8.0), candidate(8, 900, 6.0, 12.0));
+        for (candidates, prefer, deadline, expect, reason) in [
+            (&small, None, None, Way::Local, Reason::LocalFaster),
+            (&large, None, None, Way::Stages, Reason::FunctionsFaster),
+            (&sent, None, None, Way::Scans, Reason::FunctionsFaster),
+            (&large, Some(Latency), None, Way::Stages, Reason::FunctionsFaster),
+            (&large, Some(Cost), None, Way::Local, Reason::Preferred(Cost)),
+            // 600, 10,000 and 5,400.
+            (&large, Some(Balanced), None, Way::Local, Reason::Preferred(Balanced)),
+            (&large, None, Some(50.0), Way::Scans, Reason::KeepsDeadline(Cost)),
+            (&large, None, Some(15.0), Way::Stages, Reason::KeepsDeadline(Cost)),
+            (&large, None, Some(1.0), Way::Stages, Reason::MissesDeadline),
+            (&sent, Some(Latency), Some(15.0), Way::Scans, Reason::KeepsDeadline(Latency)),
+        ] {
+            let choice = choose(candidates, prefer, deadline.map(Duration::from_secs_f64)).expect("a candidate");
+            assert_eq!((choice.picked.way(), choice.reason), (expect, reason), "{prefer:?} {deadline:?}");
+            assert_eq!(choice.ways, *candidates, "the best of each way");
+        }
+        // Of one way the better one is told.
+        let choice = choose(&[small.as_slice(), &large].concat(), None, None).expect("a candidate");
+        assert_eq!(choice.ways, small);
     }
 
     #[test]

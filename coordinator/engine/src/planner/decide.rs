@@ -10,18 +10,19 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use url::Url;
 
-use super::candidates::{Candidates, Distributed, LocalPlan};
+use super::candidates::{Candidates, Distributed, LocalPlan, PackedPlan};
 use super::choose::{EarlyFigures, fan_outs, reason_to_stay};
 use super::graph::{Placement, Stage, reason_without_parquet, workload};
 use super::loads::stages::{FunctionReaders, LocalReads, LocalScans, StageMaker};
 use super::passes::kept::keeps_some;
+use super::passes::shuffle::StageRules;
 use super::passes::stages::CutPlan;
 use super::{PackedSize, PlannedQuery, Planner, PlannerSettings, distributed, footers, optimized};
 use crate::config::{Prefer, Target};
 use crate::error::{ErrorKind, QueryError};
 use crate::fleet::Asking;
 use crate::model::attempts::{seconds_here, seconds_least, seconds_on_functions};
-use crate::model::load::StageLoad;
+use crate::model::load::{LocalLoad, StageLoad};
 use crate::model::{Choice, Decision, FleetFacts, FunctionSize, PackedAs, Place, Reason, WallTimes, Workload};
 use crate::tables::pruning::PruningNotes;
 
@@ -66,10 +67,11 @@ impl Planner {
         let picked = candidates.all.iter().find(|candidate| candidate.forecast == choice.picked);
         let picked = picked.and_then(|picked| picked.functions.clone());
         let decision = self.decision(&candidates, choice);
-        let Candidates { local, distributed, .. } = candidates;
-        let (Some(packed), Some(on)) = (picked, distributed) else {
+        let Candidates { local, mut distributed, .. } = candidates;
+        let Some(PackedPlan { plan, packed }) = picked.filter(|picked| picked.plan < distributed.len()) else {
             return Ok(PlannedQuery::here(local.state, local.plan, decision));
         };
+        let on = distributed.swap_remove(plan);
         let stages = self.stages(&on, &packed);
         self.on_functions(on, stages, packed, decision)
     }
@@ -88,6 +90,8 @@ impl Planner {
             Placement::Here(reason) => return self.here(state, logical, here(reason)).await,
         };
         let rules = self.rules(&state, &facts);
+        let only_scanned = self.settings.packed.is_some_and(|packed| packed.only_scans);
+        let rules = rules.only_scans().filter(|_| only_scanned).unwrap_or(rules);
         let (distributing, plan) = distributed(&state, &optimized, rules).await?;
         let cut = match self.cut(&plan, rules)? {
             Placement::Functions(cut) => cut,
@@ -103,9 +107,9 @@ impl Planner {
             }
         };
         let LocalReads { load, .. } = self.local_reads(&plan, footers(&distributing).as_ref())?;
-        let on = self.with_fleet(distributing, cut, facts)?;
+        let on = self.with_fleet(distributing, cut, rules, facts)?;
         let first = &on.facts.sizes[0];
-        let packed_before = self.settings.packed.and_then(|PackedAs { memory_mb, functions }| {
+        let packed_before = self.settings.packed.and_then(|PackedAs { memory_mb, functions, .. }| {
             let size = on.facts.sizes.iter().find(|size| size.memory_mb == memory_mb)?;
             Some((size, functions))
         });
@@ -118,7 +122,7 @@ impl Planner {
             false => {
                 let local_seconds = seconds_here(&load, &self.fleet.coordinator_model());
                 let (loads, machines) = (loads(&stages), on.facts.machines(&packed.size));
-                let functions_seconds = seconds_on_functions(&loads, on.kept.as_ref(), &machines);
+                let functions_seconds = seconds_on_functions(&loads, Some(&on.here(&loads)), &machines);
                 let times = times(local_seconds, functions_seconds, &loads, &packed.size);
                 Decision::timed(Place::Functions, reason, workload(&stages), times)
             }
@@ -177,8 +181,13 @@ impl Planner {
     }
 
     /// Decides to stay here if functions read all scans more slowly than the coordinator, in each packing. Results would slow them down further.
-    /// None also if only some scans can travel: functions for these, and the coordinator for the others, may be faster than either alone.
+    /// None also if only some scans can travel: functions for these, and the coordinator for the others, may be faster than either alone. Operators are the
+    /// coordinator's, unless they have so much to do that functions may do a part of it.
     fn stays_by_scans(&self, local: &LocalPlan, facts: &FleetFacts) -> Result<Option<Decision>> {
+        let operators = local.reads.load.operators;
+        let moves = self.settings.stages.may_move(operators.all_bytes());
+        let here = LocalLoad { operators, ..LocalLoad::default() };
+        let here = (!moves).then_some(&here);
         let local_seconds = seconds_here(&local.reads.load, &self.fleet.coordinator_model());
         let mut fastest: Option<WallTimes> = None;
         let cached = footers(&local.state);
@@ -194,7 +203,7 @@ impl Planner {
             for fan_out in std::iter::once(None).chain(fan_outs.into_iter().rev().map(Some)) {
                 let loads = scans_on(fan_out);
                 let loads: Vec<&StageLoad> = loads.iter().collect();
-                let seconds = seconds_on_functions(&loads, None, &facts.machines(size));
+                let seconds = seconds_on_functions(&loads, here, &facts.machines(size));
                 if seconds < local_seconds {
                     return Ok(None);
                 }
@@ -209,9 +218,16 @@ impl Planner {
     }
 
     /// Puts a plan that is cut beside its fleet.
-    pub(super) fn with_fleet(&self, state: SessionState, cut: CutPlan, facts: FleetFacts) -> Result<Distributed> {
+    pub(super) fn with_fleet(
+        &self,
+        state: SessionState,
+        cut: CutPlan,
+        rules: StageRules,
+        facts: FleetFacts,
+    ) -> Result<Distributed> {
         let kept = self.kept_load(&cut, footers(&state).as_ref())?;
-        Ok(Distributed { state, cut, facts, kept })
+        let operators = cut.operators_beside();
+        Ok(Distributed { state, cut, rules, facts, kept, operators })
     }
 
     /// Makes the decision of a choice. If seconds decide and nothing can run on functions, that is the reason.
@@ -242,7 +258,7 @@ impl Planner {
         decision: Decision,
     ) -> Result<PlannedQuery> {
         let plan = on.cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
-        PlannedQuery::on_functions(on.state, plan, packed, on.facts, decision)
+        PlannedQuery::on_functions(on.state, plan, packed, on.rules, on.facts, decision)
     }
 }
 
@@ -282,7 +298,6 @@ mod tests {
     use crate::cost::Billed;
     use crate::model::{PlatformTraits, WarmState};
     use crate::planner::DigestBounds;
-    use crate::planner::passes::shuffle::StageRules;
 
     #[test]
     fn an_answer_of_the_fleet_means_one_thing_for_each_target() {

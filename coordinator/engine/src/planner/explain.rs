@@ -40,6 +40,9 @@ pub struct ReadBounds {
 pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> String {
     let decision = with_hint_line(&planned.decision, planned.decision.reason.hint());
     let mut text = format!("decision     {}\n", continued(decision, 13));
+    for way in planned.decision.choice.iter().flat_map(|choice| &choice.ways) {
+        let _ = writeln!(text, "way          {way}");
+    }
     for (table, pruning) in &planned.pruning {
         text += &pruned(table, pruning);
     }
@@ -345,6 +348,7 @@ pub fn cost_schema() -> SchemaRef {
         field("upper_requests", &DataType::UInt64),
         field("gb_seconds", &DataType::Float64),
         field("upper_gb_seconds", &DataType::Float64),
+        field("way", &DataType::Utf8),
         field("picked", &DataType::Utf8),
     ]))
 }
@@ -370,6 +374,7 @@ pub fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
         Place::Local => "local",
         Place::Functions => "functions",
     });
+    let way = forecasts().map(|forecast| forecast.way().name());
     let picked = (0..quote.forecasts.len()).map(|position| match position {
         position if position == quote.picked => "picked",
         position if Some(position) == quote.runner_up => "runner-up",
@@ -390,6 +395,7 @@ pub fn cost_rows(quote: &Quote) -> Result<SendableRecordBatchStream> {
         count(|forecast| forecast.upper.requests),
         seconds(|forecast| forecast.expected.gb_seconds),
         seconds(|forecast| forecast.upper.gb_seconds),
+        Arc::new(StringArray::from_iter_values(way)),
         Arc::new(StringArray::from_iter_values(picked)),
     ];
     one_batch(&cost_schema(), columns)

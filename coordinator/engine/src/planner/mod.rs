@@ -11,7 +11,9 @@
 //!    its joins and sorts tell its scan what they learn, and [`passes::stages`] encodes it once.
 //! 6. [`passes::units`] takes the subtree's files apart into scan units, cut at row groups and weighed by projected bytes;
 //!    [`passes::pack`] packs the units, largest first, into fragments and lanes.
-//! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one.
+//!    Where the settings leave open whether functions do more than to scan, and they would, steps 4 to 6 are taken twice: once for all that they may do, once for
+//!    scans alone.
+//! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one of all.
 //! 8. Leaves that run stages take the place of the subtrees.
 //! 9. When a fragment is handed out, [`shipped`] gives it the footers that the session has.
 //! 10. When the build sides of a stage's joins are there, [`keys`] leaves out the files that have none of their keys.
@@ -181,8 +183,19 @@ pub struct FunctionsPlan {
     pub packed: PackedSize,
     /// Environments that are busy at the same time.
     pub at_once: usize,
+    /// Rules by which stages were cut off.
+    rules: StageRules,
     /// The fleet when it was planned.
     facts: FleetFacts,
+}
+
+impl FunctionsPlan {
+    /// Returns the packing, for another coordinator that plans alike.
+    pub fn packed_as(&self) -> PackedAs {
+        let PackedSize { size, packing } = &self.packed;
+        let only_scans = self.rules == StageRules { facts: self.rules.facts, ..StageRules::SCANS };
+        PackedAs { memory_mb: size.memory_mb, functions: packing.functions, only_scans }
+    }
 }
 
 /// Functions of one size, and the packing of fragments for them.
@@ -207,6 +220,7 @@ impl PlannedQuery {
         state: SessionState,
         DistributedPlan { plan, stages, kept, kept_shuffles, not_aligned }: DistributedPlan,
         packed: PackedSize,
+        rules: StageRules,
         facts: FleetFacts,
         decision: Decision,
     ) -> Result<Self> {
@@ -217,7 +231,7 @@ impl PlannedQuery {
         let others = if stages.is_empty() { Vec::new() } else { graph::other_formats(&plan) };
         let others = others.into_iter().map(|format| Reason::NoParquet(format).to_string());
         let decision = decision.keeping(&kept.into_iter().chain(others).collect::<Vec<_>>());
-        let functions = FunctionsPlan { stages, packed, at_once, facts };
+        let functions = FunctionsPlan { stages, packed, at_once, rules, facts };
         let functions = Some(functions).filter(|functions| !functions.stages.is_empty());
         Ok(Self { state, plan, functions, decision, pruning: Vec::new(), kept_shuffles, not_aligned })
     }
@@ -257,8 +271,8 @@ impl Planner {
         again: Again,
         decision: Decision,
     ) -> Result<PlannedQuery> {
-        let FunctionsPlan { stages, packed: PackedSize { size, packing }, facts, .. } = first;
-        let rules = self.rules(&state, facts);
+        let FunctionsPlan { stages, packed: PackedSize { size, packing }, rules, facts, .. } = first;
+        let rules = StageRules { facts: Facts::of(state.config_options()), ..*rules };
         let (more, rules) = match again {
             Again::Alike => (1, rules),
             // The first run has shown that memory is short: joins stay here, where they spill.
@@ -284,7 +298,7 @@ impl Planner {
                 let stages = maker.stages(numbers, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;
                 let packed = PackedSize { size: size.clone(), packing };
-                PlannedQuery::on_functions(distributing, distributed, packed, facts.clone(), decision)
+                PlannedQuery::on_functions(distributing, distributed, packed, rules, facts.clone(), decision)
             }
         }
     }

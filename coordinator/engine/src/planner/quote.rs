@@ -8,10 +8,10 @@ use datafusion::logical_expr::LogicalPlan;
 
 use super::Planner;
 use super::candidates::unpriced;
-use super::choose::{Dominance, PickedBy, beats, compare};
+use super::choose::{Dominance, PickedBy, beats, choose, compare};
 use super::graph::Stage;
 use crate::config::Prefer;
-use crate::model::{Decision, Forecast, Place, Quote, Reason};
+use crate::model::{Decision, Forecast, Quote, Reason, Way};
 use crate::tables::pruning::PruningNotes;
 
 impl Planner {
@@ -48,7 +48,7 @@ impl Planner {
             }
             (None, None) => {
                 let planned = self.plan(state, logical).await?;
-                let picked = match (&planned.functions, &candidates.distributed) {
+                let picked = match (&planned.functions, candidates.distributed.first()) {
                     (Some(functions), Some(on)) => {
                         let stages: Vec<&Stage> = functions.stages.iter().map(AsRef::as_ref).collect();
                         Self::forecast_on(on, &functions.packed.size, &stages, &candidates)
@@ -59,20 +59,14 @@ impl Planner {
                 (PickedBy::Request, planned.decision, picked, runner_up)
             }
         };
-        let of_functions = || {
-            candidates
-                .all
-                .iter()
-                .map(|candidate| &candidate.forecast)
-                .filter(|candidate| candidate.place == Place::Functions)
-        };
-        let prefer = self.settings.prefer.unwrap_or(Prefer::Latency);
-        let best = of_functions().min_by(|a, b| compare(a, b, prefer));
-        let shows_functions =
-            [Some(&picked), runner_up.as_ref()].into_iter().flatten().any(|w| w.place == Place::Functions);
         let mut shown = vec![candidates.all[0].forecast.clone(), picked.clone()];
         shown.extend(runner_up.clone());
-        shown.extend(best.filter(|_| !shows_functions).cloned());
+        // Of each way that is not among these, the one that would be picked.
+        let all: Vec<Forecast> = candidates.all.iter().map(|candidate| candidate.forecast.clone()).collect();
+        let best = choose(&all, self.settings.prefer, self.settings.deadline).map(|choice| choice.ways);
+        let is_shown = |way: Way| shown.iter().any(|forecast| forecast.way() == way);
+        let others: Vec<Forecast> = best.unwrap_or_default().into_iter().filter(|best| !is_shown(best.way())).collect();
+        shown.extend(others);
         let quote = Quote::new(shown, &picked, runner_up.as_ref(), &candidates.tariff);
         let guessed_files = candidates.local.reads.load.reads.guessed_files;
         let stays = candidates.stays.as_ref().filter(|reason| **reason != decision.reason);

@@ -29,7 +29,7 @@ use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
 use crate::exchange::KeptParts;
 use crate::exec::QueryContext;
-use crate::model::{Decision, PackedAs, Reason, Workload};
+use crate::model::{Decision, Reason, Workload};
 use crate::money::Money;
 use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery};
 use crate::resume::WorkLog;
@@ -298,11 +298,12 @@ impl RunningStatement {
         Listings::of(&state).forget();
         ScanPlans::forget(&state);
         let mut context = TaskContext::from(&state);
-        if let Some(FunctionsPlan { stages, packed: PackedSize { size, packing }, at_once, .. }) = functions {
+        if let Some(functions) = functions {
             self.session.engine.may_leave(&self.id);
             if let Some(work) = &self.work {
-                work.is_packed(PackedAs { memory_mb: size.memory_mb, functions: packing.functions });
+                work.is_packed(functions.packed_as());
             }
+            let FunctionsPlan { stages, packed: PackedSize { size, .. }, at_once, .. } = functions;
             let query = match self.functions.take() {
                 Some(query) => query,
                 None => {

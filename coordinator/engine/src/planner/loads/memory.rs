@@ -10,8 +10,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
+use super::sizes::Sizes;
 use crate::planner::graph::Stage;
 
 /// Arrow bytes for one byte of compressed Parquet. TPC-H lineitem (zstd) decodes to about five times its size.
@@ -92,9 +92,7 @@ fn output_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
 
 /// Returns the bytes in memory that a plan is expected to put out in all. None where no statistics tell.
 pub fn expected_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()?;
-    let width = row_bytes(&plan.schema());
-    statistics.num_rows.get_value().map(|rows| (*rows as u64).saturating_mul(width as u64))
+    Sizes::default().bytes(plan)
 }
 
 pub(in crate::planner) fn row_bytes(schema: &Schema) -> usize {

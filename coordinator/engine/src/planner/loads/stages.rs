@@ -13,11 +13,12 @@ use gust_protocol::plan::file_scan;
 use object_store::ObjectMeta;
 
 use super::memory::{MemoryNeed, fragment_need, held_by};
+use super::operators::{operators, operators_of_stage};
 use super::reads::{Reader, ScannedFiles};
 use super::results::{PlanRows, compressed, results, results_of_parts};
 use crate::exchange::PLAN_INLINE_BYTES_MAX;
 use crate::model::attempts::expected_times;
-use crate::model::load::{FragmentLoad, LocalLoad, Reads, SharedRows, StageLoad, fragment_limits};
+use crate::model::load::{FragmentLoad, LocalLoad, OperatorLoad, Reads, SharedRows, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
 use crate::planner::deletes::{FragmentDeletes, StageDeletes};
@@ -47,7 +48,7 @@ pub struct FunctionReaders<'a> {
     pub size: &'a FunctionSize,
 }
 
-/// Sums up the reads of a plan's scans. Units are runs of at least `unit_bytes_min`, and gaps of at most `bridge_bytes` are read along.
+/// Sums up the reads of a plan's scans, and the work of its operators. Units are runs of at least `unit_bytes_min`, and gaps of at most `bridge_bytes` are read along.
 pub fn local_reads(
     plan: &Arc<dyn ExecutionPlan>,
     footers: &FileMetadataCache,
@@ -77,6 +78,7 @@ pub fn local_reads(
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
+    found.load.operators = operators(plan);
     Ok(found)
 }
 
@@ -91,6 +93,8 @@ struct StageFiles<'a> {
     /// Files of its scans, by their numbers. Empty where it reads rows of other stages.
     files: Vec<ScannedFiles<'a>>,
     rows: PlanRows,
+    /// Work of the plan's operators, over all fragments.
+    operators: OperatorLoad,
     /// Memory that the plan's operators hold.
     held: Vec<MemoryNeed>,
 }
@@ -100,6 +104,7 @@ impl<'a> StageMaker<'a> {
         let files = |(scans, plan): (Vec<&'a FileScanConfig>, _)| StageFiles {
             files: scans.into_iter().map(|scan| ScannedFiles::of(scan, footers)).collect(),
             rows: PlanRows::of(plan),
+            operators: operators_of_stage(plan),
             held: held_by(plan),
         };
         Self { packer: cut.packer(footers), files: cut.scans().zip(cut.plans()).map(files).collect() }
@@ -158,9 +163,9 @@ impl StageFiles<'_> {
         memory_bytes_max: u64,
         readers: FunctionReaders<'_>,
     ) -> StageLoad {
-        let Self { files, rows, .. } = self;
+        let Self { files, rows, operators, .. } = self;
         let is_over_parts = files.is_empty();
-        let fragments: Vec<FragmentLoad> = match is_over_parts {
+        let mut fragments: Vec<FragmentLoad> = match is_over_parts {
             false => {
                 let load = |(fragment, packed)| {
                     let of_leaf = |(leaf, files): (LeafId, &mut ScannedFiles<'_>)| {
@@ -175,6 +180,12 @@ impl StageFiles<'_> {
             }
             true => vec![parts_load(stage, parts); stage.fragments.len()],
         };
+        let share = operators.bytes / fragments.len().max(1) as u64;
+        for load in &mut fragments {
+            let each = share.saturating_add(operators.one_core_bytes.saturating_mul(load.lanes as u64));
+            // The bytes that it reads of other stages are those into its lowest operator.
+            load.operator_bytes = if is_over_parts { each.saturating_sub(load.weight_bytes) } else { each };
+        }
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
             results: match is_over_parts {
@@ -211,7 +222,7 @@ fn parts_load(stage: &Stage, parts: &[&StageLoad]) -> FragmentLoad {
     };
     let reads_expected = reads(parts.iter().map(|load| expected(load)).sum());
     let reads_at_most = reads(parts.iter().map(|load| at_most(load)).sum());
-    FragmentLoad { weight_bytes: reads_expected.bytes, lanes, reads: reads_expected, reads_at_most }
+    FragmentLoad { reads_at_most, reads: reads_expected, ..FragmentLoad::of_bytes(reads_expected.bytes, lanes) }
 }
 
 /// Returns the rows that a stage's fragments read in the exchange. `bytes` makes the bytes in memory of a build side from those that are expected.
@@ -280,7 +291,8 @@ fn digest_load(deletes: &StageDeletes, fragments: &[FragmentLoad]) -> Option<Loc
     let reads = deletes.digest()?.reads;
     let is_remote = fragments.iter().any(|fragment| fragment.reads.is_remote);
     let of_files = if is_remote { Reads::default() } else { reads };
-    Some(LocalLoad { weight_bytes: reads.bytes, reads: Reads { is_remote, ..reads }, of_files })
+    let reads = Reads { is_remote, ..reads };
+    Some(LocalLoad { weight_bytes: reads.bytes, reads, of_files, ..LocalLoad::default() })
 }
 
 /// Units of a scan, among those of its stage.
@@ -315,6 +327,7 @@ fn fragment_load(
     };
     FragmentLoad {
         weight_bytes: own().map(|unit| unit.weight_bytes).sum(),
+        operator_bytes: 0,
         lanes: fragment.lanes.len(),
         reads,
         reads_at_most: match own().all(is_sure) {

@@ -71,7 +71,7 @@ fn over_cut_inputs(
 
 /// Returns true if the whole tree under `plan` is one scan with partition-local operators above it, operators over exchanges between functions, or operators over
 /// aligned scans. A join with a build side that every fragment gets is a partition-local operator.
-pub(super) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
+pub(in crate::planner) fn is_fragment(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if let Some(scan) = file_scan(plan) {
         return is_parquet(scan);
     }

@@ -36,6 +36,7 @@ use crate::model::Reason;
 use crate::model::load::StageLoad;
 use crate::planner::deletes::StageDeletes;
 use crate::planner::graph::{Combining, DistributedPlan, Placement, RowsOrder, Stage, StageLeaf, StageShuffle};
+use crate::planner::loads::operators::{OperatorsBeside, operators_beside};
 use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
@@ -198,6 +199,26 @@ impl CutPlan {
     /// Lists the subtrees that stay in the coordinator's plan.
     pub fn kept(&self) -> impl Iterator<Item = &Arc<dyn ExecutionPlan>> {
         self.templates.iter().filter_map(|template| Some(&template.as_ref().err()?.subtree))
+    }
+
+    /// Returns true if functions do more than to scan: they join, or get rows from one another.
+    pub fn is_staged(&self) -> bool {
+        self.templates.iter().flatten().any(|template| template.stages_before > 0 || template.aligned.is_some())
+    }
+
+    /// Lists the reasons of exchanges by hash to stay on the coordinator.
+    pub fn kept_shuffles(&self) -> &[String] {
+        &self.kept_shuffles
+    }
+
+    /// Sums up the work of the coordinator's operators, without that of the subtrees that stay. Subtrees have the positions of their stages.
+    pub fn operators_beside(&self) -> OperatorsBeside {
+        let kept: Vec<bool> = self.templates.iter().map(Result::is_err).collect();
+        let mut found = operators_beside(&self.plan, &kept);
+        for over in &mut found.over_results {
+            over.subtree -= kept.iter().take(over.subtree).filter(|is_kept| **is_kept).count();
+        }
+        found
     }
 
     /// Lists the scans of its stages, stage by stage: none of a stage over exchanges.
@@ -544,103 +565,5 @@ impl TemplateScan {
 }
 
 #[cfg(test)]
-mod tests {
-    use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
-    use datafusion::execution::cache::default_cache::DefaultCache;
-    use datafusion::prelude::SessionContext;
-    use object_store::path::Path;
-
-    use super::*;
-    use crate::model::TimeModel;
-    use crate::planner::deletes::DigestBounds;
-    use crate::planner::passes::samples::{Sample, hole, shape};
-
-    fn through(url: &str) -> Result<FunctionAccess> {
-        Ok(FunctionAccess::Through(StoreAccess { url: url.to_owned(), options: Default::default() }))
-    }
-
-    fn packing(functions: usize) -> Packing {
-        Packing {
-            fragment_bytes_target: 1,
-            model: TimeModel::laptop(1),
-            functions_max: functions,
-            functions: Some(functions),
-            lanes_max: 1,
-            digest: DigestBounds::default(),
-        }
-    }
-
-    fn arcs(stages: Vec<Stage>) -> Vec<Arc<Stage>> {
-        stages.into_iter().map(Arc::new).collect()
-    }
-
-    fn on_functions(placement: Placement<CutPlan>) -> CutPlan {
-        placement.on_functions().expect("it travels")
-    }
-
-    #[tokio::test]
-    async fn a_plan_is_cut_once_and_packed_as_often_as_one_likes() {
-        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
-        let plan = Sample::new().await.plan("SELECT sum(a) FROM t WHERE b + 0 = 3").await;
-        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
-        let packer = cut.packer(&footers);
-        let stages = [1, 2].map(|functions| packer.stages(7, &packing(functions)));
-        assert_eq!(stages.each_ref().map(|stages| stages[0].fragments.len()), [1, 2]);
-        assert_eq!(stages.each_ref().map(|stages| stages[0].index), [7, 7]);
-        assert_eq!(stages[0][0].encoded, stages[1][0].encoded);
-        let [_, stages] = stages;
-        let planned = cut.with_leaves(arcs(stages), &|_, subtree| hole(subtree)).expect("a plan");
-        assert_eq!(shape(&planned.plan), "AggregateExec\n  CoalescePartitionsExec\n    EmptyExec");
-        assert_eq!((planned.stages.len(), planned.kept), (1, Vec::new()));
-    }
-
-    #[tokio::test]
-    async fn lanes_of_a_sorted_stage_are_merged_by_its_function() {
-        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
-        let plan = Sample::new().await.plan("SELECT a FROM t ORDER BY b LIMIT 3").await;
-        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
-        let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
-        assert_eq!(stage.order, RowsOrder::Merged);
-        assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
-    }
-
-    #[tokio::test]
-    async fn a_subtree_that_cannot_travel_stays_with_its_reason() {
-        let sample = Sample::new().await;
-        // 55.2 makes a Float32 of it on the way.
-        let half = "arrow_cast(b, 'Float16') > arrow_cast(2, 'Float16')";
-        let plan = sample.plan(&format!("SELECT a FROM t WHERE {half}")).await;
-        let placed = CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan");
-        assert!(
-            matches!(&placed, Placement::Here(Reason::NothingTravels(why)) if why.contains("Float16")),
-            "{placed:?}"
-        );
-        let sql = format!("SELECT a FROM t WHERE {half} UNION ALL SELECT a FROM t WHERE b + 0 = 1");
-        let cut = on_functions(CutPlan::of(&sample.plan(&sql).await, StageRules::SCANS, &through).expect("a plan"));
-        let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
-        let planned = cut
-            .with_leaves(arcs(cut.packer(&footers).stages(0, &packing(2))), &|_, subtree| hole(subtree))
-            .expect("a plan");
-        assert_eq!((planned.stages.len(), planned.kept.len(), cut.kept().count()), (1, 1, 1));
-        let shape = shape(&planned.plan);
-        assert_eq!((shape.matches("DataSourceExec").count(), shape.matches("EmptyExec").count()), (1, 1), "{shape}");
-    }
-
-    #[tokio::test]
-    async fn a_store_that_functions_do_not_reach_keeps_all_here() {
-        let never = |_: &str| Ok(FunctionAccess::Never("it is too far away".to_owned()));
-        let plan = Sample::new().await.plan("SELECT a FROM t").await;
-        let placed = CutPlan::of(&plan, StageRules::SCANS, &never).expect("a plan");
-        assert!(matches!(&placed, Placement::Here(Reason::PlanNotSupported(why)) if why == "it is too far away"));
-        let error = placed.on_functions().expect_err("nowhere to go").to_string();
-        assert!(error.contains("functions cannot run this query: it is too far away"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_plan_without_parquet_has_no_stages() {
-        let context = SessionContext::new();
-        let plan = context.sql("SELECT 1").await.expect("SQL").create_physical_plan().await.expect("a plan");
-        let cut = on_functions(CutPlan::of(&plan, StageRules::SCANS, &through).expect("a plan"));
-        assert_eq!((cut.templates.len(), cut.kept().count()), (0, 0));
-    }
-}
+#[path = "stages_tests.rs"]
+mod tests;

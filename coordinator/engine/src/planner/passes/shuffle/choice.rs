@@ -5,17 +5,15 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Statistics;
-use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::joins::{HashJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use humansize::{BINARY, format_size};
 
 use crate::planner::loads::memory::{expected_bytes, row_bytes};
+use crate::planner::loads::sizes::{Sizes, distinct_values, first_step, sees_rows};
 
 /// Least distinct values of the keys of a window. All rows of one value meet in one function, whose memory does not count them.
 const WINDOW_KEYS_MIN: u64 = 64;
@@ -81,7 +79,8 @@ fn join_choice(left: &Arc<dyn ExecutionPlan>, right: &Arc<dyn ExecutionPlan>, by
 }
 
 fn group_choice(aggregate: &AggregateExec, bytes_min: u64) -> Choice {
-    let Some(groups) = first_step(aggregate).and_then(known_groups) else {
+    let sizes = Sizes::default();
+    let Some(groups) = first_step(aggregate).and_then(|first| sizes.groups(first)) else {
         return Err("the number of groups is not known".to_owned());
     };
     let bytes = groups.saturating_mul(row_bytes(&aggregate.schema()) as u64);
@@ -92,44 +91,8 @@ fn group_choice(aggregate: &AggregateExec, bytes_min: u64) -> Choice {
     }
 }
 
-/// Returns the aggregate that sees the rows themselves.
-fn first_step(aggregate: &AggregateExec) -> Option<&AggregateExec> {
-    if *aggregate.mode() == AggregateMode::SinglePartitioned {
-        return Some(aggregate);
-    }
-    let mut below = std::iter::successors(Some(aggregate.input()), |node| match node.children().as_slice() {
-        [child] => Some(*child),
-        _ => None,
-    });
-    below.find_map(|node| node.downcast_ref::<AggregateExec>())
-}
-
-/// Returns the number of groups, at most as many as there are rows. None where a key's distinct values are not counted.
-fn known_groups(aggregate: &AggregateExec) -> Option<u64> {
-    let input = statistics(aggregate.input())?;
-    let keys = aggregate.group_expr();
-    let mut groups: u64 = 0;
-    for nulls in keys.groups() {
-        let used = keys.expr().iter().zip(nulls).filter(|(_, is_null)| !**is_null);
-        let used: Vec<_> = used.map(|((key, _), _)| Arc::clone(key)).collect();
-        groups = groups.saturating_add(distinct_values(&used, &input)?);
-    }
-    let rows = input.num_rows.get_value().map(|rows| *rows as u64);
-    Some(rows.map_or(groups, |rows| groups.min(rows)))
-}
-
-/// Returns the most distinct values of some columns together, NULL among them.
-fn distinct_values(keys: &[Arc<dyn PhysicalExpr>], input: &Statistics) -> Option<u64> {
-    keys.iter().try_fold(1, |product: u64, key| {
-        let column = input.column_statistics.get(key.downcast_ref::<Column>()?.index())?;
-        let values = *column.distinct_count.get_value()? as u64;
-        let nulls = u64::from(column.null_count.get_value().is_some_and(|nulls| *nulls > 0));
-        Some(product.saturating_mul((values + nulls).max(1)))
-    })
-}
-
 fn window_choice(keys: &[Arc<dyn PhysicalExpr>], input: &Arc<dyn ExecutionPlan>, bytes_min: u64) -> Choice {
-    let values = statistics(input).and_then(|input| distinct_values(keys, &input));
+    let values = Sizes::default().of(input).and_then(|input| distinct_values(keys, &input));
     let (Some(bytes), Some(values)) = (known_bytes(input), values) else {
         return Err("the rows of a window, or the values of its keys, are not counted".to_owned());
     };
@@ -148,28 +111,23 @@ fn known_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
 
 fn has_unknown_groups(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let is_unknown = |aggregate: &AggregateExec| {
-        let sees_rows = matches!(
-            aggregate.mode(),
-            AggregateMode::Partial | AggregateMode::Single | AggregateMode::SinglePartitioned
-        );
-        sees_rows && !aggregate.group_expr().is_empty() && known_groups(aggregate).is_none()
+        sees_rows(aggregate) && !aggregate.group_expr().is_empty() && Sizes::default().groups(aggregate).is_none()
     };
     plan.downcast_ref::<AggregateExec>().is_some_and(is_unknown) || plan.children().into_iter().any(has_unknown_groups)
-}
-
-fn statistics(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<Statistics>> {
-    StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::common::Statistics;
     use datafusion::common::stats::Precision;
+    use datafusion::physical_expr::expressions::Column;
     use datafusion::physical_plan::aggregates::PhysicalGroupBy;
     use gust_protocol::plan::PartsExec;
 
     use super::*;
     use crate::config::ShufflePlace;
+    use crate::planner::loads::results::compressed;
     use crate::planner::passes::samples::Sample;
     use crate::planner::passes::shuffle::{ShuffleExec, Shuffles, StageRules, shuffled, shuffles};
     use crate::planner::passes::unions::into_branches;
@@ -288,6 +246,36 @@ mod tests {
             let plan = into_branches(&sample.plan_by(rules, sql).await).expect("a plan");
             let kept = shuffled(&plan, rule).expect("a plan").kept;
             assert!(kept.iter().any(|kept| kept.contains(expect)), "{sql}: {kept:?}");
+        }
+    }
+
+    /// Functions that only scan are another way where a setting leaves it open, and none asks for more.
+    #[test]
+    fn settings_leave_ways_open() {
+        use crate::config::{AlignedPlace, JoinPlace, SortPlace};
+        use crate::planner::passes::broadcast::Joins;
+        let local = (JoinPlace::Local, ShufflePlace::Local, SortPlace::Local, AlignedPlace::Local);
+        let least = 64 << 20;
+        for (settings, is_open, moves_from) in [
+            (local, false, None),
+            ((JoinPlace::Auto, local.1, local.2, local.3), true, Some(least)),
+            ((JoinPlace::Auto, ShufflePlace::Auto, local.2, local.3), true, Some(1_000)),
+            ((local.0, ShufflePlace::Auto, local.2, local.3), true, Some(1_000)),
+            ((local.0, local.1, SortPlace::Auto, local.3), true, Some(1_000)),
+            ((JoinPlace::Broadcast, ShufflePlace::Auto, local.2, local.3), false, Some(1)),
+            ((JoinPlace::Auto, ShufflePlace::Hash, local.2, local.3), false, Some(1)),
+            ((JoinPlace::Auto, local.1, SortPlace::Ranges, local.3), false, Some(1)),
+            ((JoinPlace::Auto, local.1, local.2, AlignedPlace::Functions), false, Some(1)),
+        ] {
+            let (join, place, sort, aligned) = settings;
+            let shuffles = Shuffles { place, sort, bytes_min: 1_000, ..Shuffles::NONE };
+            let rules = StageRules { joins: Joins::new(join, 1), aligned, shuffles, ..StageRules::SCANS };
+            assert_eq!(rules.only_scans(), is_open.then_some(StageRules::SCANS), "{settings:?}");
+            // Bytes in memory are compared as they are encoded.
+            let moves = |bytes: u64| rules.may_move(compressed(bytes));
+            let found = moves_from.map(|bytes: u64| (moves(bytes.saturating_sub(10)), moves(bytes + 10)));
+            assert!(found.is_none_or(|found| found == (false, true)), "{settings:?}: {found:?}");
+            assert!(moves_from.is_some() || !rules.may_move(u64::MAX), "{settings:?}");
         }
     }
 }

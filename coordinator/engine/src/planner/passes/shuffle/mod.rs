@@ -36,8 +36,9 @@ use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use super::facts::Facts;
 use super::pack::PARTITIONS_MAX;
-use crate::config::{AlignedPlace, ShufflePlace, SortPlace};
+use crate::config::{AlignedPlace, JoinPlace, ShufflePlace, SortPlace};
 use crate::model::FunctionSize;
+use crate::planner::loads::results::compressed;
 use choice::{Choice, choice, joins_large_sides};
 use ranges::ranged;
 
@@ -112,6 +113,40 @@ impl StageRules {
     /// Rules by which functions only scan.
     pub const SCANS: Self =
         Self { joins: Joins::LOCAL, aligned: AlignedPlace::Local, shuffles: Shuffles::NONE, facts: Facts::NONE };
+
+    /// Returns the rules by which functions only scan, where the settings leave it open whether they do more. None where a setting asks for more, or for no more.
+    pub fn only_scans(self) -> Option<Self> {
+        let (joins, Shuffles { place, sort, .. }) = (self.joins.place, self.shuffles);
+        let asks_for_more = joins == JoinPlace::Broadcast
+            || place == ShufflePlace::Hash
+            || sort == SortPlace::Ranges
+            || self.aligned == AlignedPlace::Functions;
+        let is_open = joins == JoinPlace::Auto || place == ShufflePlace::Auto || sort == SortPlace::Auto;
+        (is_open && !asks_for_more).then(|| Self { facts: self.facts, ..Self::SCANS })
+    }
+
+    /// Returns true if functions may do a part of operators that take so many encoded bytes.
+    pub fn may_move(&self, bytes: u64) -> bool {
+        let Shuffles { place, sort, bytes_min, .. } = self.shuffles;
+        let of_joins = match self.joins.place {
+            JoinPlace::Local => None,
+            JoinPlace::Broadcast => Some(1),
+            JoinPlace::Auto => Some(compressed(self.joins.probe_bytes_min)),
+        };
+        let of_shuffles = match place {
+            ShufflePlace::Local => None,
+            ShufflePlace::Hash => Some(1),
+            ShufflePlace::Auto => Some(compressed(bytes_min)),
+        };
+        let of_sorts = match sort {
+            SortPlace::Local => None,
+            SortPlace::Ranges => Some(1),
+            SortPlace::Auto => Some(compressed(bytes_min)),
+        };
+        let of_aligned = (self.aligned == AlignedPlace::Functions).then_some(1);
+        let least = [of_joins, of_shuffles, of_sorts, of_aligned].into_iter().flatten().min();
+        least.is_some_and(|least| bytes >= least.max(1))
+    }
 }
 
 /// Rule that has both sides of joins parted by their keys, before exchanges are put under joins. Joins stay as they are that functions do with copies of a
