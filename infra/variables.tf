@@ -135,9 +135,7 @@ variable "exchange_bucket_name" {
     error_message = "exchange_bucket_name must be 3 to 63 lowercase letters, digits, dots and hyphens."
   }
   validation {
-    condition = length(setintersection(var.tables[*].bucket, [
-      for n in range(var.exchange_buckets) : "${coalesce(var.exchange_bucket_name, "-")}${n == 0 ? "" : "-${n + 1}"}"
-    ])) == 0
+    condition     = !contains(var.tables[*].bucket, coalesce(var.exchange_bucket_name, "-"))
     error_message = "exchange_bucket_name is also a table's bucket: the exchange deletes what is older than a day, so it needs a bucket of its own."
   }
 }
@@ -155,6 +153,10 @@ variable "exchange_buckets" {
   validation {
     condition     = var.exchange_buckets == 1 || var.exchange_bucket_name == null || length(coalesce(var.exchange_bucket_name, "-")) <= 60
     error_message = "exchange_bucket_name has at most 60 characters where there are several exchange_buckets, which have a number behind it."
+  }
+  validation {
+    condition     = length(setintersection(var.tables[*].bucket, [for n in range(1, 17) : "${coalesce(var.exchange_bucket_name, "-")}-${n}" if n <= var.exchange_buckets])) == 0
+    error_message = "one of the exchange_buckets is also a table's bucket: the exchange deletes what is older than a day, so it needs buckets of its own."
   }
 }
 

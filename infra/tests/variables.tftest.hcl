@@ -200,7 +200,7 @@ run "tables_in_the_second_exchange" {
     exchange_bucket_name = "lake"
     exchange_buckets     = 2
   }
-  expect_failures = [var.exchange_bucket_name]
+  expect_failures = [var.exchange_buckets]
 }
 
 run "too_many_exchange_buckets" {

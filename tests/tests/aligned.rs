@@ -275,7 +275,7 @@ const ALIGNED: [(&str, &str); 27] = [
     ("SELECT x.k, x.c, n FROM (SELECT k, count(*) AS c FROM a GROUP BY k) AS x JOIN b ON x.k = b.k", "2 scans"),
     ("SELECT a.k, v, n FROM a JOIN b ON a.k = b.k ORDER BY v DESC, n LIMIT 7", "2 scans"),
     // Three tables, and files of several specs that all have the field.
-    ("SELECT a.k, v, n, t FROM a JOIN b ON a.k = b.k JOIN twice ON twice.k = b.k WHERE t < 100", "3 scans"),
+    ("SELECT a.k, v, n, t FROM a JOIN b ON a.k = b.k JOIN twice ON twice.k = a.k WHERE t < 100", "3 scans"),
     ("SELECT twice.k, t, n FROM twice LEFT JOIN b ON twice.k = b.k", "2 scans"),
     // Other transforms.
     ("SELECT ta.s, v, n FROM ta FULL JOIN tb ON ta.s = tb.s AND ta.v = tb.n", "2 scans by s = s"),
@@ -322,24 +322,25 @@ async fn check_all(ways: Vec<Config>, setup: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_coordinators_on_one_function() {
-    check_all(vec![config(Target::InProcess, 1, 1), config(Target::InProcess, 1, 2)], &[]).await;
+    Box::pin(check_all(vec![config(Target::InProcess, 1, 1), config(Target::InProcess, 1, 2)], &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_coordinators_on_several_functions() {
     let ways = [(2, 1), (4, 1), (4, 2)].map(|(functions, cores)| config(Target::InProcess, functions, cores));
-    check_all(ways.into(), &[]).await;
+    Box::pin(check_all(ways.into(), &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_coordinators_where_functions_send_rows_to_others() {
     let shuffled = Config { shuffle: ShufflePlace::Hash, ..config(Target::InProcess, 2, 2) };
-    check_all(vec![shuffled], &[]).await;
+    Box::pin(check_all(vec![shuffled], &[])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_the_coordinators_with_sorted_joins_in_processes() {
-    check_all(vec![config(Target::Processes, 2, 2)], &["SET datafusion.optimizer.prefer_hash_join = false"]).await;
+    Box::pin(check_all(vec![config(Target::Processes, 2, 2)], &["SET datafusion.optimizer.prefer_hash_join = false"]))
+        .await;
 }
 
 /// Joins by hand.
@@ -377,7 +378,8 @@ async fn rows_are_those_that_each_join_has() {
     ] {
         let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         let mut found = lines(&rows, "NULL");
-        (found.sort(), expected.sort());
+        found.sort();
+        expected.sort();
         assert!(!expected.is_empty());
         assert_eq!(found, expected, "{sql}");
         assert_remote(&report, sql);
@@ -396,17 +398,19 @@ async fn joins_that_would_lose_rows_are_not_aligned() {
     let local = lake.session(Config { on: Target::Local, ..Config::default() }).await;
     let session = lake.session(config(Target::InProcess, 3, 2)).await;
     for (sql, told) in [
-        ("SELECT v, e FROM a JOIN eight ON a.k = eight.k", "parted by bucket[4] of k, by bucket[8] of k"),
-        ("SELECT v, p FROM a JOIN plain ON a.k = plain.k", "parted by bucket[4] of k, not by k"),
+        ("SELECT v, e FROM a JOIN eight ON a.k = eight.k", "by bucket[4] of k, by bucket[8] of k"),
+        ("SELECT v, p FROM a JOIN plain ON a.k = plain.k", "by bucket[4] of k, not by k"),
         // Some files are older than the spec, or newer.
-        ("SELECT v, o FROM a JOIN older ON a.k = older.k", "parted by bucket[4] of k, not by k"),
-        ("SELECT v, g FROM a JOIN gone ON a.k = gone.k", "parted by bucket[4] of k, not by k"),
+        ("SELECT v, o FROM a JOIN older ON a.k = older.k", "by bucket[4] of k, not by k"),
+        ("SELECT v, g FROM a JOIN gone ON a.k = gone.k", "by bucket[4] of k, not by k"),
         ("SELECT v, n FROM a JOIN b ON a.k + 1 = b.k + 1", "no key is a column of a table on each side"),
-        ("SELECT v, n FROM a JOIN b ON a.v = b.n", "parted not by v, not by n"),
-        ("SELECT v, n FROM a JOIN tb ON a.s = tb.s", "parted not by s, by s"),
-        ("SELECT v, n FROM sa JOIN tb ON sa.s = tb.s", "parted by truncate[1] of s, by s"),
+        ("SELECT v, n FROM a JOIN b ON a.v = b.n", "not by v, not by n"),
+        ("SELECT v, n FROM a JOIN tb ON a.s = tb.s", "not by s, by s"),
+        ("SELECT v, n FROM sa JOIN tb ON sa.s = tb.s", "by truncate[1] of s, by s"),
         ("SELECT v, n FROM a JOIN b ON CAST(a.k AS DOUBLE) = CAST(b.k AS DOUBLE)", "no key is a column"),
         ("SELECT v, n FROM a JOIN (SELECT * FROM b LIMIT 30) AS b ON a.k = b.k", "a side is more than one scan"),
+        // A key of the lower join is widened above it.
+        ("SELECT v, n, t FROM a JOIN b ON a.k = b.k JOIN twice ON twice.k = b.k", "a side is more than one scan"),
         ("SELECT k FROM a WHERE k NOT IN (SELECT k FROM few WHERE k IS NOT NULL)", "a NULL of NOT IN decides"),
     ] {
         let (expected, _) = run(&local, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -415,12 +419,16 @@ async fn joins_that_would_lose_rows_are_not_aligned() {
         if !sql.contains("LIMIT") {
             let rule = Rule::same_engine().in_any_order();
             compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{sql}: {difference}"));
+            assert_remote(&report, sql);
         }
-        assert_remote(&report, sql);
         let explained = explain(&session, sql).await;
         let line = explained.lines().find(|line| line.starts_with("aligned      none of ["));
-        assert!(line.is_some_and(|line| line.contains(told)), "{told}: {explained}");
-        assert_eq!(explained.matches("\naligned ").count(), 1, "{explained}");
+        // DataFusion chooses which side is told first.
+        let is_told = |line: &str| told.split(", ").all(|part| line.contains(part));
+        assert!(line.is_some_and(is_told), "{told}: {explained}");
+        // The lower of two joins is aligned.
+        let joins = if sql.contains("twice") { 2 } else { 1 };
+        assert_eq!(explained.matches("\naligned ").count(), joins, "{explained}");
     }
     local.close().await;
     session.close().await;

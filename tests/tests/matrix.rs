@@ -140,9 +140,9 @@ fn graph(explained: &str) -> String {
         } else if let Some(why) = line.strip_prefix("shuffle      none ") {
             let _ = writeln!(text, "no exchange {why}");
         } else if line.starts_with("shuffle ") {
-            let keys = between(line, "by hash of ", ", 7 partitions").unwrap_or(line);
+            let keys = between(line, " by ", ", 7 partitions").unwrap_or(line);
             let way = between(line, " partitions ", "; ").unwrap_or_default();
-            let _ = writeln!(text, "exchange by hash of {keys} {way}");
+            let _ = writeln!(text, "exchange by {keys} {way}");
         } else if let Some(build) = line.strip_prefix("broadcast ") {
             let _ = writeln!(text, "build side {}", build.split(' ').next().unwrap_or_default());
         } else if let Some(read) = line.strip_prefix("reading      ") {

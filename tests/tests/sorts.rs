@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 use gust_engine::config::{Config, ShufflePlace, SortPlace, Target};
 use gust_engine::error::ErrorKind;
 use gust_engine::report::Report;
@@ -102,19 +104,22 @@ async fn check(session: &Session, local: &Session, sql: &str, least: usize, what
     report
 }
 
-async fn check_all(config: Config) {
-    let lake = lake().await;
-    let what = format!(
-        "{:?}, {} functions of {} cores, {:?} partitions",
-        config.on, config.functions_max, config.process.cores, config.shuffle_partitions
-    );
-    let local = lake.session(Config { on: Target::Local, ..Config::default() }).await;
-    let session = lake.session(config).await;
-    for (sql, least) in QUERIES {
-        check(&session, &local, sql, least, &what).await;
+fn check_all(config: Config) -> LocalBoxFuture<'static, ()> {
+    async move {
+        let lake = lake().await;
+        let what = format!(
+            "{:?}, {} functions of {} cores, {:?} partitions",
+            config.on, config.functions_max, config.process.cores, config.shuffle_partitions
+        );
+        let local = lake.session(Config { on: Target::Local, ..Config::default() }).await;
+        let session = lake.session(config).await;
+        for (sql, least) in QUERIES {
+            check(&session, &local, sql, least, &what).await;
+        }
+        session.close().await;
+        local.close().await;
     }
-    session.close().await;
-    local.close().await;
+    .boxed_local()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ variable "functions" {
 
 variable "tables" {
   description = "Buckets and prefixes that it may read; a prefix is empty or ends with a slash."
-  type        = list(object({ buckets = list(string), prefix = string }))
+  type        = list(object({ bucket = string, prefix = string }))
 }
 
 variable "glue_databases" {

@@ -20,7 +20,7 @@ use super::loads::stages::{FunctionReaders, LocalReads, StageMaker, local_reads}
 use super::passes::shuffle::StageRules;
 use super::passes::stages::CutPlan;
 use super::{PackedSize, Planner, distributed, footers, optimized};
-use crate::config::{Prefer, ShufflePlace, Target};
+use crate::config::{Prefer, ShufflePlace, SortPlace, Target};
 use crate::cost::{PriceError, Tariff};
 use crate::error::QueryError;
 use crate::model::forecast::{Prices, locally, on_functions};
@@ -206,7 +206,7 @@ impl Planner {
             Placement::Functions(on) => on,
             Placement::Here(reason) => return Ok(Placement::Here(reason)),
         };
-        if rules.shuffles.place == ShufflePlace::Auto {
+        if rules.shuffles.place == ShufflePlace::Auto || rules.shuffles.sort == SortPlace::Auto {
             let kept = on.cut.kept_shuffles().iter().map(|kept| format!("functions send one another no rows {kept}"));
             candidates.missing.extend(kept);
         }

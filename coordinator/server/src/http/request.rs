@@ -81,9 +81,12 @@ impl QueryRequest {
     pub(crate) fn fingerprint(&self) -> String {
         let mut request = serde_json::to_value(self).unwrap_or_default();
         if let Some(members) = request.as_object_mut() {
-            let is_wish = |name: &str| ["wait_seconds", "on_wait"].contains(&name);
             // Servers before links had no such member.
-            members.retain(|name, value| !is_wish(name) && !(name == "links" && value.is_null()));
+            members.retain(|name, value| match name.as_str() {
+                "wait_seconds" | "on_wait" => false,
+                "links" => !value.is_null(),
+                _ => true,
+            });
         }
         request.to_string()
     }

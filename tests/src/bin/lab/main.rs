@@ -316,7 +316,9 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
                 memory::Choice { scale: *scale, queries: queries.clone(), on: on.clone(), limits: limits.clone() };
             memory::measure(&workload.memory, &choice, cache).await
         }
-        Measurement::Operators { in_functions } => operators::measure(&workload.operators, *in_functions).await,
+        Measurement::Operators { in_functions } => {
+            Box::pin(operators::measure(&workload.operators, *in_functions)).await
+        }
         Measurement::Rollup(choice) => rollup::measure(choice).await,
         Measurement::OddValues { seeds, from, seed } => {
             let range = seed.map_or(*from..from + seeds, |seed| seed..seed + 1);

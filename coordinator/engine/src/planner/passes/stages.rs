@@ -206,7 +206,7 @@ impl CutPlan {
         self.templates.iter().flatten().any(|template| template.stages_before > 0 || template.aligned.is_some())
     }
 
-    /// Lists the reasons of exchanges by hash to stay on the coordinator.
+    /// Lists the reasons of exchanges, by hash or by ranges, to stay on the coordinator.
     pub fn kept_shuffles(&self) -> &[String] {
         &self.kept_shuffles
     }

@@ -122,7 +122,7 @@ impl StageRules {
             || sort == SortPlace::Ranges
             || self.aligned == AlignedPlace::Functions;
         let is_open = joins == JoinPlace::Auto || place == ShufflePlace::Auto || sort == SortPlace::Auto;
-        (is_open && !asks_for_more).then(|| Self { facts: self.facts, ..Self::SCANS })
+        (is_open && !asks_for_more).then_some(Self { facts: self.facts, ..Self::SCANS })
     }
 
     /// Returns true if functions may do a part of operators that take so many encoded bytes.

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
@@ -50,8 +51,8 @@ pub(super) fn ranged(
     if plan.is::<ShuffleExec>() || plan.is::<BroadcastExec>() {
         return Ok(Arc::clone(plan));
     }
-    if let Some(sort) = merged_sort(plan) {
-        match in_ranges(sort, rule)? {
+    if let Some((sort, columns)) = merged_sort(plan) {
+        match in_ranges(sort, columns, rule)? {
             Ok(ranges) => return Ok(ranges),
             Err(why) => kept.push(format!("by ranges of [{}]: {why}", sort.expr().first())),
         }
@@ -63,15 +64,22 @@ pub(super) fn ranged(
     }
 }
 
-/// Returns the sort whose partitions an operator merges, all of their rows.
-fn merged_sort(plan: &Arc<dyn ExecutionPlan>) -> Option<&SortExec> {
+/// Returns the sort whose partitions an operator merges, all of their rows, with the choice of its columns that may stand between the two.
+fn merged_sort(plan: &Arc<dyn ExecutionPlan>) -> Option<(&SortExec, Option<&Arc<dyn ExecutionPlan>>)> {
     let merge = plan.downcast_ref::<SortPreservingMergeExec>()?;
-    let sort = merge.input().downcast_ref::<SortExec>()?;
-    (merge.fetch().is_none() && sort.fetch().is_none() && sort.preserve_partitioning()).then_some(sort)
+    let columns = Some(merge.input()).filter(|input| input.is::<ProjectionExec>());
+    let input = columns.map_or(merge.input(), |columns| columns.children()[0]);
+    let sort = input.downcast_ref::<SortExec>()?;
+    let is_whole = merge.fetch().is_none() && sort.fetch().is_none() && sort.preserve_partitioning();
+    is_whole.then_some((sort, columns))
 }
 
-/// Makes the stage that sorts by ranges, or returns the reason to have none.
-fn in_ranges(sort: &SortExec, rule: Shuffles) -> Result<Result<Arc<dyn ExecutionPlan>, String>> {
+/// Makes the stage that sorts by ranges and chooses columns, or returns the reason to have none.
+fn in_ranges(
+    sort: &SortExec,
+    columns: Option<&Arc<dyn ExecutionPlan>>,
+    rule: Shuffles,
+) -> Result<Result<Arc<dyn ExecutionPlan>, String>> {
     let input = sort.input();
     let joins = || (!broadcasts(input).is_empty()).then(|| "functions join its rows with copies of a side".to_owned());
     if let Some(why) = why_stays(input).or_else(joins).or_else(|| why_not_sent(&input.schema())) {
@@ -96,7 +104,12 @@ fn in_ranges(sort: &SortExec, rule: Shuffles) -> Result<Result<Arc<dyn Execution
     let mark = ShuffleExec::new(Arc::new(exchange)).because(&format!("{reason}{told}").into());
     let mark = if rule.may_combine { mark.combined()? } else { mark };
     let sorted = SortExec::new(sort.expr().clone(), Arc::new(mark)).with_preserve_partitioning(true);
-    Ok(Ok(Arc::new(InOrderExec::new(Arc::new(sorted)))))
+    let sorted: Arc<dyn ExecutionPlan> = Arc::new(sorted);
+    let rows = match columns {
+        Some(columns) => replace_children_if_necessary(Arc::clone(columns), vec![sorted])?,
+        None => sorted,
+    };
+    Ok(Ok(Arc::new(InOrderExec::new(rows))))
 }
 
 fn choice(rows: &Arc<dyn ExecutionPlan>, rule: Shuffles) -> Choice {
@@ -146,10 +159,11 @@ mod tests {
         let sample = Sample::new().await;
         let sorted = "InOrderExec\n  SortExec\n    ShuffleExec\n      EmptyExec";
         let scanned = "RepartitionExec\n  DataSourceExec";
-        for (sql, coordinator) in [
-            ("SELECT a, b FROM t ORDER BY b DESC, a", "EmptyExec"),
-            ("SELECT b FROM t ORDER BY a", "ProjectionExec\n  EmptyExec"),
-            ("SELECT a FROM t ORDER BY a OFFSET 3", "GlobalLimitExec\n  EmptyExec"),
+        let chosen = "InOrderExec\n  ProjectionExec\n    SortExec\n      ShuffleExec\n        EmptyExec";
+        for (sql, coordinator, sorted) in [
+            ("SELECT a, b FROM t ORDER BY b DESC, a", "EmptyExec", sorted),
+            ("SELECT b FROM t ORDER BY a", "ProjectionExec\n  EmptyExec", chosen),
+            ("SELECT a FROM t ORDER BY a OFFSET 3", "GlobalLimitExec\n  EmptyExec", sorted),
         ] {
             let kept = check(&sample, RANGES, sql, coordinator, &[scanned, sorted]).await;
             assert!(kept.is_empty(), "{sql}: {kept:?}");
