@@ -257,8 +257,8 @@ fn buckets_of(named: &str) -> Result<Vec<&str>, String> {
     let buckets: Vec<&str> = named.split(',').collect();
     let is_twice = |(at, bucket): (usize, &&str)| buckets[..at].contains(bucket);
     match buckets.len() {
-        _ if buckets.contains(&"") => Err("a bucket has no name".to_owned()),
-        _ if buckets.iter().enumerate().any(is_twice) => Err("a bucket is named twice".to_owned()),
+        _ if buckets.contains(&"") => Err("a bucket has no name: write s3://ONE,TWO/PREFIX".to_owned()),
+        _ if buckets.iter().enumerate().any(is_twice) => Err("a bucket is named twice: name each once".to_owned()),
         count if count > BUCKETS_MAX => Err(format!("{count} buckets, at most {BUCKETS_MAX} make one store")),
         _ => Ok(buckets),
     }
@@ -395,8 +395,8 @@ mod tests {
         let store = opened("s3://one,two/").expect("two buckets");
         assert!(store.starts_with("spread(") && store.contains("one") && store.contains("two"), "{store}");
         let check = |url: &str, expect: &str| assert_eq!(opened(url), Err(format!("store `{url}`: {expect}")));
-        check("s3://one,/", "a bucket has no name");
-        check("s3://one,two,one/", "a bucket is named twice");
+        check("s3://one,/", "a bucket has no name: write s3://ONE,TWO/PREFIX");
+        check("s3://one,two,one/", "a bucket is named twice: name each once");
         let many: Vec<String> = (0..17).map(|number| format!("b{number}")).collect();
         check(&format!("s3://{}/", many.join(",")), "17 buckets, at most 16 make one store");
     }

@@ -43,10 +43,7 @@ fn bucket_of(key: &Path, buckets: usize) -> usize {
 }
 
 impl SpreadStore {
-    /// Returns the one bucket, or a store of all.
-    ///
-    /// # Panics
-    /// Where there is no bucket.
+    /// Returns the one bucket, or a store of all. There is one at least.
     pub(crate) fn of(mut buckets: Vec<Arc<dyn ObjectStore>>) -> Arc<dyn ObjectStore> {
         match buckets.len() {
             1 => buckets.remove(0),

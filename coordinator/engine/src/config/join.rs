@@ -21,7 +21,7 @@ pub enum JoinPlace {
 pub enum AlignedPlace {
     /// Functions, each with the files of some partition values.
     Functions,
-    /// Where other joins are.
+    /// The place of other joins.
     #[default]
     Local,
 }

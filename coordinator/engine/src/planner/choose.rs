@@ -263,7 +263,7 @@ mod tests {
             assert_eq!((choice.picked.way(), choice.reason), (expect, reason), "{prefer:?} {deadline:?}");
             assert_eq!(choice.ways, *candidates, "the best of each way");
         }
-        // Of one way the better one is told.
+        // The better candidate of one way is told.
         let choice = choose(&[small.as_slice(), &large].concat(), None, None).expect("a candidate");
         assert_eq!(choice.ways, small);
     }

@@ -61,7 +61,7 @@ impl Planner {
         };
         let mut shown = vec![candidates.all[0].forecast.clone(), picked.clone()];
         shown.extend(runner_up.clone());
-        // Of each way that is not among these, the one that would be picked.
+        // The candidate that would be picked of each way that is not among these.
         let all: Vec<Forecast> = candidates.all.iter().map(|candidate| candidate.forecast.clone()).collect();
         let best = choose(&all, self.settings.prefer, self.settings.deadline).map(|choice| choice.ways);
         let is_shown = |way: Way| shown.iter().any(|forecast| forecast.way() == way);

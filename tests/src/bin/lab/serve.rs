@@ -89,7 +89,7 @@ pub async fn measure(serve: &Serve, cache: &Path) -> anyhow::Result<Outcome> {
     let capacity = full.count(|answer| *answer == Answer::Rows) as f64 / full.seconds;
     let at = |share: f64, seconds: f64| Step { seconds, per_second: share * capacity };
     let half = lab.phase("half", vec![everybody(vec![at(0.5, serve.half_seconds)])], serve.half_seconds).await?;
-    // What is refused above capacity, and what still waits at its end, is in the same loop as what comes after.
+    // Refusals above capacity, and requests that still wait at its end, are in the same loop as what comes after.
     let steps = vec![at(0.5, serve.before_seconds), at(serve.above, serve.above_seconds), at(0.5, serve.after_seconds)];
     let seconds: f64 = steps.iter().map(|step| step.seconds).sum();
     let above = lab.phase("above and after", vec![everybody(steps)], seconds).await?;
