@@ -76,6 +76,8 @@ pub struct StoreClient {
     pub store: Arc<dyn ObjectStore>,
     /// Buckets that the store is made of.
     buckets: Vec<Arc<dyn ObjectStore>>,
+    /// Signers of URLs of its objects. None for a store that is read without a signature.
+    signers: Option<Signers>,
     /// None where no read is sent twice.
     pub hedger: Option<Arc<Hedger>>,
 }
@@ -83,11 +85,11 @@ pub struct StoreClient {
 impl StoreClient {
     /// Makes the client of a store that is one bucket.
     pub fn new(store: Arc<dyn ObjectStore>, hedger: Option<Arc<Hedger>>) -> Self {
-        Self::of(vec![store], hedger)
+        Self::of(vec![store], None, hedger)
     }
 
-    fn of(buckets: Vec<Arc<dyn ObjectStore>>, hedger: Option<Arc<Hedger>>) -> Self {
-        Self { store: SpreadStore::of(buckets.clone()), buckets, hedger }
+    fn of(buckets: Vec<Arc<dyn ObjectStore>>, signers: Option<Signers>, hedger: Option<Arc<Hedger>>) -> Self {
+        Self { store: SpreadStore::of(buckets.clone()), buckets, signers, hedger }
     }
 
     /// Returns the store with counted requests. A listing is one of each bucket.
@@ -96,6 +98,12 @@ impl StoreClient {
             Arc::new(CountingStore::new(Arc::clone(bucket), Arc::clone(counters))) as Arc<dyn ObjectStore>
         };
         SpreadStore::of(self.buckets.iter().map(counted).collect())
+    }
+
+    /// Returns the signers of URLs by which others may read the store's objects for a while. None for a store that is read without a
+    /// signature, and for one that was made by hand. Signing sends no request.
+    pub fn signers(&self) -> Option<&Signers> {
+        self.signers.as_ref()
     }
 
     /// Returns the times and refusals that the client has seen. None for local files.
@@ -241,15 +249,17 @@ pub fn connect_over(
 ) -> Result<StoreClient, String> {
     let pace = Arc::<Pace>::default();
     let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
-    let opened: Vec<Arc<dyn ObjectStore>> = match url.scheme() {
-        "file" => vec![Arc::new(LocalFileSystem::new())],
+    let (buckets, signers): (Vec<_>, _) = match url.scheme() {
+        "file" => (vec![Arc::new(LocalFileSystem::new()) as Arc<dyn ObjectStore>], None),
         "s3" | "s3a" => {
             let clients = s3(connections, access, credentials.as_ref(), &pace, &url)?;
-            clients.into_iter().map(|client| Arc::new(client) as _).collect()
+            let is_signed = !access.options.contains_key("aws_skip_signature");
+            let buckets = clients.iter().map(|client| Arc::new(client.clone()) as Arc<dyn ObjectStore>).collect();
+            (buckets, is_signed.then_some(Signers(clients)))
         }
         scheme => return Err(invalid(access, format!("scheme `{scheme}` is not supported, use file or s3"))),
     };
-    Ok(StoreClient::of(opened, Hedger::for_store(&access.url, pace)))
+    Ok(StoreClient::of(buckets, signers, Hedger::for_store(&access.url, pace)))
 }
 
 /// Returns the buckets that a URL names.
@@ -262,21 +272,6 @@ fn buckets_of(named: &str) -> Result<Vec<&str>, String> {
         count if count > BUCKETS_MAX => Err(format!("{count} buckets, at most {BUCKETS_MAX} make one store")),
         _ => Ok(buckets),
     }
-}
-
-/// Returns the signers of URLs by which others may read a store's objects for a while. None for a store that is read without a signature.
-/// Signing sends no request.
-///
-/// # Errors
-/// Those of [`connect`].
-pub fn signer(access: &StoreAccess, credentials: Option<AwsCredentialProvider>) -> Result<Option<Signers>, String> {
-    let url = Url::parse(&access.url).map_err(|error| invalid(access, error))?;
-    let is_signed = ["s3", "s3a"].contains(&url.scheme()) && !access.options.contains_key("aws_skip_signature");
-    if !is_signed {
-        return Ok(None);
-    }
-    let clients = s3(&Connections::default(), access, credentials.as_ref(), &Arc::default(), &url)?;
-    Ok(Some(Signers(clients)))
 }
 
 fn invalid(access: &StoreAccess, reason: impl std::fmt::Display) -> String {
@@ -392,6 +387,13 @@ mod tests {
             let access = StoreAccess { url: url.to_owned(), options: BTreeMap::new() };
             connect(&access, None).map(|client| client.store.to_string())
         };
+        let signed = |url: &str, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let client = connect(&StoreAccess { url: url.to_owned(), options }, None).expect("a store");
+            client.signers().map(|signers| signers.0.len())
+        };
+        assert_eq!((signed("s3://one,two/", &[]), signed("s3a://one/", &[])), (Some(2), Some(1)));
+        assert_eq!((signed("file:///", &[]), signed("s3://one/", &[("aws_skip_signature", "true")])), (None, None));
         let store = opened("s3://one,two/").expect("two buckets");
         assert!(store.starts_with("spread(") && store.contains("one") && store.contains("two"), "{store}");
         let check = |url: &str, expect: &str| assert_eq!(opened(url), Err(format!("store `{url}`: {expect}")));

@@ -53,7 +53,7 @@ pub use by_name::repeated_name;
 pub use classify::{causes, classify, find};
 pub use columns::FileConstants;
 pub use deletes::{DIGEST_READS_MAX, DeletePlan, DeleteReader, FileDeletes, KeyDigest, KeyGroup, VectorDigest};
-pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over, signer};
+pub use environment::{Connections, Environment, EnvironmentSettings, StoreClient, connect, connect_over};
 pub use fault::FileFault;
 pub use footer::{
     NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, is_same_version, project, read_footer, read_shipped,

@@ -161,7 +161,7 @@ impl Door {
         let tokens_path = server.tokens.clone();
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
         let results_max = RESULTS_MAX.max(2 * queries_max).min(RESULTS_THREADS_MAX);
-        let statements = Statements::new(server.statements_max as usize, server.keep, server.results_bytes_max, folder);
+        let statements = Statements::new(server, folder);
         let budgets = match purpose {
             Purpose::Serve => KeptBudgets::open(server, tokens.as_ref(), provider.as_ref())?,
             Purpose::Check => {

@@ -30,6 +30,7 @@ mod plain;
 mod postgres;
 mod recording;
 mod run;
+mod space;
 mod spool;
 mod statements;
 mod tls;

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::space::Share;
 use crate::statements::LATE_WRITES_MAX;
 
 /// Pauses after each try to delete rows.
@@ -46,6 +47,10 @@ impl Objects {
     pub(crate) fn rows(&self) -> u64 {
         self.parts.iter().map(|part| part.rows).sum()
     }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
 }
 
 /// Objects of a statement that has ended. They go with it.
@@ -53,15 +58,21 @@ impl Objects {
 pub(crate) struct LinkedRows {
     query: String,
     pub(crate) objects: Objects,
+    /// Space of the objects. It is given back when they are gone.
+    share: Option<Share>,
     links: Arc<Links>,
 }
 
 impl Drop for LinkedRows {
     fn drop(&mut self) {
-        let (links, query) = (Arc::clone(&self.links), std::mem::take(&mut self.query));
+        let (links, query, share) = (Arc::clone(&self.links), std::mem::take(&mut self.query), self.share.take());
         // The last owner may be a thread without a runtime.
         let runtime = self.links.runtime.clone();
-        drop(self.links.removals.spawn_on(async move { links.remove(&query).await }, &runtime));
+        let removal = async move {
+            links.remove(&query).await;
+            drop(share);
+        };
+        drop(self.links.removals.spawn_on(removal, &runtime));
     }
 }
 
@@ -72,8 +83,8 @@ impl Links {
     }
 
     /// Keeps the objects of a query, as long as its statement is kept.
-    pub(crate) fn rows(self: &Arc<Self>, query: &str, objects: Objects) -> LinkedRows {
-        LinkedRows { query: query.to_owned(), objects, links: Arc::clone(self) }
+    pub(crate) fn rows(self: &Arc<Self>, query: &str, objects: Objects, share: Share) -> LinkedRows {
+        LinkedRows { query: query.to_owned(), objects, share: Some(share), links: Arc::clone(self) }
     }
 
     /// Deletes what a query has left that failed: now, and when no attempt of its can write any more.

@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -21,6 +20,7 @@ use gust_engine::error::{ErrorKind, QueryError};
 use gust_output::OutputError;
 
 use crate::plain::PlainColumns;
+use crate::space::{Share, Space};
 
 /// Rows after which a page ends.
 const PAGE_ROWS: usize = 10_000;
@@ -28,39 +28,12 @@ const PAGE_ROWS: usize = 10_000;
 /// Bytes in memory after which a page ends.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// SQLSTATE code of PostgreSQL for a limit of the configuration.
-const OVER_LIMIT: &str = "53400";
-
-/// Bytes that the rows of all statements may take, and those that they take.
-#[derive(Debug)]
-pub(crate) struct Space {
-    bytes_max: u64,
-    bytes: AtomicU64,
-}
-
-impl Space {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: AtomicU64::new(0) }
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        let more = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= self.bytes_max);
-        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-}
-
 /// File with its part of the space, which it gives back at its end.
 #[derive(Debug)]
 struct SpoolFile {
     file: File,
     bytes: u64,
-    space: Arc<Space>,
-}
-
-impl Drop for SpoolFile {
-    fn drop(&mut self) {
-        self.space.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    share: Share,
 }
 
 /// Rows that are being written.
@@ -102,8 +75,9 @@ pub(crate) fn undeclared(error: &OutputError) -> QueryError {
 
 impl SpoolWriter {
     /// Opens a file in a folder for rows of these columns.
-    pub(crate) fn new(folder: &Path, announced: &Schema, space: Arc<Space>) -> Result<Self, QueryError> {
-        let file = SpoolFile { file: tempfile::tempfile_in(folder).map_err(failed)?, bytes: 0, space };
+    pub(crate) fn new(folder: &Path, announced: &Schema, space: &Arc<Space>) -> Result<Self, QueryError> {
+        let file = tempfile::tempfile_in(folder).map_err(failed)?;
+        let file = SpoolFile { file, bytes: 0, share: Share::of(space) };
         let columns = PlainColumns::new(announced);
         Ok(Self { file, columns, pages: Vec::new(), pending: Vec::new(), pending_rows: 0, pending_bytes: 0 })
     }
@@ -142,15 +116,9 @@ impl SpoolWriter {
         writer.finish().map_err(failed)?;
         drop(writer);
         (self.pending_rows, self.pending_bytes) = (0, 0);
-        let size = bytes.len() as u64;
-        if !self.file.space.take(size) {
-            let message = format!("the kept rows of all statements take more than {} bytes", self.file.space.bytes_max);
-            return Err(QueryError::new(ErrorKind::Resources, message)
-                .with_hint("stream the rows with POST /v1/query, or raise results_bytes_max under [server]")
-                .with_sqlstate(OVER_LIMIT));
-        }
         let offset = self.file.bytes;
-        self.file.bytes += size;
+        self.file.share.grow_to(offset + bytes.len() as u64)?;
+        self.file.bytes += bytes.len() as u64;
         self.file.file.write_all_at(&bytes, offset).map_err(failed)?;
         self.pages.push(Page { offset, bytes: bytes.len(), rows });
         Ok(())
@@ -226,7 +194,7 @@ mod tests {
     }
 
     fn spool(batches: &[RecordBatch], space: &Arc<Space>) -> Result<Spool, QueryError> {
-        let mut writer = SpoolWriter::new(&std::env::temp_dir(), &batches[0].schema(), Arc::clone(space))?;
+        let mut writer = SpoolWriter::new(&std::env::temp_dir(), &batches[0].schema(), space)?;
         for batch in batches {
             writer.push(batch)?;
         }
@@ -242,7 +210,7 @@ mod tests {
             (vec![numbers(0..10_001)], 2),
             (vec![numbers(0..6_000), numbers(6_000..6_000), numbers(6_000..25_000)], 3),
         ] {
-            let space = Arc::new(Space::new(1 << 20));
+            let space = Arc::new(Space::of_results(1 << 20));
             let spool = spool(&batches, &space).expect("kept");
             let expect: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
             assert_eq!((spool.pages(), spool.rows()), (pages, expect));
@@ -264,13 +232,13 @@ mod tests {
         let column = StringArray::from(vec![text.as_str(); 8]);
         let batch = RecordBatch::try_new(schema, vec![Arc::new(column)]).expect("rows");
         let one_by_one: Vec<RecordBatch> = (0..8).map(|row| batch.slice(row, 1)).collect();
-        let whole = spool(&[batch], &Arc::new(Space::new(12 << 20))).expect("kept");
+        let whole = spool(&[batch], &Arc::new(Space::of_results(12 << 20))).expect("kept");
         assert_eq!(whole.pages(), 3, "a batch is cut where its page is full");
-        let space = Arc::new(Space::new(12 << 20));
+        let space = Arc::new(Space::of_results(12 << 20));
         let first = spool(&one_by_one, &space).expect("kept");
         assert_eq!(first.pages(), 3);
         let error = spool(&one_by_one, &space).expect_err("too many");
-        assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Resources, OVER_LIMIT));
+        assert_eq!((error.kind(), error.sqlstate()), (ErrorKind::Resources, "53400"));
         drop(first);
         spool(&one_by_one, &space).expect("there is room again");
     }
@@ -283,9 +251,9 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("t", DataType::Utf8View, false)]));
         let batch = RecordBatch::try_new(schema, vec![Arc::new(views)]).expect("rows");
         let sorted: Vec<RecordBatch> = (0..100).map(|of| batch.slice(of * 10, 10)).collect();
-        let space = Arc::new(Space::new(1 << 20));
+        let space = Arc::new(Space::of_results(1 << 20));
         let spool = spool(&sorted, &space).expect("kept");
-        let bytes = space.bytes.load(Ordering::Relaxed);
+        let bytes = space.bytes();
         assert!(bytes < 2 * 1_000 * 200, "{bytes} bytes");
         let rows = spool.batches().flat_map(|batch| {
             let batch = batch.expect("rows");

@@ -6,6 +6,7 @@ use gust_tests::python::{CLIENTS, Run, run_with};
 use serde_json::json;
 
 use super::Served;
+use super::cut::{SLOW, four_files};
 use super::identity::{certificate, token, write_private};
 use crate::bad_input::{Place, check, wait_until};
 
@@ -86,17 +87,11 @@ fn answers_to_tpch_have_the_rows_and_types_of_the_command_line() {
 /// The rows of the first file come at once. Those of the others take minutes, and their functions are killed before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_cut_is_an_error_at_its_client() {
-    let place = Place::new("functions_max = 4\n[server]\nreach = ['data']\n");
-    for file in 0..4 {
-        let select = format!("SELECT value + {file} * 5000 AS k FROM generate_series(1, 5000)");
-        place.parquet(&format!("data/{file}.parquet"), &select).await;
-    }
-    std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'data/'")
-        .expect("written");
+    let place = four_files().await;
     let server = Served::start(&place, &["--setup", "setup.sql", "--on", "processes"]);
-    let sql = "SELECT k, CASE WHEN k > 5000 THEN levenshtein(repeat(k::text, 500), repeat('ab', 5000)) END AS d FROM t";
+    let sql = format!("SELECT k, {SLOW} FROM t");
     let id = server.child.id().to_string();
-    if speaks("flight_cut.py", &[&server.flight_uri(), &id, sql], "ok 5000 ") {
+    if speaks("flight_cut.py", &[&server.flight_uri(), &id, &sql], "ok 5000 ") {
         let failed = "SELECT outcome, attempts_wasted > 0 AS wasted FROM gust.queries WHERE statement LIKE '%levenshtein%repeat%'";
         wait_until("it is recorded", || server.rows(failed) == json!([{ "outcome": "failed", "wasted": true }]));
     }

@@ -82,7 +82,7 @@ fn a_request_needs_a_token_and_sees_its_users_own() {
     };
     let submit = ["-H", "Content-Type: application/sql", "--data-binary", "SELECT 1 AS one"];
     let hers = submitted(&ada, "/v1/statements", &submit).json()["href"].as_str().expect("a place").to_owned();
-    for path in [hers.clone(), format!("{hers}/result"), format!("{hers}/events")] {
+    for path in [hers.clone(), format!("{hers}/result"), format!("{hers}/events"), format!("{hers}/trace")] {
         assert_eq!(submitted(&ada, &path, &[]).status, 200, "{path}");
         assert_eq!(submitted(&bob, &path, &[]).status, 404, "{path}");
     }
@@ -229,6 +229,19 @@ pub(super) fn certificate(place: &Place, name: &str) -> bool {
     is_made
 }
 
+/// Returns a certificate in PEM whose last day is long ago. Its signature is of no use then.
+fn expired(pem: &[u8]) -> String {
+    let pem = String::from_utf8_lossy(pem);
+    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let mut der = base64::prelude::BASE64_STANDARD.decode(text).expect("PEM");
+    // Tag and length of a time with a year of two digits, and its last letter. The second one is that of the end.
+    let is_time = |it: &[u8]| it.starts_with(b"\x17\x0d") && it.ends_with(b"Z");
+    let times: Vec<usize> = der.windows(15).enumerate().filter(|(_, it)| is_time(it)).map(|(at, _)| at).collect();
+    der[times[1] + 2..times[1] + 15].copy_from_slice(b"200101000000Z");
+    let text = base64::prelude::BASE64_STANDARD.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
 #[test]
 fn tls_comes_from_files_that_are_read_anew() {
     let settings =
@@ -261,8 +274,12 @@ fn tls_comes_from_files_that_are_read_anew() {
     server.signal("TERM");
     assert_eq!(server.ended(), Some(0));
 
-    // A key of another certificate, one that everybody can read, and a file that is none.
+    // A certificate that has expired, a key of another one, one that everybody can read, and a file that is none.
     let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let renewed = std::fs::read(place.path("tls.pem")).expect("a certificate");
+    std::fs::write(place.path("tls.pem"), expired(&renewed)).expect("written");
+    fails(&place, &serve, 2, &["tls.pem: the certificate has expired, on 2020-01-01", "hint: renew it"]);
+    std::fs::write(place.path("tls.pem"), renewed).expect("written");
     std::fs::copy(place.path("first.key"), place.path("tls.key")).expect("copied");
     fails(&place, &serve, 2, &["tls.pem: it does not go with", "tls.key"]);
     std::fs::set_permissions(place.path("tls.key"), std::fs::Permissions::from_mode(0o644)).expect("a mode");

@@ -225,6 +225,27 @@ async fn linked_rows_come_through_the_server_where_nobody_signs() {
     assert_eq!((server.child.wait().expect("its end").code(), files()), (Some(0), 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn linked_rows_are_bounded() {
+    let (place, [ada, _]) = place("exchange", "").await;
+    std::fs::create_dir(place.path("exchange")).expect("made");
+    let mut command = Served::command_of(&place, &["--on", "processes"]);
+    command.env("GUST_SERVER__LINKS_BYTES_MAX", "4KiB");
+    let server = Served::started(&place, command, &[]);
+    let small = "SELECT 1 AS one";
+    assert_eq!(submit(&server, &ada, small)["state"], "SUCCEEDED");
+    for (by, sql) in
+        [("functions", "SELECT k, name FROM 'data/'"), ("the server", "SELECT name, k FROM 'data/' ORDER BY k DESC")]
+    {
+        let told = submit(&server, &ada, sql);
+        assert_eq!((&told["state"], &told["error"]["code"]), (&json!("FAILED"), &json!("53400")), "{by}: {told}");
+        assert!(told["error"]["hint"].as_str().is_some_and(|hint| hint.contains("links_bytes_max")), "{told}");
+        assert_ne!(told["report"]["fragments_adopted"], 0, "{by}: {told}");
+        // What has failed takes no room.
+        assert_eq!(submit(&server, &ada, small)["state"], "SUCCEEDED", "{by}");
+    }
+}
+
 /// Counts the files of a folder and of those in it.
 fn walk(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };

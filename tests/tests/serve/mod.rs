@@ -13,6 +13,7 @@ mod answers;
 mod bad_requests;
 mod bounds;
 mod budgets;
+mod cut;
 mod drivers;
 mod flight;
 mod identity;

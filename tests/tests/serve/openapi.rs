@@ -44,10 +44,10 @@ fn a_client_of_the_description_finds_no_fault() {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let arguments = [server.url.as_str(), &ada, EXAMPLES, SEED];
     match run_with(cache, OPENAPI, "openapi_client.py", &arguments).expect("no fault") {
-        Run::Done { stdout } => assert!(stdout.contains("Tested: 12"), "{stdout}"),
+        Run::Done { stdout } => assert!(stdout.contains("Tested: 13"), "{stdout}"),
         Run::Skipped { reason } => eprintln!("skipped: {reason}"),
     }
     let described = server.curl("/openapi.json", &[]).json();
-    assert_eq!(described["paths"].as_object().map(serde_json::Map::len), Some(11));
+    assert_eq!(described["paths"].as_object().map(serde_json::Map::len), Some(12));
     assert_eq!(server.sql_of(&ada, "SELECT 1 AS one").status, 200);
 }

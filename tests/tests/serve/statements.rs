@@ -151,6 +151,13 @@ async fn progress_has_the_fragments_of_functions() {
         (adopted, 1, 1),
         "{events}"
     );
+    let trace = server.curl(&format!("{}/trace", href(&told)), &[]).json();
+    let drawn = |begins: &str| {
+        let slices = trace["traceEvents"].as_array().expect("events").iter().filter(|event| event["ph"] == "X");
+        slices.filter(|event| event["name"].as_str().is_some_and(|name| name.starts_with(begins))).count()
+    };
+    assert_eq!((drawn("statement"), drawn("fragment ")), (1, count("attempt-ended")), "{trace}");
+    assert!(drawn("planning") > 0 && drawn("execute") as u64 >= adopted, "{trace}");
     assert_eq!(server.curl(&format!("{}/result", href(&told)), &[]).json(), json!([{ "s": 1_501_500 }]));
     // What failed has cost something, too.
     let failing = "SELECT 1 / (k - 1) AS q FROM 'data/'";

@@ -44,6 +44,9 @@ pub struct ServerConfig {
     /// Bytes of disk that the kept rows of all statements take, in `temp_folder`. Default 4 GiB.
     #[serde(deserialize_with = "units::bytes")]
     pub results_bytes_max: u64,
+    /// Bytes in the `exchange` that the linked rows of all statements take. Default 64 GiB.
+    #[serde(deserialize_with = "units::bytes")]
+    pub links_bytes_max: u64,
     /// Kind of the links to rows in the `exchange`. Default `presigned`: where it is S3, clients read there by a link that holds for 15 minutes. With
     /// `proxied` they read through the server.
     pub links: LinksKind,
@@ -226,6 +229,7 @@ impl Default for ServerConfig {
             statements_max: 1_000,
             keep: Duration::from_secs(3_600),
             results_bytes_max: 4 << 30,
+            links_bytes_max: 64 << 30,
             links: LinksKind::Presigned,
             drain: Duration::from_secs(30),
             journal: true,

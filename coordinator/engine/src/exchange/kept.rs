@@ -119,6 +119,12 @@ impl PartWriter {
         }
     }
 
+    /// Returns the encoded bytes until now.
+    pub fn bytes(&self) -> u64 {
+        let ended: u64 = self.parts.iter().map(|part| part.bytes).sum();
+        ended + self.open.as_ref().map_or(0, ResultWriter::bytes)
+    }
+
     async fn end(&mut self, writer: ResultWriter) -> Result<(), ExchangeError> {
         self.parts.extend(KeptPart::of(&writer.finish().await?));
         Ok(())
@@ -151,13 +157,13 @@ impl PartWriter {
 #[derive(Debug, Clone)]
 pub struct KeptResults {
     exchange: Exchange,
-    /// Signer of links; None if the store has none, or none are wanted.
-    signer: Option<Signers>,
+    /// Signers of links; None if the store has none, or none are wanted.
+    signers: Option<Signers>,
 }
 
 impl KeptResults {
-    pub(crate) fn new(exchange: Exchange, signer: Option<Signers>) -> Self {
-        Self { exchange, signer }
+    pub(crate) fn new(exchange: Exchange, signers: Option<Signers>) -> Self {
+        Self { exchange, signers }
     }
 
     /// Returns a URL by which everybody who has it reads a part, for this time at most; None if nobody signs.
@@ -165,7 +171,7 @@ impl KeptResults {
     /// # Errors
     /// Those of the credentials.
     pub async fn link(&self, part: &KeptPart, time: Duration) -> Result<Option<Url>> {
-        match &self.signer {
+        match &self.signers {
             Some(signers) => {
                 let path = Path::parse(&part.path)?;
                 signers.of(&path).signed_url(Method::GET, &path, time).await.map(Some)
@@ -231,8 +237,12 @@ mod tests {
                 writer.push(&batch(next..next + rows)).await.expect("in memory");
                 next += rows;
             }
+            let bytes = writer.bytes();
             let parts = writer.finish().await.expect("in memory");
             assert_eq!(parts.len(), objects, "{sizes:?}");
+            let all: u64 = parts.iter().map(|part| part.bytes).sum();
+            // The end of the last object comes with its finish.
+            assert!(bytes <= all && (bytes > 0) == (next > 0), "{bytes} of {all}");
             let kept = KeptResults::new(exchange.clone(), None);
             let mut rows = Vec::<i64>::new();
             for part in &parts {

@@ -177,7 +177,8 @@ impl RemoteFragmentExec {
         &self.stage
     }
 
-    /// Runs the stage, whose functions leave all rows in the exchange for a client. The stream has no rows; at its end `kept` has the objects.
+    /// Runs the stage, whose functions leave all rows in the exchange for a client. The stream has a batch without rows for each object, which
+    /// `kept` has then.
     ///
     /// # Errors
     /// Those of a stage that cannot be encoded.
@@ -186,7 +187,7 @@ impl RemoteFragmentExec {
         let stage = Arc::new(self.stage.keeping_rows());
         let mut answers = StageRun::start(&stage, &query, 1, &self.numbers, context, Vec::new(), None)?;
         let answers = answers.pop().flatten().ok_or_else(|| no_partition(0))?;
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), answers.kept(query, kept))))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), answers.kept(query, self.schema(), kept))))
     }
 
     /// Tells if its rows are those of its fragments, in any order: no stage and no build side comes before it.

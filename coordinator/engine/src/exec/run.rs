@@ -11,7 +11,6 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::future::ready;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use gust_protocol::exchange::{ExchangeError, ResultRows, writes_of};
@@ -414,10 +413,18 @@ impl PartitionAnswers {
             .boxed()
     }
 
-    /// Notes the objects of all answers, whose rows nobody reads here. There are no rows.
-    pub(super) fn kept(self, query: Arc<QueryContext>, kept: KeptParts) -> BoxStream<'static, Result<RecordBatch>> {
-        let noted = self.answers().try_filter_map(move |answer| ready(note(&answer, &query, &kept).map(|()| None)));
-        noted.boxed()
+    /// Notes the objects of all answers, whose rows nobody reads here. Each is a batch of this schema without rows.
+    pub(super) fn kept(
+        self,
+        query: Arc<QueryContext>,
+        schema: SchemaRef,
+        kept: KeptParts,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let noted = move |answer: Result<FragmentAnswer>| -> Result<RecordBatch> {
+            note(&answer?, &query, &kept)?;
+            Ok(RecordBatch::new_empty(Arc::clone(&schema)))
+        };
+        self.answers().map(noted).boxed()
     }
 
     /// Returns all rows of the partition, a fragment's as soon as it has finished.

@@ -1,11 +1,12 @@
 //! The one writer of a process's history. Records are written one after the other. While the file does not answer, none waits for it: a
-//! statement has no record then.
+//! statement has no record then. A long queue is another thing: who has waited in it for too long has no record, and others go on waiting.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{HistoryError, HistoryFault};
@@ -18,6 +19,9 @@ use crate::error::QueryError;
 /// Most records that wait for their turn. One more is not written.
 const QUEUED_MAX: usize = 1_000;
 
+/// Time after which a write under way hangs. It is below [`WRITE_MAX`]: when the first statement goes on that has waited for it, the next do not wait.
+const HANGING_MIN: Duration = Duration::from_secs(4);
+
 /// Writer of records. Clones share its turn.
 #[derive(Debug, Clone)]
 pub struct HistoryWriter(Arc<State>);
@@ -26,17 +30,9 @@ pub struct HistoryWriter(Arc<State>);
 struct State {
     turn: Arc<Semaphore>,
     queue: Semaphore,
-    writing: Mutex<Writing>,
-}
-
-/// Write under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Writing {
-    #[default]
-    Nothing,
-    Something,
-    /// Somebody has waited for its end for too long.
-    Hangs,
+    hanging_min: Duration,
+    /// Beginning of the write under way.
+    begun: Mutex<Option<Instant>>,
 }
 
 /// Turn of a write, until it is dropped.
@@ -47,27 +43,32 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.state.writing() = Writing::Nothing;
+        *self.state.begun() = None;
     }
 }
 
 impl State {
-    fn writing(&self) -> MutexGuard<'_, Writing> {
-        self.writing.lock().expect("no holder panics")
+    fn begun(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.begun.lock().expect("no holder panics")
     }
 }
 
 impl Default for HistoryWriter {
     fn default() -> Self {
-        let (turn, queue) = (Arc::new(Semaphore::new(1)), Semaphore::new(QUEUED_MAX));
-        Self(Arc::new(State { turn, queue, writing: Mutex::default() }))
+        Self::with_patience(HANGING_MIN)
     }
 }
 
 impl HistoryWriter {
-    /// Tells if the file does not answer: a write is under way for which somebody has waited for too long.
+    /// Makes a writer of which a write hangs after this time.
+    fn with_patience(hanging_min: Duration) -> Self {
+        let (turn, queue) = (Arc::new(Semaphore::new(1)), Semaphore::new(QUEUED_MAX));
+        Self(Arc::new(State { turn, queue, hanging_min, begun: Mutex::default() }))
+    }
+
+    /// Tells if the file does not answer: the write under way has begun long ago.
     pub fn hangs(&self) -> bool {
-        *self.0.writing() == Writing::Hangs
+        self.0.begun().is_some_and(|begun| begun.elapsed() >= self.0.hanging_min)
     }
 
     /// Writes the record of a statement, if the settings want one.
@@ -105,7 +106,7 @@ impl HistoryWriter {
         let (record, given_up) = (make(), CancellationToken::new());
         let writing = async {
             let turn = Turn { _turn: Arc::clone(&self.0.turn).acquire_owned().await.ok(), state: Arc::clone(&self.0) };
-            *self.0.writing() = Writing::Something;
+            *self.0.begun() = Some(Instant::now());
             let (store, given_up) = (store.clone(), given_up.clone());
             // It goes on to its end, and holds its turn, also where nobody waits for it any more.
             let writing = tokio::spawn(async move {
@@ -119,10 +120,6 @@ impl HistoryWriter {
             Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Ok(Err(_)) | Err(_) => {
                 given_up.cancel();
-                let mut writing = self.0.writing();
-                if *writing == Writing::Something {
-                    *writing = Writing::Hangs;
-                }
                 Err(slow())
             }
         }
@@ -133,13 +130,40 @@ impl HistoryWriter {
 mod tests {
     use std::process::Command;
 
-    use tokio::time::Instant;
-
     use super::*;
     use crate::config::StatementKept;
     use crate::history::record::tests::{done, events, meta, recorded};
 
     const SHORT: Duration = Duration::from_millis(300);
+
+    async fn written(writer: &HistoryWriter, store: &Store, id: &str, time: Duration) -> Result<(), HistoryFault> {
+        let made = || recorded(&meta(id, "SELECT 1", &[]), &events(id), &done(), StatementKept::Text);
+        writer.write_within(time, store, made, DateTime::UNIX_EPOCH).await.map_err(|error| error.fault)
+    }
+
+    /// Another connection holds the file's lock, so that the first write waits for it, and the second for the first.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_queue_is_no_file_that_hangs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = HistoryConfig { path: Some(folder.path().join("history.db")), ..HistoryConfig::default() };
+        let (store, writer) = (Store::of(&settings).expect("a place"), HistoryWriter::default());
+        let patient = Duration::from_secs(20);
+        assert_eq!(written(&writer, &store, "zero", patient).await, Ok(()));
+        let mut other = store.open().await.expect("readable").expect("it is there");
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
+        let (first, second, unlocked) = tokio::join!(
+            written(&writer, &store, "first", patient),
+            written(&writer, &store, "second", SHORT),
+            async {
+                tokio::time::sleep(2 * SHORT).await;
+                assert!(!writer.hangs(), "one has waited for too long, and the write has not");
+                sqlx::query("ROLLBACK").execute(&mut other).await
+            }
+        );
+        assert_eq!((first, second), (Ok(()), Err(HistoryFault::Slow)));
+        unlocked.expect("unlocked");
+        assert_eq!(written(&writer, &store, "third", patient).await, Ok(()));
+    }
 
     /// The first write finds out that the file hangs. The others do not wait, and nothing of them is written later.
     #[tokio::test(flavor = "multi_thread")]
@@ -149,11 +173,8 @@ mod tests {
         let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo of coreutils");
         assert!(made.success());
         let settings = HistoryConfig { path: Some(path.clone()), ..HistoryConfig::default() };
-        let (store, writer) = (Store::of(&settings).expect("a place"), HistoryWriter::default());
-        let write = async |id: &str, time| {
-            let made = || recorded(&meta(id, "SELECT 1", &[]), &events(id), &done(), StatementKept::Text);
-            writer.write_within(time, &store, made, DateTime::UNIX_EPOCH).await.map_err(|error| error.fault)
-        };
+        let (store, writer) = (Store::of(&settings).expect("a place"), HistoryWriter::with_patience(SHORT / 2));
+        let write = async |id: &str, time| written(&writer, &store, id, time).await;
         let (first, second) = tokio::join!(write("first", SHORT), write("second", SHORT));
         assert_eq!((first, second), (Err(HistoryFault::Slow), Err(HistoryFault::Slow)));
         let since = Instant::now();

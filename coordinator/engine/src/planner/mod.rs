@@ -41,6 +41,7 @@ pub mod choose;
 mod decide;
 mod deletes;
 pub mod explain;
+mod forwarding;
 pub mod graph;
 pub mod keys;
 pub mod loads;

@@ -1,7 +1,7 @@
 //! Examines everything that a query needs, one thing at a time. A finding of a fault has the next step.
 //!
-//! Functions are tried with a real fragment, which reads nothing and leaves its one row in the exchange. It shows
-//! reachability, version, permissions and the way back at once. All sizes are tried if estimates pick the size, else
+//! Functions are tried with a real fragment, which reads nothing and leaves its one row in the exchange, and with one for each bucket where that
+//! has several. It shows reachability, version, permissions and the way back at once. All sizes are tried if estimates pick the size, else
 //! the first one.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use gust_protocol::exchange::ExchangeError;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
 use gust_protocol::{
-    AccessTable, Base64, Fragment, FragmentId, FragmentLimits, InvokeRequest, Output, PlanRef, StagePlan, exchange,
-    plan,
+    AccessTable, Base64, Fragment, FragmentId, FragmentLimits, InvokeRequest, Output, PlanRef, StagePlan, StoreAccess,
+    exchange, plan,
 };
 use humansize::{BINARY, format_size};
 use object_store::ObjectStoreExt;
@@ -77,7 +77,7 @@ impl Session {
         findings.extend(of_functions);
         for ProbeSubject { name, invoker } in subjects {
             let answer = match can_write {
-                true => self.probe(invoker).await,
+                true => self.probe(invoker.as_ref()).await,
                 false => Err(QueryError::setup("not tried, for there is no exchange to answer through")),
             };
             findings.push(Finding::new(name, answer));
@@ -170,18 +170,46 @@ impl Session {
         }
     }
 
+    /// Tries a function on each bucket of the exchange, up to the first that fails. A bucket by itself is an exchange, too.
+    async fn probe(&self, invoker: &dyn Invoker) -> Result<String, QueryError> {
+        let whole = self.exchange();
+        let roots = places(&whole.access.url);
+        let mut told = Vec::new();
+        for root in &roots {
+            let url = Url::parse(root).map_err(|error| QueryError::setup(format!("`{root}`: {error}")))?;
+            let access = StoreAccess { url: root.clone(), ..whole.access.clone() };
+            let exchange = Exchange { access, store: self.stores.open_own(&url)?, ..whole.clone() };
+            told.push(self.probe_in(&exchange, invoker).await.map_err(|error| {
+                match roots.len() {
+                    1 => error,
+                    _ => QueryError::new(error.kind(), format!("{root}: {}", error.message()))
+                        .with_default_hint(error.hint())
+                        .with_source_of(&error),
+                }
+            })?);
+        }
+        let in_each = if roots.len() > 1 { format!(", in each of {} buckets", roots.len()) } else { String::new() };
+        // The first answer has the cold start.
+        Ok(told.into_iter().next().unwrap_or_default() + &in_each)
+    }
+
     /// Runs a fragment that reads nothing and writes its row into the exchange. It has one attempt, so that no retry
     /// hides a failure.
-    async fn probe(&self, invoker: Arc<dyn Invoker>) -> Result<String, QueryError> {
+    async fn probe_in(&self, exchange: &Exchange, invoker: &dyn Invoker) -> Result<String, QueryError> {
         let id = FragmentId { query: Uuid::now_v7().simple().to_string(), stage: 0, index: 0 };
-        let outcome = self.try_probe(&id, invoker.as_ref()).await;
-        self.engine.clean(&id.query, self.exchange()).await;
+        let outcome = self.try_probe(&id, exchange, invoker).await;
+        self.engine.clean(&id.query, exchange).await;
         outcome
     }
 
-    async fn try_probe(&self, id: &FragmentId, invoker: &dyn Invoker) -> Result<String, QueryError> {
+    async fn try_probe(
+        &self,
+        id: &FragmentId,
+        exchange: &Exchange,
+        invoker: &dyn Invoker,
+    ) -> Result<String, QueryError> {
         let empty: Arc<dyn ExecutionPlan> = Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
-        let Exchange { access, prefix, store } = self.engine.fleet.exchange();
+        let Exchange { access, prefix, store } = exchange;
         let access = self.engine.fleet.credentials(&self.stores).await.apply(access);
         let facts = self.engine.fleet.facts(Asking::Always).await?;
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PROBE_MAX;

@@ -252,17 +252,17 @@ impl Engine {
     /// Returns the rows that wait in the exchange for clients, with presigned links to them if these are wanted and the store has some.
     ///
     /// # Errors
-    /// [`crate::error::ErrorKind::Setup`] for settings that make no client.
+    /// [`crate::error::ErrorKind::Setup`] or [`crate::error::ErrorKind::Sql`] for settings that make no client.
     pub fn kept_results(&self, links: LinksKind) -> Result<KeptResults, QueryError> {
         let exchange = self.exchange().clone();
-        let signer = match links {
+        let signers = match links {
             LinksKind::Presigned => {
                 let url = Url::parse(&exchange.access.url).map_err(|error| QueryError::setup(error.to_string()))?;
-                self.stores.signer(&url)?
+                self.stores.signers(&url)?
             }
             LinksKind::Proxied => None,
         };
-        Ok(KeptResults::new(exchange, signer))
+        Ok(KeptResults::new(exchange, signers))
     }
 
     /// Ends all function processes and removes their objects and files. A program calls it before it ends.

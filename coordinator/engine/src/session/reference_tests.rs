@@ -9,7 +9,11 @@ use regex::Regex;
 
 use super::*;
 
-const CONFIG: &str = concat!(include_str!("../config/mod.rs"), include_str!("../config/server.rs"));
+const CONFIG: &str = concat!(
+    include_str!("../config/mod.rs"),
+    include_str!("../config/history.rs"),
+    include_str!("../config/server.rs")
+);
 
 const CATALOGS: &str = include_str!("../config/catalogs.rs");
 

@@ -8,7 +8,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use fragment_fn::hedging::{HedgedStore, Hedger};
 use fragment_fn::metering::Counters;
-use fragment_fn::{Connections, Pace, Signers, StoreClient, connect, connect_over, signer};
+use fragment_fn::{Connections, Pace, Signers, StoreClient, connect, connect_over};
 use gust_catalog::{Grant, Grants, MetadataCache};
 use gust_protocol::{StoreAccess, Usage};
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
@@ -248,15 +248,12 @@ impl Stores {
         }
     }
 
-    /// Returns the signer of URLs by which others may read the engine's own objects in a store; None for one without signatures.
+    /// Returns the signers of URLs by which others may read the engine's own objects in a store; None for one without signatures.
     ///
     /// # Errors
-    /// Those of [`Self::access`], and [`crate::error::ErrorKind::Setup`] for settings that make no client.
-    pub fn signer(&self, url: &Url) -> Result<Option<Signers>, QueryError> {
-        let StoreSettings { s3, credentials, .. } = &*self.0.settings;
-        let is_own = s3.access_key_id.is_none();
-        signer(&self.own_access(url)?, is_own.then(|| Arc::clone(credentials) as AwsCredentialProvider))
-            .map_err(QueryError::setup)
+    /// Those of [`Self::open_own`].
+    pub fn signers(&self, url: &Url) -> Result<Option<Signers>, QueryError> {
+        Ok(self.opened(&self.own_access(url)?)?.client.signers().cloned())
     }
 
     /// Returns the way to the store with this root, of which `s3://bucket/t//` is one: see [`gust_catalog::Location`].

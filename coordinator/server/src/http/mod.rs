@@ -28,6 +28,7 @@ mod problem;
 mod query;
 mod request;
 mod statements;
+mod trace;
 
 pub(crate) use auth::secret;
 pub(crate) use events::{decimals, dollars};
@@ -55,6 +56,7 @@ pub(crate) fn routes(door: Arc<Door>, hosts: Hosts) -> Router {
         .route("/v1/statements/{id}/links", get(links::all))
         .route("/v1/statements/{id}/links/{part}", get(links::part))
         .route("/v1/statements/{id}/result", get(statements::rows))
+        .route("/v1/statements/{id}/trace", get(trace::show))
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(&door));
     api.merge(crate::flight::routes(Arc::clone(&door)))

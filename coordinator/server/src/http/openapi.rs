@@ -13,7 +13,7 @@ use utoipa::openapi::{OneOfBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::accept;
-use super::{budgets, links, problem, query, request, statements};
+use super::{budgets, links, problem, query, request, statements, trace};
 
 /// Path of the document.
 pub(super) const PATH: &str = "/openapi.json";
@@ -41,6 +41,7 @@ pub(super) const PATH: &str = "/openapi.json";
         statements::rows,
         links::all,
         links::part,
+        trace::show,
     ),
     components(schemas(problem::Body, request::QueryRequest)),
     modifiers(&Finished),

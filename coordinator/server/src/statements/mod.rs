@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use gust_engine::config::ServerConfig;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::{EventLog, StampedEvent};
 use gust_engine::resume::{Inherited, WorkLog};
@@ -25,7 +26,8 @@ use crate::door::Door;
 use crate::journal::{Position, Submitted};
 use crate::links::LinkedRows;
 use crate::run::{Asked, Done, Failure, spawn};
-use crate::spool::{Space, Spool};
+use crate::space::Space;
+use crate::spool::Spool;
 use crate::tokens::Principal;
 pub(crate) use work::LATE_WRITES_MAX;
 use work::{Journaled, Spooling, carry_out, end};
@@ -38,7 +40,10 @@ pub(crate) struct Statements {
     entries: Mutex<Entries>,
     statements_max: usize,
     keep: Duration,
+    /// Space of rows in files of the folder.
     space: Arc<Space>,
+    /// Space of rows in the exchange.
+    links_space: Arc<Space>,
     folder: PathBuf,
 }
 
@@ -196,9 +201,16 @@ pub(crate) struct Key {
 }
 
 impl Statements {
-    pub(crate) fn new(statements_max: usize, keep: Duration, results_bytes_max: u64, folder: PathBuf) -> Self {
-        let space = Arc::new(Space::new(results_bytes_max));
-        Self { entries: Mutex::default(), statements_max, keep, space, folder }
+    /// Makes a server's statements, whose rows are in files of a folder, or in the exchange.
+    pub(crate) fn new(server: &ServerConfig, folder: PathBuf) -> Self {
+        Self {
+            entries: Mutex::default(),
+            statements_max: server.statements_max as usize,
+            keep: server.keep,
+            space: Arc::new(Space::of_results(server.results_bytes_max)),
+            links_space: Arc::new(Space::of_links(server.links_bytes_max)),
+            folder,
+        }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -246,7 +258,7 @@ impl Statements {
         Spooling {
             entry: Arc::clone(entry),
             folder: self.folder.clone(),
-            space: Arc::clone(&self.space),
+            space: Arc::clone(if is_linked { &self.links_space } else { &self.space }),
             taken: None,
             is_linked,
             journaled,

@@ -24,7 +24,8 @@ use crate::journal::Keeper;
 use crate::links::Objects;
 use crate::plain::PlainColumns;
 use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, unrun};
-use crate::spool::{Space, Spool, SpoolWriter, undeclared};
+use crate::space::{Share, Space};
+use crate::spool::{Spool, SpoolWriter, undeclared};
 
 /// First events of an ended statement that are kept, and last ones, and the bytes of the texts of either.
 const EVENTS_KEPT_MAX: usize = 1_000;
@@ -89,7 +90,7 @@ pub(super) async fn end(door: Arc<Door>, mut spooling: Spooling, ended: Result<D
         let rows = match spooling.taken.take() {
             None => Rows::None,
             Some(Taken::Spool(spool)) => Rows::Spooled(spool),
-            Some(Taken::Objects(objects)) => Rows::Linked(Arc::new(door.links.rows(&done.id, objects))),
+            Some(Taken::Objects(objects, share)) => Rows::Linked(Arc::new(door.links.rows(&done.id, objects, share))),
         };
         (done, rows)
     });
@@ -173,14 +174,15 @@ fn within_bytes<'a>(events: impl Iterator<Item = &'a (usize, StampedEvent)>) -> 
 /// Rows of a statement that were taken.
 pub(super) enum Taken {
     Spool(Spool),
-    /// Objects in the exchange.
-    Objects(Objects),
+    /// Objects in the exchange, with their part of its space.
+    Objects(Objects, Share),
 }
 
 /// Rows of a statement on their way into its spool, or into the exchange.
 pub(super) struct Spooling {
     pub(super) entry: Arc<Entry>,
     pub(super) folder: PathBuf,
+    /// Space of the place where the rows stay.
     pub(super) space: Arc<Space>,
     pub(super) taken: Option<Taken>,
     /// True if the rows stay in the exchange.
@@ -207,29 +209,40 @@ impl Journaled {
     }
 }
 
-/// Leaves the rows of a statement in the exchange: those that functions have not left there are written.
-async fn link(running: &mut RunningStatement) -> Result<Objects, QueryError> {
+/// Leaves the rows of a statement in the exchange: those that functions have not left there are written. They take a part of the space, and
+/// where it is full the statement fails. Of functions each fragment is counted at its end.
+async fn link(running: &mut RunningStatement, space: &Arc<Space>) -> Result<(Objects, Share), QueryError> {
     let columns = PlainColumns::new(running.schema());
     let mut writer = running.part_writer(columns.schema())?;
+    let mut share = Share::of(space);
     let of_store = |error: ExchangeError| QueryError::from_engine(DataFusionError::External(Box::new(error)));
     let written = async {
         while let Some(batch) = running.next().await? {
-            let batch = columns.conform(&batch).map_err(|error| undeclared(&error))?;
-            writer.push(&batch).await.map_err(of_store)?;
+            let bytes = match running.kept_bytes() {
+                Some(bytes) => bytes,
+                None => {
+                    let batch = columns.conform(&batch).map_err(|error| undeclared(&error))?;
+                    writer.push(&batch).await.map_err(of_store)?;
+                    writer.bytes()
+                }
+            };
+            share.grow_to(bytes)?;
         }
         Ok::<_, QueryError>(())
     };
-    match (written.await, running.take_kept()) {
-        (Ok(()), Some(parts)) => Ok(Objects::of_functions(columns.schema(), parts)),
+    let objects = match (written.await, running.take_kept()) {
+        (Ok(()), Some(parts)) => Objects::of_functions(columns.schema(), parts),
         (Ok(()), None) => {
             let parts = writer.finish().await.map_err(of_store)?;
-            Ok(Objects { schema: columns.schema(), parts })
+            Objects { schema: columns.schema(), parts }
         }
         (Err(error), _) => {
             writer.abort().await;
-            Err(error)
+            return Err(error);
         }
-    }
+    };
+    share.grow_to(objects.bytes())?;
+    Ok((objects, share))
 }
 
 impl Sink for Spooling {
@@ -241,13 +254,13 @@ impl Sink for Spooling {
             return Ok(0);
         }
         if self.is_linked {
-            let objects = link(running).await.map_err(StreamError::Query)?;
+            let (objects, share) = link(running, &self.space).await.map_err(StreamError::Query)?;
             let rows = objects.rows();
-            self.taken = Some(Taken::Objects(objects));
+            self.taken = Some(Taken::Objects(objects, share));
             return Ok(rows);
         }
         let spool = async {
-            let mut writer = SpoolWriter::new(&self.folder, running.schema(), Arc::clone(&self.space))?;
+            let mut writer = SpoolWriter::new(&self.folder, running.schema(), &self.space)?;
             while let Some(batch) = running.next().await? {
                 tokio::task::block_in_place(|| writer.push(&batch))?;
             }

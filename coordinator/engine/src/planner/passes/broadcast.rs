@@ -13,20 +13,19 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, JoinType, Result, Statistics};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::common::{JoinType, Result, Statistics};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, PlanProperties,
-    replace_children_if_necessary,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, replace_children_if_necessary,
 };
 use gust_protocol::plan::{ExchangeExec, PartsExec};
 
 use super::cut::{is_fragment, is_partition_local};
 use super::shuffle::{ShuffleExec, with_shuffles};
 use crate::config::JoinPlace;
+use crate::planner::forwarding::{over_one_input, rows_of_input};
 use crate::planner::loads::memory::expected_bytes;
 
 /// Least bytes in memory of the rows that a join is expected to see of its other side, for `auto`. Functions that join begin when the
@@ -282,40 +281,11 @@ impl DisplayAs for BroadcastExec {
 }
 
 impl ExecutionPlan for BroadcastExec {
-    fn name(&self) -> &'static str {
-        "BroadcastExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))?;
-        Ok(Arc::new(self.over(input)))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.input.execute(partition, context)
-    }
+    over_one_input!(input, Self::over);
+    rows_of_input!(input);
 
     fn child_stats_requests(&self, _: Option<usize>) -> Vec<ChildStats> {
         vec![ChildStats::At(None)]
-    }
-
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        inputs.first().cloned().ok_or_else(|| DataFusionError::Internal("a mark has no input".to_owned()))
     }
 }
 

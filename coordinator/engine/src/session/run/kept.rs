@@ -15,7 +15,8 @@ use crate::session::Statement;
 
 impl Statement {
     /// Returns the same statement, whose rows are to stay in the exchange, with plain types. Of a query that functions answer alone
-    /// [`RunningStatement::next`] then returns none of its rows, and [`RunningStatement::take_kept`] has their objects.
+    /// [`RunningStatement::next`] then returns a batch without rows for each fragment that has ended, and [`RunningStatement::take_kept`] has
+    /// the objects.
     #[must_use]
     pub fn with_kept_rows(self) -> Self {
         Self { keeps_rows: true, ..self }
@@ -36,6 +37,12 @@ impl RunningStatement {
     pub fn part_writer(&self, schema: SchemaRef) -> Result<PartWriter, QueryError> {
         let exchange = self.session.exchange().through(&self.session.stores).map_err(QueryError::from_engine)?;
         Ok(PartWriter::new(exchange, &self.id, schema))
+    }
+
+    /// Returns the bytes of the objects that functions have left until now. None where the rows are returned.
+    pub fn kept_bytes(&self) -> Option<u64> {
+        let kept = self.kept.as_ref()?.lock().expect("no holder panics");
+        Some(kept.iter().map(|part| part.bytes).sum())
     }
 
     /// Returns the number of rows in the objects that functions have left until now.

@@ -3,12 +3,12 @@
 use std::fmt::Formatter;
 use std::sync::Arc;
 
+use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result, Statistics};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
+use datafusion::physical_plan::statistics::ChildStats;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 
+use crate::planner::forwarding::{over_one_input, rows_of_input, without_input};
 use crate::tables::facts::PartField;
 
 /// An exchange by hash over one scan that functions do without: each has all files of some values of the partition fields, of all scans under one join, so
@@ -47,10 +47,6 @@ impl AlignedExec {
     }
 }
 
-fn without_input() -> DataFusionError {
-    DataFusionError::Internal("a mark has no input".to_owned())
-}
-
 /// Lists the marks of a fragment, in the order of its scans.
 pub fn aligned_scans(fragment: &Arc<dyn ExecutionPlan>) -> Vec<AlignedExec> {
     let mut found = Vec::new();
@@ -82,39 +78,10 @@ impl DisplayAs for AlignedExec {
 }
 
 impl ExecutionPlan for AlignedExec {
-    fn name(&self) -> &'static str {
-        "AlignedExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.exchange.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.exchange]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let exchange = children.pop().ok_or_else(without_input)?;
-        Ok(Arc::new(Self { exchange, ..Self::clone(&self) }))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.exchange.execute(partition, context)
-    }
+    over_one_input!(exchange, |mark, exchange| Self { exchange, ..mark.clone() });
+    rows_of_input!(exchange);
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
         vec![ChildStats::At(partition)]
-    }
-
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        inputs.first().cloned().ok_or_else(without_input)
     }
 }
