@@ -2,7 +2,8 @@
 //! promise that the simulated fleet asserts in virtual time.
 //!
 //! The function is the project's own, wrapped. Before, while or after it runs a fragment it may crash, be killed, hang, panic,
-//! be late, damage its result, do its work twice, or overwrite its result after its answer. Storage may ask to slow
+//! be late, damage its result, do its work twice, or overwrite its result after its answer. Before it reads rows of other functions it may delete, tear or swap their
+//! objects, which were adopted. Storage may ask to slow
 //! down, fail, reset connections and cut bodies short. An attempt's fault depends on the seed and the attempt's place alone.
 //! A request's fault depends on the seed and the request alone. Each fault that fires in a function adds a line to the
 //! file `fired` in the folder that marks the functions; the server counts its own faults.
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use fragment_fn::{Environment, connect, handler};
 use futures::TryStreamExt;
-use gust_engine::config::{Config, Target};
+use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::error::ErrorKind;
 use gust_protocol::exchange::result_path;
 use gust_protocol::{Base64, FragmentResult, InvokeRequest, PartsPlace, wire};
@@ -34,7 +35,7 @@ use crate::invokers::processes_marked;
 use crate::query::run;
 use crate::s3::shape::Faults;
 use crate::s3::{S3Server, Shape, StorageFault};
-use crate::{cloud, tpch};
+use crate::{cloud, lost_parts, tpch};
 
 /// Fault of a function process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,10 +55,16 @@ pub enum ProcessFault {
     DuplicateDelivery,
     /// The result is overwritten soon after the answer.
     LateZombieWrite,
+    /// Rows of another function are deleted before they are read.
+    LostInput,
+    /// Such rows end within those that are read.
+    TornInput,
+    /// Such rows are those of another function.
+    SwappedInput,
 }
 
 impl ProcessFault {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Crash,
         Self::Kill,
         Self::Hang,
@@ -67,13 +74,23 @@ impl ProcessFault {
         Self::TruncatedResult,
         Self::DuplicateDelivery,
         Self::LateZombieWrite,
+        Self::LostInput,
+        Self::TornInput,
+        Self::SwappedInput,
     ];
 
-    /// Draws an attempt's fault. In four of five worlds some attempts have one; faults that take real time are rare.
-    fn draw(seed: u64, random: &mut SmallRng) -> Option<Self> {
+    /// Faults of rows that an attempt reads of other functions.
+    const OF_INPUT: [Self; 3] = [Self::LostInput, Self::TornInput, Self::SwappedInput];
+
+    /// Draws an attempt's fault. In four of five worlds some attempts have one; faults that take real time are rare. Every second one is of the rows of other functions,
+    /// if it reads some.
+    fn draw(seed: u64, reads_others: bool, random: &mut SmallRng) -> Option<Self> {
         let severity = [0.0, 0.1, 0.1, 0.2, 0.3][(seed % 5) as usize];
         if !random.random_bool(severity) {
             return None;
+        }
+        if reads_others && random.random_bool(0.5) {
+            return Some(Self::OF_INPUT[random.random_range(0..Self::OF_INPUT.len())]);
         }
         Some(match random.random_range(0..100) {
             0..20 => Self::Crash,
@@ -117,18 +134,20 @@ pub async fn answer(
 ) -> Bytes {
     let mut request = wire::decode_request(&payload).expect("the coordinator sends valid requests");
     let mut random = random_of(seed, &request);
-    let fault = ProcessFault::draw(seed, &mut random);
+    let fault = ProcessFault::draw(seed, !lost_parts::slices(&request, None).is_empty(), &mut random);
     // Results are small and would stay inline: half of them are forced to be objects.
     if random.random_bool(0.5) {
         request.fragment.limits.inline_bytes_max = 0;
     }
     let payload = wire::encode_request(&request).expect("it was decoded");
-    if let Some(fault) = fault {
+    if let Some(fault) = fault
+        && (!ProcessFault::OF_INPUT.contains(&fault) || spoiled(&request, fault, &mut random).await)
+    {
         note(mark, fault);
     }
     let work = || handler::handle(environment, payload.clone(), deadline);
     match fault {
-        None => work().await,
+        None | Some(ProcessFault::LostInput | ProcessFault::TornInput | ProcessFault::SwappedInput) => work().await,
         Some(ProcessFault::Crash) => {
             overwrite(&request, "half a result".into()).await;
             std::process::exit(3)
@@ -195,6 +214,35 @@ async fn overwrite(request: &InvokeRequest, bytes: Bytes) {
     let _ = store.put(&path, bytes.into()).await;
 }
 
+/// Spoils rows of another function that a request names. Returns false where storage does not let it, or where nothing would change.
+async fn spoiled(request: &InvokeRequest, fault: ProcessFault, random: &mut SmallRng) -> bool {
+    let slices = lost_parts::slices(request, None);
+    let (store, _) = result_of(request);
+    let slice = &slices[random.random_range(0..slices.len())];
+    let key = lost_parts::key_of(request, slice);
+    let changed = match fault {
+        ProcessFault::TornInput => {
+            let end = (slice.start + slice.bytes / 2) as usize;
+            read(&store, &key).await.map(|bytes| bytes.slice(..bytes.len().min(end)))
+        }
+        ProcessFault::SwappedInput => {
+            let other = &slices[random.random_range(0..slices.len())];
+            let (own, other) = (read(&store, &key).await, read(&store, &lost_parts::key_of(request, other)).await);
+            other.filter(|other| own.is_some_and(|own| own != *other))
+        }
+        _ => return store.delete(&key).await.is_ok(),
+    };
+    match changed {
+        Some(bytes) => store.put(&key, bytes.into()).await.is_ok(),
+        None => false,
+    }
+}
+
+/// Reads an object. None where storage does not let it.
+async fn read(store: &Arc<dyn ObjectStore>, key: &Key) -> Option<Bytes> {
+    store.get(key).await.ok()?.bytes().await.ok()
+}
+
 async fn truncated(request: &InvokeRequest, answer: Bytes) -> Bytes {
     let mut response = wire::decode_response(&answer).expect("the handler's own answer");
     match &mut response.outcome {
@@ -222,6 +270,12 @@ pub struct Trial {
     /// Typed error of the query, where it ended in one.
     pub error: Option<String>,
     pub attempts: usize,
+    /// Stages that were run.
+    pub stages: usize,
+    /// Fragments whose rows were lost and made anew.
+    pub restored: usize,
+    /// True if the whole query began anew, because others would have had other rows.
+    pub restarted: bool,
     /// Times that each fault fired, by its name.
     pub fired: BTreeMap<String, u64>,
 }
@@ -253,7 +307,9 @@ impl Bench {
     /// Runs one seed.
     pub async fn trial(&self, seed: u64) -> anyhow::Result<Trial> {
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut trial = Trial { sql: random_query(&mut random), ..Trial::default() };
+        let is_staged = random.random_bool(0.5);
+        let sql = if is_staged { staged_query(&mut random) } else { random_query(&mut random) };
+        let mut trial = Trial { sql, ..Trial::default() };
         let folder = tempfile::tempdir()?;
         let mark = folder.path().join("mark");
         std::fs::create_dir_all(&mark)?;
@@ -263,7 +319,7 @@ impl Bench {
             functions_max: random.random_range(1..5),
             timeout,
             exchange: Some(self.server.url(folder_of_exchange.as_ref())),
-            ..Config::default()
+            ..stages(is_staged, &mut random)
         };
         self.server.set_shape(None);
         let session = cloud::session(
@@ -286,12 +342,14 @@ impl Bench {
         self.server.set_shape(None);
         match ended {
             Ok((rows, report)) => {
-                trial.attempts = report.attempts;
+                (trial.attempts, trial.stages) = (report.attempts, report.stages);
+                (trial.restored, trial.restarted) = (report.shuffles_restored, report.restarted.is_some());
                 let expect = self.judge.sql(&trial.sql).await?.collect().await?;
                 if let Err(difference) = compare(&expect, &rows, Rule::same_engine().in_any_order()) {
                     trial.broken.push(format!("wrong rows: {difference}"));
                 }
-                if report.fragments_adopted < report.fragments {
+                // Fragments of the first run need not have ended.
+                if report.fragments_adopted < report.fragments && !trial.restarted {
                     let missed = format!("{} of {} fragments adopted", report.fragments_adopted, report.fragments);
                     trial.broken.push(missed);
                 }
@@ -312,7 +370,8 @@ impl Bench {
             *trial.fired.entry(fault.to_owned()).or_default() += 1;
         }
         // An object may be left only if it was written after its query had been cleaned up. It is then collected.
-        let zombies = trial.fired.get(&format!("{:?}", ProcessFault::LateZombieWrite)).copied().unwrap_or_default();
+        let late = [ProcessFault::LateZombieWrite, ProcessFault::TornInput, ProcessFault::SwappedInput];
+        let zombies: u64 = late.iter().filter_map(|fault| trial.fired.get(&format!("{fault:?}"))).sum();
         let left: Vec<_> = self.store.list(Some(&folder_of_exchange)).try_collect().await?;
         if left.len() as u64 > zombies {
             trial.broken.push(format!("{} objects stayed in the exchange", left.len()));
@@ -339,6 +398,47 @@ pub fn script(folder: &Path, faulty: &Path, mode: &str, mark: &Path) -> anyhow::
     let text = format!("#!/bin/sh\nexec '{}' {mode} '{}'\n", faulty.display(), mark.display());
     OpenOptions::new().create(true).truncate(true).write(true).mode(0o700).open(&path)?.write_all(text.as_bytes())?;
     Ok(path)
+}
+
+/// Draws the settings of stages over stages. Queries that are made for these have them.
+fn stages(is_staged: bool, random: &mut SmallRng) -> Config {
+    if !is_staged && random.random_bool(0.5) {
+        return Config::default();
+    }
+    Config {
+        join: JoinPlace::Local,
+        shuffle: ShufflePlace::Hash,
+        shuffle_partitions: Some(random.random_range(2..17)),
+        // In every fourth world functions combine objects.
+        shuffle_reads_max: if random.random_bool(0.25) { 0 } else { Config::default().shuffle_reads_max },
+        ..Config::default()
+    }
+}
+
+/// Returns a query of three stages or more with one right answer. In some of them a stage is not determined by its rows, although its rows are always the same.
+fn staged_query(random: &mut SmallRng) -> String {
+    let days = random.random_range(500..2400);
+    let date = format!("date '1992-01-01' + interval '{days} days'");
+    let quantity = random.random_range(5..50);
+    let volatile = if random.random_bool(0.3) { " AND random() >= 0" } else { "" };
+    match random.random_range(0..4) {
+        0 => format!(
+            "SELECT o_custkey, count(*), sum(l_quantity) FROM orders JOIN lineitem ON o_orderkey = l_orderkey \
+             WHERE l_shipdate < {date}{volatile} GROUP BY o_custkey"
+        ),
+        1 => format!(
+            "SELECT c_nationkey, count(*), min(l_shipdate) FROM customer JOIN orders ON c_custkey = o_custkey \
+             JOIN lineitem ON o_orderkey = l_orderkey WHERE l_quantity < {quantity} GROUP BY c_nationkey"
+        ),
+        2 => format!(
+            "SELECT n, count(*), max(supplier) FROM (SELECT l_suppkey AS supplier, count(*) AS n FROM lineitem \
+             WHERE l_shipdate < {date}{volatile} GROUP BY l_suppkey) GROUP BY n"
+        ),
+        _ => format!(
+            "SELECT l_suppkey, count(*) FROM (SELECT l_suppkey, l_partkey FROM lineitem WHERE l_shipdate < {date} \
+             INTERSECT SELECT l_suppkey, l_partkey FROM lineitem WHERE l_quantity >= {quantity}) GROUP BY l_suppkey"
+        ),
+    }
 }
 
 /// Returns a query with one right answer: its numbers are exact, and it has an order only where it has a limit.

@@ -138,7 +138,7 @@ fn with_other_bytes(answer: &Bytes) -> Bytes {
 }
 
 /// Lists what a request reads of a stage's objects, or of those of any, one slice an object.
-fn slices(request: &InvokeRequest, stage: Option<u32>) -> Vec<Slice> {
+pub(crate) fn slices(request: &InvokeRequest, stage: Option<u32>) -> Vec<Slice> {
     let lanes = request.fragment.parts.iter().flat_map(|input| &input.lanes);
     let slices = lanes.flat_map(|lane| LaneSlices::decoded(lane).expect("the coordinator's own").slices);
     let mut slices: Vec<Slice> =
@@ -146,6 +146,13 @@ fn slices(request: &InvokeRequest, stage: Option<u32>) -> Vec<Slice> {
     slices.sort_by_key(|slice| (slice.stage, slice.index));
     slices.dedup_by_key(|slice| (slice.stage, slice.index));
     slices
+}
+
+/// Returns the key of a slice's object.
+pub(crate) fn key_of(request: &InvokeRequest, slice: &Slice) -> Key {
+    let (_, prefix) = request.stage.output.place();
+    let Slice { stage, index, .. } = *slice;
+    result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, slice.attempt)
 }
 
 /// Returns true for one reader of a stage, also among processes.
@@ -158,10 +165,7 @@ async fn spoil(request: &InvokeRequest, fault: PartsFault, slices: &[Slice], mar
     let (access, prefix) = request.stage.output.place();
     let access = request.access.0.get(usize::from(access)).expect("a valid request");
     let store = connect(access, None).expect("a valid store").store;
-    let key = |slice: &Slice| {
-        let Slice { stage, index, .. } = *slice;
-        result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, slice.attempt)
-    };
+    let key = |slice: &Slice| key_of(request, slice);
     if fault == PartsFault::EverythingGone {
         let objects: Vec<ObjectMeta> = store.list(None).try_collect().await.expect("a listing");
         for object in objects {

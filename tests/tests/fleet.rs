@@ -45,6 +45,9 @@ fn every_query_is_right_or_fails_as_it_may() {
     let failed: usize = trials.iter().flat_map(|(_, trial)| trial.queries_failed.values()).sum();
     assert!(right > 2 * failed, "most queries survive: {right} right, {failed} failed");
     assert!(trials.iter().any(|(_, trial)| trial.second_attempts > 0), "some fragments were slow");
+    assert!(trials.iter().all(|(_, trial)| trial.graphs > 0), "each seed has a query of three stages");
+    let overwritten: usize = trials.iter().map(|(_, trial)| trial.overwritten).sum();
+    assert!(overwritten >= 5, "objects were overwritten {overwritten} times after their adoption");
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_cap_that_suffices_costs_little_time() {
 async fn queries_on_real_processes_are_right_or_fail_as_they_may() {
     let faulty = Path::new(env!("CARGO_BIN_EXE_faulty_bootstrap"));
     let bench = chaos::Bench::new(faulty, Path::new(env!("CARGO_TARGET_TMPDIR"))).await.unwrap();
-    let (mut fired, mut right) = (0, 0);
+    let (mut fired, mut right, mut staged) = (0, 0, 0);
     for seed in 0..20 {
         let trial = Box::pin(bench.trial(seed)).await.unwrap();
         assert!(
@@ -129,7 +132,9 @@ async fn queries_on_real_processes_are_right_or_fail_as_they_may() {
         );
         fired += trial.fired.values().sum::<u64>();
         right += usize::from(trial.error.is_none());
+        staged += usize::from(trial.stages >= 3);
     }
+    assert!(staged >= 5, "only {staged} queries had three stages or more");
     assert!(fired >= 5, "only {fired} faults fired");
     assert!(right >= 15, "only {right} of 20 queries survived");
 }

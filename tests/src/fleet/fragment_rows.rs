@@ -7,6 +7,13 @@ use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use gust_protocol::FragmentId;
 
+/// Stage that reads files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanStage {
+    pub stage: u32,
+    pub fragments: u32,
+}
+
 /// Rows of fragments. A row is the fragment's index and a number drawn from its name.
 #[derive(Debug, Clone, Copy)]
 pub struct FragmentRows {
@@ -36,9 +43,11 @@ impl FragmentRows {
         values.chunks(size).map(|values| batch(id, values)).collect()
     }
 
-    /// Returns all rows of a query's stage, sorted.
-    pub fn rows(&self, query: &str, fragments: u32) -> Vec<(i64, i64)> {
-        let ids = (0..fragments).map(|index| FragmentId { query: query.to_owned(), stage: 0, index });
+    /// Returns all rows of a query's scans, sorted.
+    pub fn rows(&self, query: &str, scans: &[ScanStage]) -> Vec<(i64, i64)> {
+        let ids = scans.iter().flat_map(|&ScanStage { stage, fragments }| {
+            (0..fragments).map(move |index| FragmentId { query: query.to_owned(), stage, index })
+        });
         sorted(ids.flat_map(|id| self.batches(&id)))
     }
 }

@@ -11,9 +11,10 @@ use gust_engine::attempt::{Billing, Invocation, InvokeError, InvokeErrorKind};
 use gust_engine::fleet::Invoker;
 use gust_engine::scheduler::Clock;
 use gust_protocol::exchange::{COMPRESSION, ResultTarget, ResultWriter, result_path};
+use gust_protocol::parts::Regions;
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
-    Base64, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, Input, InvokeRequest,
+    Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest,
     ObjectRef, Output, PartsPlace, Requests, Usage, wire,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -24,9 +25,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::{Fault, FaultPlan};
 use super::fragment_rows::{FragmentRows, number, schema, wrong_batches};
-use super::parts::{PartsReading, object_slices, parted, parts_alike, read};
+use super::parts::{PartsReading, parted, parts_alike, read, spoil};
 use super::pipe::Burst;
 use super::platform::Platform;
+use super::sizes::{Shares, Sizes};
+use super::work::{Work, bytes_read};
 
 /// Time after which the platform refuses an invocation.
 const REFUSAL: Duration = Duration::from_millis(10);
@@ -65,6 +68,7 @@ struct State {
     tokens: f64,
     tokens_at: Instant,
     served: PlatformUsage,
+    sizes: Sizes,
 }
 
 /// Usage of the platform, as its owner would see it on the bill.
@@ -81,6 +85,16 @@ pub struct PlatformUsage {
     pub bills: BTreeMap<String, QueryUsage>,
     /// Times that each fault fired.
     pub fired: BTreeMap<Fault, u64>,
+    /// Objects of answered attempts that were written once more, with other rows.
+    pub overwritten: Vec<Overwritten>,
+}
+
+/// Second write of an attempt's object.
+#[derive(Debug, Clone)]
+pub struct Overwritten {
+    pub id: FragmentId,
+    pub attempt: u32,
+    pub unix_ms: u64,
 }
 
 /// Usage of one query's attempts, including those whose end the coordinator never heard of.
@@ -132,9 +146,14 @@ impl SimInvoker {
     ) -> Self {
         let started = Instant::now();
         let tokens = f64::from(platform.functions * platform.ramp_burst);
-        let state =
-            State { running: 0, idle: Vec::new(), tokens, tokens_at: started, served: PlatformUsage::default() };
-        let state = Mutex::new(state);
+        let state = Mutex::new(State {
+            running: 0,
+            idle: Vec::new(),
+            tokens,
+            tokens_at: started,
+            served: PlatformUsage::default(),
+            sizes: Sizes::default(),
+        });
         Self {
             inner: Arc::new(Inner { seed, platform, faults, fragment_rows, reading, exchange, clock, started, state }),
         }
@@ -145,6 +164,11 @@ impl SimInvoker {
         let mut burst = Burst::full(&self.inner.platform.pipe);
         burst.carry(&self.inner.platform.pipe, self.inner.platform.pipe.once_bytes, 1.0);
         self.inner.lock().idle = vec![burst; environments];
+    }
+
+    /// Gives the rows that stages of a query send sizes of their own: see [`super::sizes`].
+    pub(super) fn expect_sizes(&self, query: &str, shares: Shares) {
+        self.inner.lock().sizes.expect(query, shares);
     }
 
     pub fn served(&self) -> PlatformUsage {
@@ -232,12 +256,15 @@ impl Inner {
         let begun = Begun { start, at: began, at_most, is_cold: running.is_cold };
         let fault = self.faults.draw(&mut random);
         let is_of_input = fault.is_some_and(Fault::is_of_input);
-        let spoils = is_of_input && self.spoil(&request, fault, &mut random).await;
+        let spoils = is_of_input && spoil(&request, fault, &self.exchange, &mut random).await;
         if let Some(fault) = fault.filter(|_| spoils || !is_of_input) {
             *self.lock().served.fired.entry(fault).or_default() += 1;
         }
         let rows = self.rows(&request).await;
-        let (work, usage) = self.work(&request, &mut running.burst, fault, &mut random);
+        let pipe_share = if fault == Some(Fault::SlowPipe) { self.faults.slow_pipe_share } else { 1.0 };
+        let sent = self.sent(&request, bytes_read(&request));
+        let work = Work { platform: &self.platform, request: &request, sent, pipe_share };
+        let (work, usage) = work.done(&mut running.burst, &mut random);
         // A function gives up by itself at its deadline, unless it hangs.
         let regular = (began + work).min(deadline);
         let early = began + regular.saturating_duration_since(began).mul_f64(random.random());
@@ -354,7 +381,12 @@ impl Inner {
                 let (twin, request) = (Arc::clone(self), request.clone());
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(late)).await;
-                    twin.write(&request, &wrong_batches(&request.fragment.id, &rows)).await;
+                    let written = twin.write(&request, &wrong_batches(&request.fragment.id, &rows)).await;
+                    if written.inline_bytes().is_none() {
+                        let unix_ms = twin.clock.unix_ms(Instant::now());
+                        let (id, attempt) = (request.fragment.id, request.attempt);
+                        twin.lock().served.overwritten.push(Overwritten { id, attempt, unix_ms });
+                    }
                 });
                 Ok(result)
             }
@@ -365,89 +397,51 @@ impl Inner {
         }
     }
 
-    /// Returns the time that the fragment's work takes, and its requests to storage.
-    fn work(
-        &self,
-        request: &InvokeRequest,
-        burst: &mut Burst,
-        fault: Option<Fault>,
-        random: &mut SmallRng,
-    ) -> (Duration, Usage) {
-        let Platform { pipe, reads_in_flight, read_bytes, cores, core_bytes_per_second, .. } = &self.platform;
-        let lanes = request.fragment.inputs.iter().flat_map(|(_, Input::Scan(scan))| &scan.lanes);
-        let (mut bytes, mut gets) = (0, 0);
-        for unit in lanes.flatten() {
-            let length = unit.range.map_or(unit.file.size_bytes, |(start, end)| end - start);
-            bytes += length;
-            gets += self.platform.footer_reads + length.div_ceil(*read_bytes);
-        }
-        for slice in object_slices(request) {
-            bytes += slice.bytes;
-            gets += slice.bytes.div_ceil(*read_bytes);
-        }
-        let in_flight = (*reads_in_flight).min(u32::try_from(gets).unwrap_or(u32::MAX));
-        let mut reads = Reads { platform: &self.platform, hedges_left: 1 + gets / 200, hedged: 0 };
-        // Footers are read before columns. Only the first wave of reads waits for its bytes; later ones wait meanwhile.
-        let mut first_byte: Duration = (0..self.platform.footer_reads.min(1)).map(|_| reads.slowest(1, random)).sum();
-        first_byte += reads.slowest(in_flight, random);
-        let waves = gets.div_ceil(u64::from(in_flight.max(1)));
-        let waiting: Duration = (1..waves).map(|_| reads.slowest(1, random)).sum();
-        let gets = gets + reads.hedged;
-        let share = if fault == Some(Fault::SlowPipe) { self.faults.slow_pipe_share } else { 1.0 };
-        let reading = burst.carry(pipe, bytes as f64, share).max(waiting);
-        let computing = Duration::from_secs_f64(bytes as f64 / (cores * core_bytes_per_second));
-        let writing = self.platform.write_ms.draw_ms(random);
-        let puts = u64::from(request.fragment.limits.inline_bytes_max == 0);
-        let requests = Requests { get: gets, put: puts, ..Requests::default() };
-        let usage = Usage { requests, bytes_read: bytes, bytes_written: puts, ..Usage::default() };
-        (first_byte + reading.max(computing) + writing.mul_f64(puts as f64), usage)
-    }
-
     /// Returns the rows of a fragment: those that are known of a scan, or those that others have sent.
     async fn rows(&self, request: &InvokeRequest) -> Result<Vec<RecordBatch>, FragmentError> {
         match request.fragment.parts.is_empty() {
             true => Ok(self.fragment_rows.batches(&request.fragment.id)),
-            false => read(request, &self.exchange, self.reading).await,
+            false => {
+                let Fragment { id, parts, .. } = &request.fragment;
+                let found = self.lock().sizes.found(&id.query, parts);
+                let Some(parts) = found else { return read(request, &self.exchange, self.reading).await };
+                let fragment = Fragment { parts, ..request.fragment.clone() };
+                read(&InvokeRequest { fragment, ..request.clone() }, &self.exchange, self.reading).await
+            }
         }
     }
 
-    /// Spoils one object that an attempt is about to read. Returns false where it reads none.
-    async fn spoil(&self, request: &InvokeRequest, fault: Option<Fault>, random: &mut SmallRng) -> bool {
-        let slices = object_slices(request);
-        if slices.is_empty() {
-            return false;
-        }
-        let (_, prefix) = request.stage.output.place();
-        let path = |slice: usize| {
-            let (stage, index, attempt) = (slices[slice].stage, slices[slice].index, slices[slice].attempt);
-            result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, attempt)
-        };
-        let (spoiled, other) = (path(random.random_range(0..slices.len())), path(random.random_range(0..slices.len())));
-        let bytes = |path: object_store::path::Path| async move {
-            Some(self.exchange.get(&path).await.ok()?.bytes().await.expect("in memory"))
-        };
-        let (Some(own), Some(others)) = (bytes(spoiled.clone()).await, bytes(other).await) else { return false };
-        let put = match fault {
-            Some(Fault::TornInput) => own.slice(..own.len() / 2),
-            Some(Fault::SwappedInput) if own != others => others,
-            Some(Fault::SwappedInput) => return false,
-            _ => {
-                self.exchange.delete(&spoiled).await.expect("in memory");
-                return true;
-            }
-        };
-        self.exchange.put(&spoiled, put.into()).await.expect("in memory");
-        true
+    /// Returns the bytes of an object of rows for functions by a fragment's answer, if it read so many. None where its rows have their own size, or go out with the answer.
+    fn sent(&self, request: &InvokeRequest, read: u64) -> Option<u64> {
+        let Fragment { id, limits, .. } = &request.fragment;
+        self.lock().sizes.sent(id, read).filter(|sent| *sent > limits.inline_bytes_max)
+    }
+
+    /// Returns the regions of a fragment's rows by its answer. None where they are as they are.
+    fn told(&self, request: &InvokeRequest, regions: &Regions) -> Option<Regions> {
+        let sent = self.sent(request, bytes_read(request))?;
+        let mut state = self.lock();
+        let partitions = state.sizes.partitions(request, regions.0.len());
+        Some(state.sizes.told(&request.fragment.id, request.attempt, partitions, sent, regions.clone()))
+    }
+
+    /// Parts the rows of a fragment. None where they go to the coordinator.
+    fn parted(&self, request: &InvokeRequest, batches: &[RecordBatch]) -> Option<(Bytes, Regions)> {
+        let Output::Parts { partitions, .. } = request.stage.output else { return None };
+        let among = self.lock().sizes.partitions(request, partitions as usize);
+        Some(parted(batches, partitions as usize, among, self.salt(request)))
     }
 
     async fn write(&self, request: &InvokeRequest, batches: &[RecordBatch]) -> FragmentResult {
         let (access, prefix) = request.stage.output.place();
         let path = result_path(prefix, &request.fragment.id, request.attempt);
         let inline_bytes_max = request.fragment.limits.inline_bytes_max;
-        if let Output::Parts { partitions, .. } = request.stage.output {
-            let (bytes, regions) = parted(batches, partitions, self.salt(request));
+        if let Some((bytes, regions)) = self.parted(request, batches) {
+            let told = self.told(request, &regions);
+            let is_inline = told.is_none() && bytes.len() as u64 <= inline_bytes_max;
+            let regions = told.unwrap_or(regions);
             let part = regions.whole();
-            let place = match part.bytes <= inline_bytes_max {
+            let place = match is_inline {
                 true => PartsPlace::Inline(Base64(bytes)),
                 false => {
                     self.exchange.put(&path, bytes.into()).await.expect("in memory");
@@ -475,8 +469,8 @@ impl Inner {
 
     /// Encodes batches as the bytes of a result.
     async fn encoded(&self, request: &InvokeRequest, batches: &[RecordBatch]) -> Bytes {
-        if let Output::Parts { partitions, .. } = request.stage.output {
-            return parted(batches, partitions, self.salt(request)).0;
+        if let Some((bytes, _)) = self.parted(request, batches) {
+            return bytes;
         }
         let path = object_store::path::Path::from("unused");
         let target = ResultTarget { access: 0, store: Arc::clone(&self.exchange), path };
@@ -553,28 +547,6 @@ impl Inner {
         };
         // A query that is over listens no more.
         let _ = reply.send(Invocation { outcome, billing, cold: Some(is_cold), log_tail: String::new() });
-    }
-}
-
-/// Reads of an attempt, some of which may be sent twice.
-struct Reads<'a> {
-    platform: &'a Platform,
-    hedges_left: u64,
-    hedged: u64,
-}
-
-impl Reads<'_> {
-    /// Returns the time until the last of `count` reads has its first byte.
-    fn slowest(&mut self, count: u32, random: &mut SmallRng) -> Duration {
-        let slowest = self.platform.read_ms.slowest_ms(count, random);
-        let Some(after) = self.platform.hedged_after_ms.map(|ms| Duration::from_secs_f64(ms / 1000.0)) else {
-            return slowest;
-        };
-        if slowest <= after || self.hedges_left == 0 {
-            return slowest;
-        }
-        (self.hedges_left, self.hedged) = (self.hedges_left - 1, self.hedged + 1);
-        slowest.min(after + self.platform.read_ms.draw_ms(random))
     }
 }
 

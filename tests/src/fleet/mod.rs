@@ -9,8 +9,9 @@
 //!
 //! Everything from the stage to the adopted rows is the project's own code. Only AWS's part is simulated. Parameters
 //! come from a [`Platform`]. An attempt's fault is drawn from the seed and the attempt's name, so it does not depend
-//! on the order in which tasks run. A query may have stages over stages: then functions send rows to functions. Not simulated: DataFusion's operators in the function (a fragment's rows are known
-//! beforehand), and S3's request rates.
+//! on the order in which tasks run. A query may have stages over stages: then functions send rows to functions, and join them. The project's own
+//! leaf reads these rows, and DataFusion's operators run over them. A few rows may stand for gigabytes (`sizes`). Not simulated: operators over files (the rows of such a
+//! fragment are known beforehand), the time of others than scans, and S3's request rates.
 
 mod capped;
 mod fault;
@@ -19,16 +20,18 @@ mod invoker;
 mod parts;
 mod pipe;
 mod platform;
+mod sizes;
 mod trial;
 mod unchecked;
+mod work;
 mod world;
 
 pub use capped::{CapSlowdown, CappedTrial, Enforcement, capped_trial, dollars, with_and_without};
 pub use fault::{Fault, FaultPlan};
-pub use fragment_rows::{FragmentRows, schema};
-pub use invoker::{PlatformUsage, QueryUsage, SimInvoker};
+pub use fragment_rows::{FragmentRows, ScanStage, schema};
+pub use invoker::{Overwritten, PlatformUsage, QueryUsage, SimInvoker};
 pub use parts::PartsReading;
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
 pub use trial::{Adoption, Trial, trial, trial_in_full};
-pub use world::{Graph, QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
+pub use world::{Graph, GraphStep, QueryOutcome, SentShares, SimulatedQuery, World, WorldOutcome, run_virtually};

@@ -1,6 +1,7 @@
 //! Rows by partition in a simulated function. It reads with the project's own leaf of a plan. It parts rows by a number drawn from each row.
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, UInt32Array};
@@ -12,12 +13,16 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect;
 use fragment_fn::classify;
 use futures::TryStreamExt;
-use gust_protocol::exchange::result_at;
+use gust_protocol::exchange::{result_at, result_path};
 use gust_protocol::parts::{LaneSlices, Regions, Slice, encode_messages};
 use gust_protocol::plan::{self, PartsLanes};
-use gust_protocol::{FragmentError, FragmentErrorKind, InvokeRequest, PlanRef, StreamSummary};
+use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId, InvokeRequest, PlanRef, StreamSummary};
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use rand::Rng;
+use rand::rngs::SmallRng;
 
+use super::fault::Fault;
 use super::fragment_rows::{number, schema};
 
 /// Way in which a simulated function reads rows of others.
@@ -54,9 +59,41 @@ pub(super) async fn read(
     collect(plan, context).await.map_err(|error| classify(&error))
 }
 
-/// Lists the slices of objects that a request names.
+/// Lists the slices of objects that a request names: one read each.
 pub(super) fn object_slices(request: &InvokeRequest) -> Vec<Slice> {
     slices(request).filter(|slice| slice.inline.is_none()).collect()
+}
+
+/// Spoils one object that an attempt is about to read. Returns false where it reads none.
+pub(super) async fn spoil(
+    request: &InvokeRequest,
+    fault: Option<Fault>,
+    store: &Arc<dyn ObjectStore>,
+    random: &mut SmallRng,
+) -> bool {
+    let slices = object_slices(request);
+    if slices.is_empty() {
+        return false;
+    }
+    let (_, prefix) = request.stage.output.place();
+    let path = |slice: usize| {
+        let (stage, index, attempt) = (slices[slice].stage, slices[slice].index, slices[slice].attempt);
+        result_path(prefix, &FragmentId { query: request.fragment.id.query.clone(), stage, index }, attempt)
+    };
+    let (spoiled, other) = (path(random.random_range(0..slices.len())), path(random.random_range(0..slices.len())));
+    let bytes = |path: Path| async move { Some(store.get(&path).await.ok()?.bytes().await.expect("in memory")) };
+    let (Some(own), Some(others)) = (bytes(spoiled.clone()).await, bytes(other).await) else { return false };
+    let put = match fault {
+        Some(Fault::TornInput) => own.slice(..own.len() / 2),
+        Some(Fault::SwappedInput) if own != others => others,
+        Some(Fault::SwappedInput) => return false,
+        _ => {
+            store.delete(&spoiled).await.expect("in memory");
+            return true;
+        }
+    };
+    store.put(&spoiled, put.into()).await.expect("in memory");
+    true
 }
 
 fn slices(request: &InvokeRequest) -> impl Iterator<Item = Slice> {
@@ -103,15 +140,17 @@ pub(super) fn parts_alike(seed: u64) -> bool {
     number(seed, "parts alike").is_multiple_of(2)
 }
 
-/// Parts rows. Rows of one number are in one partition, for one salt.
-pub(super) fn parted(batches: &[RecordBatch], partitions: u32, salt: u64) -> (Bytes, Regions) {
+/// Parts rows among some of so many partitions. Rows of one number are in one partition, for one salt.
+pub(super) fn parted(batches: &[RecordBatch], partitions: usize, among: Range<usize>, salt: u64) -> (Bytes, Regions) {
     let (mut bytes, mut regions) = (Vec::new(), Vec::new());
-    for partition in 0..u64::from(partitions) {
+    for partition in 0..partitions {
         let mut region = Vec::new();
         let mut rows = 0;
         for batch in batches {
             let values = batch.column(1).as_any().downcast_ref::<Int64Array>().expect("integers").values();
-            let of_partition = |(_, value): &(u32, &i64)| number(salt, value) % u64::from(partitions) == partition;
+            let of_partition = |(_, value): &(u32, &i64)| {
+                among.start + (number(salt, value) % among.len() as u64) as usize == partition
+            };
             let positions: UInt32Array = (0..).zip(values).filter(of_partition).map(|(row, _)| row).collect();
             if !positions.is_empty() {
                 let part = take_record_batch(batch, &positions).expect("rows of the batch");

@@ -31,7 +31,7 @@ impl Burst {
         Self { once: pipe.once_bytes, refilled: pipe.refilled_bytes, at: Instant::now() }
     }
 
-    /// Returns the time that `bytes` take from now on, at `share` of the pipe. Nothing else may use the pipe meanwhile.
+    /// Returns the time that `bytes` take at `share` of the pipe, from the end of what it carries now. Nothing else may use the pipe meanwhile.
     pub(super) fn carry(&mut self, pipe: &Pipe, bytes: f64, share: f64) -> Duration {
         let idle = self.at.elapsed().as_secs_f64();
         self.refilled = (self.refilled + idle * pipe.bytes_per_second).min(pipe.refilled_bytes);
@@ -44,7 +44,7 @@ impl Burst {
         let quick = from_once + from_refilled;
         let seconds = quick / fast + (bytes - quick) / steady;
         let taken = Duration::from_secs_f64(seconds / share);
-        self.at = Instant::now() + taken;
+        self.at = self.at.max(Instant::now()) + taken;
         taken
     }
 }

@@ -17,13 +17,14 @@ use gust_engine::model::TimeModel;
 use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::SchedulerSettings;
+use gust_protocol::FragmentId;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::fragment_rows::number;
 use super::unchecked::UncheckedInvoker;
 use super::world::{QueryOutcome, SimulatedQuery, World, WorldOutcome, run_virtually};
-use super::{Fault, FaultPlan, Graph, PartsReading, Pipe, Platform, Quantiles};
+use super::{Fault, FaultPlan, Graph, GraphStep, Overwritten, PartsReading, Pipe, Platform, Quantiles, ScanStage};
 
 /// Choice of the result that the coordinator takes for a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +50,12 @@ pub struct Trial {
     pub attempts: usize,
     pub retries: usize,
     pub second_attempts: usize,
+    /// Queries of three stages or more.
+    pub graphs: usize,
     /// Fragments whose rows were lost and made anew.
     pub restored: usize,
+    /// Objects of rows for functions that were overwritten after these rows had been adopted.
+    pub overwritten: usize,
     /// Fragments of stages beyond those that were planned.
     pub unplanned: usize,
     pub fired: BTreeMap<Fault, u64>,
@@ -83,16 +88,12 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     let reading = if adoption == Adoption::NewestParts { PartsReading::Newest } else { PartsReading::AsNamed };
     let world = World { reading, ..world(seed, &mut random) };
     let queries: Vec<SimulatedQuery> = (0..random.random_range(1..4))
-        .map(|_| {
+        .map(|place| {
             let query = query(&mut random);
             // The unchecked coordinator knows results only.
-            let exchanges =
-                if adoption == Adoption::Off { 0 } else { random.random_range(0..4_usize).saturating_sub(1) };
-            let partitions = random.random_range(1..20);
+            let steps = if adoption == Adoption::Off { Vec::new() } else { steps(place == 0, &mut random) };
             let restores_all = adoption == Adoption::RestoresAll;
-            let outgrows_plan = number(seed, "outgrows its plan").is_multiple_of(3);
-            let graph = Graph { exchanges, partitions, restores_all, outgrows_plan };
-            SimulatedQuery { graph, ..query }
+            SimulatedQuery { graph: Graph { restores_all, ..graph(seed, steps, &mut random) }, ..query }
         })
         .collect();
     let ended = run_virtually(world.run(std::slice::from_ref(&queries), |invoker, store| match adoption {
@@ -102,6 +103,7 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     let mut trial = Trial { fired: ended.served.fired.clone(), late_objects: ended.late_objects, ..Trial::default() };
     for (query, outcome) in queries.iter().zip(&ended.queries) {
         judge(&world, query, outcome, &mut trial);
+        trial.overwritten += overwritten(outcome, &ended.served.overwritten);
     }
     if ended.orphans > 0 {
         trial.broken.push(format!("{} objects stayed in the exchange", ended.orphans));
@@ -114,6 +116,50 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
     log.hash(&mut hasher);
     trial.history = hasher.finish();
     (log, trial)
+}
+
+/// Draws the stages above a scan. The first query of a seed has three stages: one after the other, or a join of two tables.
+fn steps(is_first: bool, random: &mut SmallRng) -> Vec<GraphStep> {
+    let joins_one = random.random_bool(0.5);
+    let number = match (is_first, joins_one) {
+        (true, true) => 1,
+        (true, false) => 2,
+        (false, _) => random.random_range(0..4_usize).saturating_sub(1),
+    };
+    let step = |_| {
+        let files = if joins_one { random.random_range(1..12) } else { 0 };
+        GraphStep { joined: (0..files).map(|_| 1_u64 << random.random_range(16..26)).collect(), sent: None }
+    };
+    (0..number).map(step).collect()
+}
+
+/// Draws the exchanges of a query.
+fn graph(seed: u64, steps: Vec<GraphStep>, random: &mut SmallRng) -> Graph {
+    Graph {
+        steps,
+        partitions: Some(random.random_range(1..20)),
+        reads_max: number(seed, "combines").is_multiple_of(4).then_some(0),
+        restores_all: false,
+        outgrows_plan: number(seed, "outgrows its plan").is_multiple_of(3),
+    }
+}
+
+/// Counts the rows for functions whose objects were overwritten after they had been adopted.
+fn overwritten(outcome: &QueryOutcome, writes: &[Overwritten]) -> usize {
+    let parted = |of: u32| {
+        let mut events = outcome.events.iter();
+        events.any(|stamped| matches!(stamped.event, QueryEvent::RowsParted { stage, .. } if stage == of))
+    };
+    let after = |id: &FragmentId, number: u32, at: Duration| {
+        let adopted_unix_ms = u128::from(outcome.began_unix_ms) + at.as_millis();
+        let is_later = |write: &&Overwritten| u128::from(write.unix_ms) > adopted_unix_ms;
+        writes.iter().filter(|write| write.id == *id && write.attempt == number).filter(is_later).count()
+    };
+    let of_event = |StampedEvent { at, event }: &StampedEvent| match event {
+        QueryEvent::FragmentAdopted { id, attempt, .. } if parted(id.stage) => after(id, *attempt, *at),
+        _ => 0,
+    };
+    outcome.events.iter().map(of_event).sum()
 }
 
 pub(super) fn world(seed: u64, random: &mut SmallRng) -> World {
@@ -178,11 +224,12 @@ pub(super) fn query(random: &mut SmallRng) -> SimulatedQuery {
 }
 
 pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcome, trial: &mut Trial) {
-    let QueryOutcome { id, fragments, rows, took, events, .. } = outcome;
+    let QueryOutcome { id, stages, scans, rows, took, events, .. } = outcome;
+    trial.graphs += usize::from(*stages >= 3);
     match rows {
-        Ok(rows) if *rows == world.fragment_rows().rows(id, *fragments) => trial.queries_right += 1,
+        Ok(rows) if *rows == world.fragment_rows().rows(id, scans) => trial.queries_right += 1,
         Ok(rows) => {
-            let expect = world.fragment_rows().rows(id, *fragments).len();
+            let expect = world.fragment_rows().rows(id, scans).len();
             trial.broken.push(format!("query {id}: wrong rows: {} instead of {expect}", rows.len()));
         }
         Err(error) => match kind(error) {
@@ -193,7 +240,7 @@ pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcom
     if *took > query.timeout + Duration::from_secs(1) {
         trial.broken.push(format!("query {id}: took {took:?} of {:?}", query.timeout));
     }
-    check_books(id, rows.is_ok(), query.graph, events, trial);
+    check_books(outcome, query.graph.outgrows_plan, events, trial);
 }
 
 /// Returns the name of an error's kind, if faults may end a query with it.
@@ -207,11 +254,13 @@ pub(super) fn kind(error: &QueryError) -> Option<&'static str> {
 }
 
 /// Failed attempts at a fragment, at most: four count, and beside each of them one speculative attempt may fail. It begins anew when rows that it reads are lost, four
-/// times.
-const FAILURES_MAX: u32 = 8 * (1 + 4);
+/// times and once more for each stage that it reads.
+const FAILURES_MAX: u32 = 8 * (1 + 4 + 2);
 
 /// Checks that the event log adds up.
-fn check_books(query: &str, succeeded: bool, graph: Graph, events: &[StampedEvent], trial: &mut Trial) {
+fn check_books(outcome: &QueryOutcome, outgrows_plan: bool, events: &[StampedEvent], trial: &mut Trial) {
+    let (query, succeeded) = (&outcome.id, outcome.rows.is_ok());
+    let is_scan = |stage: u32| outcome.scans.iter().any(|scan: &ScanStage| scan.stage == stage);
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<(u32, u32), u32> = BTreeMap::new();
     let mut fragments_started = 0;
@@ -220,7 +269,7 @@ fn check_books(query: &str, succeeded: bool, graph: Graph, events: &[StampedEven
         match event {
             QueryEvent::StageStarted { stage, fragments, .. } => {
                 fragments_started += *fragments as usize;
-                if graph.outgrows_plan && *stage > 0 {
+                if outgrows_plan && !is_scan(*stage) {
                     trial.unplanned += (*fragments as usize).saturating_sub(1);
                 }
             }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use datafusion::common::Result as EngineResult;
+use datafusion::common::{DataFusionError, JoinType, NullEquality, Result as EngineResult};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{Column, case, is_null};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning, PhysicalExpr, collect};
 use datafusion::prelude::SessionConfig;
@@ -30,7 +32,7 @@ use gust_engine::money::Money;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::planner::passes::shuffle::{Shuffles, StageRules};
 use gust_engine::planner::passes::stages::CutPlan;
-use gust_engine::planner::{DistributedPlan, FunctionAccess};
+use gust_engine::planner::{DistributedPlan, FunctionAccess, Stage};
 use gust_engine::scheduler::{Clock, Scheduler, SchedulerSettings};
 use gust_engine::storage::{StoreCredentials, Stores};
 use gust_protocol::{AheadBounds, FragmentLimits, Requests, StoreAccess};
@@ -38,9 +40,10 @@ use object_store::memory::InMemory;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::fragment_rows::{number, schema, sorted};
+use super::fragment_rows::{ScanStage, number, schema, sorted};
 use super::invoker::PlatformUsage;
 use super::parts::parts_alike;
+use super::sizes::{Share, Shares};
 use super::{FaultPlan, FragmentRows, PartsReading, Platform, SimInvoker};
 
 /// Epoch of every world's clock.
@@ -68,16 +71,37 @@ pub struct World {
     pub reading: PartsReading,
 }
 
-/// Exchanges between functions in a query.
-#[derive(Debug, Clone, Copy, Default)]
+/// Stages over stages in a query.
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
-    /// Number of exchanges, each below a stage of its own. A query without any has one stage.
-    pub exchanges: usize,
-    pub partitions: usize,
+    /// Stages that read the rows of others, each those of the one before it; the first reads those of the scan. A query without any has one stage.
+    pub steps: Vec<GraphStep>,
+    /// Partitions of each exchange. None where they are chosen.
+    pub partitions: Option<usize>,
+    /// Most reads of one stage's rows by the next, beyond which functions between them combine objects. None where they never do.
+    pub reads_max: Option<u64>,
     /// True where rows are made anew that another attempt parts in another way. A test uses it to show that the trial would notice.
     pub restores_all: bool,
     /// True where one fragment is planned for each stage over an exchange, and functions have so little memory that each partition needs one.
     pub outgrows_plan: bool,
+}
+
+/// Stage that reads the rows of others.
+#[derive(Debug, Clone, Default)]
+pub struct GraphStep {
+    /// Bytes of the files of another table, whose rows are joined to those of the stage before. Empty where nothing is joined.
+    pub joined: Vec<u64>,
+    /// Sizes of the rows that it reads. None where rows have their own.
+    pub sent: Option<SentShares>,
+}
+
+/// Encoded bytes of rows that functions send, for each byte that they read.
+#[derive(Debug, Clone, Copy)]
+pub struct SentShares {
+    /// Share of the stage before.
+    pub rows: f64,
+    /// Share of the scan of the joined table.
+    pub joined: f64,
 }
 
 /// Query over some files.
@@ -97,8 +121,11 @@ pub struct SimulatedQuery {
 #[derive(Debug)]
 pub struct QueryOutcome {
     pub id: String,
-    /// Fragments that scan.
-    pub fragments: u32,
+    /// Time of its begin, in milliseconds since the Unix epoch.
+    pub began_unix_ms: u64,
+    /// Stages by the plan.
+    pub stages: usize,
+    pub scans: Vec<ScanStage>,
     /// Rows, sorted.
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
     pub took: Duration,
@@ -153,10 +180,10 @@ impl World {
         for queries in phases {
             let (started, before) = (Instant::now(), outcomes.len());
             let runs = queries.iter().enumerate().map(|(index, query)| {
-                let (scheduler, exchange) = (scheduler.clone(), exchange.clone());
+                let (scheduler, exchange, invoker) = (scheduler.clone(), exchange.clone(), &invoker);
                 async move {
                     sleep_until(started + query.begins).await;
-                    self.query(before + index, query, &scheduler, exchange, clock).await
+                    self.query(before + index, query, &scheduler, exchange, invoker, clock).await
                 }
             });
             outcomes.extend(join_all(runs).await);
@@ -183,13 +210,21 @@ impl World {
         query: &SimulatedQuery,
         scheduler: &Scheduler,
         exchange: Exchange,
+        invoker: &SimInvoker,
         clock: Clock,
     ) -> QueryOutcome {
         let (started, events) = (Instant::now(), EventLog::start());
         let deadline = started + query.timeout;
         let id = self.query_id(index, clock);
-        let planned = plan(query, self.model, parts_alike(self.seed)).expect("a plan of one scan");
-        let fragments = planned.stages.first().map_or(0, |stage| stage.fragments.len() as u32);
+        let planned = plan(query, self.model, parts_alike(self.seed)).expect("a plan of scans and joins");
+        assert!(planned.kept_shuffles.is_empty(), "stages that functions do not run: {:?}", planned.kept_shuffles);
+        let scans = planned.stages.iter().filter(|stage| !stage.is_over_parts());
+        let scans = scans.map(|stage| ScanStage { stage: stage.index, fragments: stage.fragments.len() as u32 });
+        let (scans, stages) = (scans.collect(), planned.stages.len());
+        let shares = shares(&query.graph, &planned.stages);
+        if !shares.is_empty() {
+            invoker.expect_sizes(&id, shares);
+        }
         let all = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let own = Arc::<Counters>::default();
         let store = Arc::new(CountingStore::new(exchange.store, Arc::clone(&own)));
@@ -226,7 +261,8 @@ impl World {
         let events = events.snapshot();
         context.attempts.all_ended().await;
         context.exchange.clean(&id).await.expect("in memory");
-        QueryOutcome { id, fragments, rows, took, events, own: own.requests() }
+        let began_unix_ms = clock.unix_ms(started);
+        QueryOutcome { id, began_unix_ms, stages, scans, rows, took, events, own: own.requests() }
     }
 
     /// Opens a budget as a session on Lambda does.
@@ -254,19 +290,14 @@ impl World {
 
 /// Plans a query. Attempts of a stage over others part their rows alike, or not.
 fn plan(query: &SimulatedQuery, model: TimeModel, parts_alike: bool) -> EngineResult<DistributedPlan> {
-    let file = |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t/part-{index:05}.parquet"), *bytes);
-    let files: Vec<PartitionedFile> = query.file_bytes.iter().enumerate().map(file).collect();
-    let groups = vec![FileGroup::new(files), FileGroup::default()];
-    let source = Arc::new(ParquetSource::new(schema()));
-    let url = ObjectStoreUrl::parse("s3://lake/")?;
-    let scan: Arc<dyn ExecutionPlan> =
-        DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build());
-    let mut plan = scan;
-    for _ in 0..query.graph.exchanges {
-        let keys: Vec<Arc<dyn PhysicalExpr>> = vec![Arc::new(Column::new("value", 1))];
-        plan = Arc::new(RepartitionExec::try_new(plan, Partitioning::Hash(keys, 2))?);
+    let mut plan = scan(0, &query.file_bytes)?;
+    for (table, GraphStep { joined, .. }) in (1..).zip(&query.graph.steps) {
+        plan = by_value(plan)?;
+        if !joined.is_empty() {
+            plan = joined_rows(plan, by_value(scan(table, joined)?)?)?;
+        }
     }
-    if query.graph.exchanges > 0 {
+    if !query.graph.steps.is_empty() {
         plan = Arc::new(CoalescePartitionsExec::new(plan));
     }
     let reach =
@@ -274,7 +305,13 @@ fn plan(query: &SimulatedQuery, model: TimeModel, parts_alike: bool) -> EngineRe
     let task = TaskContext::default();
     let footers = task.runtime_env().cache_manager.get_file_metadata_cache();
     let packing = Packing { model, ..query.packing };
-    let shuffles = Shuffles { place: ShufflePlace::Hash, partitions: Some(query.graph.partitions), ..Shuffles::NONE };
+    let shuffles = Shuffles {
+        place: ShufflePlace::Hash,
+        partitions: query.graph.partitions,
+        reads_max: query.graph.reads_max.unwrap_or(u64::MAX),
+        may_combine: query.graph.reads_max.is_some(),
+        ..Shuffles::NONE
+    };
     let cut = CutPlan::of(&plan, StageRules { shuffles, ..StageRules::SCANS }, &reach)?.on_functions()?;
     let mut stages = cut.packer(footers.as_ref()).stages(0, &packing);
     for stage in stages.iter_mut().filter(|stage| stage.is_over_parts()) {
@@ -284,4 +321,114 @@ fn plan(query: &SimulatedQuery, model: TimeModel, parts_alike: bool) -> EngineRe
         }
     }
     cut.with_leaves(stages.into_iter().map(Arc::new).collect(), &RemoteFragmentExec::leaf)
+}
+
+/// Makes the scan of a table, by its number in the query.
+fn scan(table: usize, file_bytes: &[u64]) -> EngineResult<Arc<dyn ExecutionPlan>> {
+    let file =
+        |(index, bytes): (usize, &u64)| PartitionedFile::new(format!("t{table}/part-{index:05}.parquet"), *bytes);
+    let files: Vec<PartitionedFile> = file_bytes.iter().enumerate().map(file).collect();
+    let groups = vec![FileGroup::new(files), FileGroup::default()];
+    let source = Arc::new(ParquetSource::new(schema()));
+    let url = ObjectStoreUrl::parse("s3://lake/")?;
+    Ok(DataSourceExec::from_data_source(FileScanConfigBuilder::new(url, source).with_file_groups(groups).build()))
+}
+
+/// Returns the number of the table that a stage scans. None where it reads rows of other stages.
+fn table_of(stage: &Stage) -> Option<usize> {
+    let path = stage.units.first()?.file.object_meta.location.as_ref();
+    path.strip_prefix('t')?.split_once('/')?.0.parse().ok()
+}
+
+fn value() -> Arc<dyn PhysicalExpr> {
+    Arc::new(Column::new("value", 1))
+}
+
+/// Parts rows by their values.
+fn by_value(rows: Arc<dyn ExecutionPlan>) -> EngineResult<Arc<dyn ExecutionPlan>> {
+    Ok(Arc::new(RepartitionExec::try_new(rows, Partitioning::Hash(vec![value()], 2))?))
+}
+
+/// Joins rows by their values. No two are equal, so that each row of both sides must come once.
+fn joined_rows(left: Arc<dyn ExecutionPlan>, right: Arc<dyn ExecutionPlan>) -> EngineResult<Arc<dyn ExecutionPlan>> {
+    let (on, mode) = (vec![(value(), value())], PartitionMode::Partitioned);
+    let nulls = NullEquality::NullEqualsNothing;
+    let join = HashJoinExec::try_new(left, right, on, None, &JoinType::Full, None, mode, nulls, false)?;
+    let column = |name: &str, at: usize| {
+        let of = |at| Arc::new(Column::new(name, at)) as Arc<dyn PhysicalExpr>;
+        let own = case(None, vec![(is_null(value())?, of(at + 2))], Some(of(at)))?;
+        Ok::<_, DataFusionError>((own, name.to_owned()))
+    };
+    Ok(Arc::new(ProjectionExec::try_new([column("fragment", 0)?, column("value", 1)?], Arc::new(join))?))
+}
+
+/// Returns the shares of the stages whose rows have sizes of their own. Objects are combined as they are.
+fn shares(graph: &Graph, stages: &[Arc<Stage>]) -> Shares {
+    // The stage of each step sends its rows by the next one.
+    let mut steps = graph.steps.iter().skip(1);
+    let share = |stage: &Arc<Stage>| {
+        let keeps_partitions = stage.shuffle.combining.is_some();
+        let of_read = match table_of(stage) {
+            Some(0) => graph.steps.first()?.sent?.rows,
+            Some(table) => graph.steps.get(table - 1)?.sent?.joined,
+            None if keeps_partitions => graph.steps.first()?.sent.map(|_| 1.0)?,
+            None => steps.next()?.sent?.rows,
+        };
+        Some((stage.index, Share { of_read, keeps_partitions }))
+    };
+    stages.iter().filter_map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_engine::events::{AttemptOutcome, QueryEvent};
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+    use crate::fleet::trial;
+
+    /// Joins two tables whose rows are said to have a gibibyte each. Checks the functions of each stage, and the reads of the join.
+    #[track_caller]
+    fn check(reads_max: Option<u64>, functions: &[u32], reads: u64) {
+        let mut random = SmallRng::seed_from_u64(3);
+        let mut world =
+            World { faults: FaultPlan::default(), inline_bytes_max: 1 << 20, ..trial::world(3, &mut random) };
+        world.platform.hedged_after_ms = None;
+        world.settings.speculation = gust_engine::scheduler::SpeculationPolicy::NEVER;
+        let query = trial::query(&mut random);
+        let packing = Packing { functions_max: 20, functions: Some(8), ..query.packing };
+        let sent = Some(SentShares { rows: 2.0, joined: 4.0 });
+        let steps = vec![GraphStep { joined: vec![64 << 20; 4], sent }];
+        let graph = Graph { steps, reads_max, ..Graph::default() };
+        let timeout = Duration::from_secs(600);
+        let query = SimulatedQuery { timeout, file_bytes: vec![64 << 20; 8], packing, graph, ..query };
+        let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
+        let outcome = &ended.queries[0];
+        let expect = world.fragment_rows().rows(&outcome.id, &outcome.scans);
+        assert_eq!(outcome.rows.as_ref().expect("no faults"), &expect);
+        assert_eq!((ended.orphans, outcome.stages), (0, functions.len()));
+        let mut found = vec![0; functions.len()];
+        let mut of_join = 0;
+        for stamped in &outcome.events {
+            match &stamped.event {
+                QueryEvent::StageStarted { stage, fragments, .. } => found[*stage as usize] = *fragments,
+                QueryEvent::AttemptEnded { id, outcome: AttemptOutcome::Done { usage, .. }, .. }
+                    if id.stage as usize == functions.len() - 1 =>
+                {
+                    of_join += usage.requests.get;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((found.as_slice(), of_join), (functions, reads));
+    }
+
+    #[test]
+    fn rows_that_stand_for_gigabytes_are_read_by_as_many_functions() {
+        // 16 functions read 128 MiB each, of 12 objects.
+        check(None, &[8, 4, 16], 16 * 12);
+        // Each of eight functions combines an eighth of the partitions, so that a reader finds its rows in one object of each side.
+        check(Some(0), &[8, 8, 4, 8, 16], 16 * 2);
+    }
 }

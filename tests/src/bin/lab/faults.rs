@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use gust_tests::chaos;
 use gust_tests::fleet::{Adoption, Fault, Trial, trial, trial_in_full};
 use serde_json::json;
@@ -11,6 +12,27 @@ use serde_json::json;
 use super::tax::sibling;
 use super::workload::Faults;
 use super::{Bound, Outcome, on_all_cores};
+
+/// Promise that is broken on purpose. Queries must then have wrong rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Planted {
+    /// The coordinator takes the result that was written last, unchecked
+    UncheckedResult,
+    /// Functions read the newest rows of other functions, unchecked
+    NewestAttempt,
+    /// Lost rows are made anew that another attempt parts in another way
+    UndeterminedRetry,
+}
+
+/// Returns the way in which results are taken.
+pub fn adoption(planted: Option<Planted>) -> Adoption {
+    match planted {
+        None => Adoption::On,
+        Some(Planted::UncheckedResult) => Adoption::Off,
+        Some(Planted::NewestAttempt) => Adoption::NewestParts,
+        Some(Planted::UndeterminedRetry) => Adoption::RestoresAll,
+    }
+}
 
 /// Runs many seeds in virtual time, on all cores.
 pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
@@ -28,6 +50,7 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
     }
     let right = sum(|trial| trial.queries_right);
     let attempts = sum(|trial| trial.attempts);
+    let graphs = sum(|trial| trial.graphs);
     let mut table = vec![
         format!("{} passed, {} failed: {seeds} seeds in {seconds:.1} s", trials.len() - failed.len(), failed.len()),
         format!("queries: {right} right, {errors:?} as typed errors in time"),
@@ -37,11 +60,19 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
             sum(|trial| trial.second_attempts),
             sum(|trial| trial.late_objects),
         ),
+        format!(
+            "graphs: {graphs} queries of three stages or more; rows of {} fragments made anew, objects of {} overwritten after their adoption",
+            sum(|trial| trial.restored),
+            sum(|trial| trial.overwritten),
+        ),
         format!("fired: {}", Fault::ALL.map(|fault| format!("{fault:?} {}", times(&fired, fault))).join(", ")),
     ];
     for (seed, trial) in failed.iter().take(10) {
         table.push(format!("seed {seed}: {}", trial.broken.join("; ")));
         table.push(format!("  reproduce it with: lab faults --seed {seed}"));
+    }
+    if adoption != Adoption::On {
+        return planted(table, &failed, seeds);
     }
     let samples = json!({
         "seeds": seeds, "seconds": seconds, "right": right, "errors": errors, "attempts": attempts,
@@ -62,8 +93,23 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
         }],
         validity: vec![
             ("every kind of fault fired".to_owned(), every_fault),
+            ("each seed had a query of three stages".to_owned(), graphs as u64 >= seeds),
             (format!("at least {} seeds", faults.seeds), seeds >= faults.seeds),
         ],
+    }
+}
+
+/// Tells if a planted fault was noticed.
+fn planted(mut table: Vec<String>, failed: &[(u64, &Trial)], seeds: u64) -> Outcome {
+    let is_wrong = |(_, trial): &&(u64, &Trial)| trial.broken.iter().any(|what| what.contains("wrong rows"));
+    let wrong: Vec<u64> = failed.iter().filter(is_wrong).map(|(seed, _)| *seed).collect();
+    table.push(format!("{} of {seeds} seeds had wrong rows, as they must", wrong.len()));
+    Outcome {
+        name: "faults",
+        table,
+        samples: json!({ "seeds": seeds, "wrong": wrong }),
+        bounds: Vec::new(),
+        validity: vec![("the planted fault was noticed".to_owned(), !wrong.is_empty())],
     }
 }
 
@@ -99,6 +145,9 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
     for (_, trial) in &trials {
         trial.fired.iter().for_each(|(fault, times)| *fired.entry(fault.clone()).or_default() += times);
     }
+    let staged = trials.iter().filter(|(_, trial)| trial.stages >= 3).count();
+    let restored: usize = trials.iter().map(|(_, trial)| trial.restored).sum();
+    let restarted = trials.iter().filter(|(_, trial)| trial.restarted).count();
     let counts: Vec<String> = fired.iter().map(|(fault, times)| format!("{fault} {times}")).collect();
     let mut table = vec![
         format!(
@@ -109,6 +158,9 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
         format!(
             "queries: {} right, {errors} as typed errors in time; {attempts} attempts",
             trials.len() - failed - errors
+        ),
+        format!(
+            "graphs: {staged} queries of three stages or more; rows of {restored} fragments made anew, {restarted} queries begun anew"
         ),
         format!("fired: {}", counts.join(", ")),
     ];
@@ -134,6 +186,7 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
         }],
         validity: vec![
             ("every kind of fault fired".to_owned(), fired.values().all(|times| *times > 0)),
+            ("lost rows were made anew".to_owned(), staged > 0 && restored > 0),
             (format!("at least {} seeds", faults.process_seeds), trials.len() as u64 >= faults.process_seeds),
         ],
     })

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Parser, Subcommand};
-use gust_tests::fleet::Adoption;
 use serde::Serialize;
 use workload::DeleteCosts;
 
@@ -107,9 +106,9 @@ enum Measurement {
         /// Seed of one history, of which everything is shown
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
-        /// Take the result that was written last, unchecked: the seeds must then fail
-        #[arg(long)]
-        without_adoption: bool,
+        /// Break a promise on purpose: seeds must then have wrong rows
+        #[arg(long, value_enum)]
+        planted: Option<faults::Planted>,
         /// Number of histories with real function processes instead, in real time
         #[arg(long, value_name = "SEEDS")]
         processes: Option<u64>,
@@ -285,8 +284,8 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Faults { process_seed: Some(seed), .. } => {
             Box::pin(faults::with_processes(&workload.faults, 1, Some(*seed), cache)).await
         }
-        Measurement::Faults { seeds, seed, without_adoption, .. } => {
-            let adoption = if *without_adoption { Adoption::Off } else { Adoption::On };
+        Measurement::Faults { seeds, seed, planted, .. } => {
+            let adoption = faults::adoption(*planted);
             Ok(virtually(|| match seed {
                 Some(seed) => faults::reproduce(*seed, adoption),
                 None => faults::measure(&workload.faults, *seeds, adoption),

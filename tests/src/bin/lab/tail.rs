@@ -3,14 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gust_engine::config::Config;
+use gust_engine::events::{AttemptCause, QueryEvent};
 use gust_engine::model::TimeModel;
 use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::{SchedulerSettings, SpeculationPolicy};
-use gust_tests::fleet::{Fault, FaultPlan, Graph, PartsReading, Platform, SimulatedQuery, World, run_virtually};
+use gust_tests::fleet::{
+    Fault, FaultPlan, Graph, GraphStep, PartsReading, Platform, QueryOutcome, SentShares, SimulatedQuery, World,
+    run_virtually,
+};
 use serde_json::json;
 
-use super::workload::Tail;
+use super::workload::{Tail, TailGraph};
 use super::{Bound, Outcome, on_all_cores};
 
 /// Measures against slow attempts.
@@ -34,22 +39,28 @@ pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
     let heading =
         "fragments  stragglers  against them      p50 s  p99 s  p99/p50  p99/p50 of none  extra GB-s  second attempts";
     let mut table = vec![heading.to_owned()];
-    let (mut samples, mut judged, mut all_right) = (Vec::new(), (f64::NAN, f64::NAN), true);
-    for fragments in &tail.fragments {
-        let load = |stragglers, policy| Load { fragments: *fragments, stragglers, policy };
+    let TailGraph { stages, fragments, p99_over_p50, extra_share } = tail.graph;
+    let loads = tail.fragments.iter().map(|fragments| (1, *fragments)).chain([(stages, fragments)]);
+    let (mut samples, mut judged, mut graph, mut all_right) = (Vec::new(), NOT_JUDGED, NOT_JUDGED, true);
+    for (stages, fragments) in loads {
+        let load = |stragglers, policy| Load { stages, fragments, stragglers, policy };
         let calm = Row::measure(tail, fleet, load(0.0, BOTH));
         table.push(calm.line("none", &calm, &calm));
-        samples.push(json!({ "fragments": fragments, "stragglers": 0, "seconds": calm.seconds }));
+        samples.push(json!({ "stages": stages, "fragments": fragments, "stragglers": 0, "seconds": calm.seconds }));
         all_right &= calm.all_right;
         let without = Row::measure(tail, fleet, load(tail.straggler_share, NEITHER));
         for policy in POLICIES {
             let row = Row::measure(tail, fleet, load(tail.straggler_share, policy));
             table.push(row.line("1 %", &calm, &without));
             all_right &= row.all_right;
-            if *fragments == tail.judged_fragments && policy == BOTH {
-                judged = (row.at(0.99) / row.at(0.5), row.extra(&without));
+            let figures = (row.at(0.99) / row.at(0.5), row.extra(&without));
+            match (stages, policy == BOTH) {
+                (1, true) if fragments == tail.judged_fragments => judged = figures,
+                (2.., true) => graph = figures,
+                _ => {}
             }
-            samples.push(json!({ "fragments": fragments, "policy": policy.name, "seconds": row.seconds }));
+            let policy = policy.name;
+            samples.push(json!({ "stages": stages, "fragments": fragments, "policy": policy, "seconds": row.seconds }));
         }
     }
     Outcome {
@@ -71,14 +82,33 @@ pub fn measure(tail: &Tail, fleet: &Platform) -> Outcome {
                 worst: tail.worst_extra_share,
                 unit: "of all",
             },
+            Bound {
+                what: format!("p99 over p50, {stages} stages of {fragments} fragments"),
+                measured: graph.0,
+                aim: p99_over_p50.aim,
+                worst: p99_over_p50.worst,
+                unit: "times",
+            },
+            Bound {
+                what: format!("extra GB-s, {stages} stages"),
+                measured: graph.1,
+                aim: extra_share.aim,
+                worst: extra_share.worst,
+                unit: "of all",
+            },
         ],
-        validity: vec![("every query's rows were right".to_owned(), all_right)],
+        validity: vec![("every query had its fragments and the right rows".to_owned(), all_right)],
     }
 }
+
+/// Figures of a row that was not measured.
+const NOT_JUDGED: (f64, f64) = (f64::NAN, f64::NAN);
 
 /// Queries of one row of the table.
 #[derive(Debug, Clone, Copy)]
 struct Load {
+    stages: usize,
+    /// Fragments of each stage.
     fragments: usize,
     /// Share of attempts with a slow pipe.
     stragglers: f64,
@@ -104,7 +134,7 @@ impl Row {
             load,
             seconds,
             gigabyte_seconds: runs.iter().map(|run| run.gigabyte_seconds).sum(),
-            second_attempts: runs.iter().map(|run| run.attempts - load.fragments as u64).sum(),
+            second_attempts: runs.iter().map(|run| run.second_attempts).sum(),
             all_right: runs.iter().all(|run| run.is_right),
         }
     }
@@ -119,7 +149,8 @@ impl Row {
     }
 
     fn line(&self, stragglers: &str, calm: &Self, without: &Self) -> String {
-        let Load { fragments, policy: Policy { name: policy, .. }, .. } = self.load;
+        let Load { stages, fragments, policy: Policy { name: policy, .. }, .. } = self.load;
+        let fragments = if stages == 1 { fragments.to_string() } else { format!("{stages} × {fragments}") };
         let (p50, p99, extra) = (self.at(0.5), self.at(0.99), 100.0 * self.extra(without));
         let (ratio, of_calm) = (p99 / p50, p99 / calm.at(0.5));
         let attempts = self.second_attempts;
@@ -132,12 +163,13 @@ impl Row {
 struct Run {
     seconds: f64,
     gigabyte_seconds: f64,
-    attempts: u64,
+    second_attempts: u64,
+    /// True if each stage had its fragments, and the rows are right.
     is_right: bool,
 }
 
 fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
-    let Load { fragments, stragglers, policy } = load;
+    let Load { stages, fragments, stragglers, policy } = load;
     let mut settings = SchedulerSettings::new(fragments, seed);
     if !policy.speculates {
         settings.speculation = SpeculationPolicy::NEVER;
@@ -176,16 +208,40 @@ fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
         timeout: Duration::from_secs(600),
         file_bytes: vec![tail.fragment_bytes; fragments],
         packing,
-        graph: Graph::default(),
+        graph: graph(stages, fragments),
         cap: None,
     };
     let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
     let outcome = &ended.queries[0];
-    let expect = world.fragment_rows().rows(&outcome.id, outcome.fragments);
+    let expect = world.fragment_rows().rows(&outcome.id, &outcome.scans);
+    let is_right = outcome.rows.as_ref().is_ok_and(|rows| *rows == expect);
     Run {
         seconds: outcome.took.as_secs_f64(),
         gigabyte_seconds: ended.served.gigabyte_seconds,
-        attempts: ended.served.invocations,
-        is_right: outcome.rows.as_ref().is_ok_and(|rows| *rows == expect),
+        second_attempts: second_attempts(outcome),
+        is_right: is_right && fragments_of(outcome) == vec![fragments as u32; stages],
     }
+}
+
+/// Returns stages one after the other, of which each function sends as much as it reads. A function reads one partition.
+fn graph(stages: usize, fragments: usize) -> Graph {
+    let sent = Some(SentShares { rows: 1.0, joined: 0.0 });
+    let steps = vec![GraphStep { joined: Vec::new(), sent }; stages - 1];
+    let reads_max = Some(Config::default().shuffle_reads_max);
+    Graph { steps, partitions: Some(fragments), reads_max, ..Graph::default() }
+}
+
+fn second_attempts(outcome: &QueryOutcome) -> u64 {
+    let is_second =
+        |event: &QueryEvent| matches!(event, QueryEvent::AttemptStarted { cause: AttemptCause::Speculative, .. });
+    outcome.events.iter().filter(|stamped| is_second(&stamped.event)).count() as u64
+}
+
+/// Lists the fragments of the stages that were run.
+fn fragments_of(outcome: &QueryOutcome) -> Vec<u32> {
+    let of_event = |event: &QueryEvent| match event {
+        QueryEvent::StageStarted { fragments, .. } => Some(*fragments),
+        _ => None,
+    };
+    outcome.events.iter().filter_map(|stamped| of_event(&stamped.event)).collect()
 }

@@ -191,6 +191,20 @@ pub struct Tail {
     pub worst_p99_over_p50: f64,
     pub aim_extra_share: f64,
     pub worst_extra_share: f64,
+    pub graph: TailGraph,
+}
+
+/// Stages one after the other, each of which reads as much as the first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TailGraph {
+    pub stages: usize,
+    /// Functions of each stage.
+    pub fragments: usize,
+    /// p99 of a query's seconds over p50.
+    pub p99_over_p50: Limits,
+    /// GB-s over those without second attempts and hedged reads, as a share.
+    pub extra_share: Limits,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +228,30 @@ pub struct Model {
     pub ramp_functions: usize,
     pub ramp_bytes: Vec<u64>,
     pub ramp_clones: Vec<u32>,
+    /// Queries with stages over stages.
+    pub staged: Vec<StagedQuery>,
+}
+
+/// Query whose tables are joined one after the other in functions.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagedQuery {
+    pub name: String,
+    /// Usage of the published functions, if there is any.
+    pub published: Option<Figures>,
+    pub tables: Vec<StagedTable>,
+    /// Encoded bytes that each join but the last sends, for each byte that it reads.
+    pub joins_send: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagedTable {
+    pub files: usize,
+    /// Bytes of the columns that the query needs.
+    pub bytes: u64,
+    /// Encoded bytes that its scan sends, for each of them.
+    pub sends: f64,
 }
 
 #[derive(Deserialize)]
