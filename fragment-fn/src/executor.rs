@@ -78,6 +78,7 @@ impl Meter {
         usage.bytes_written = self.counters.bytes_written();
         usage.memory_peak_bytes = self.memory.peak_bytes();
         usage.ahead = self.ahead.usage();
+        usage.late = self.ahead.late();
         usage.spans.waited_us = self.ahead.waited_us();
         usage
     }
@@ -329,7 +330,8 @@ fn decode(
         with_lanes(scan, &input.lanes, stores, deletes.as_ref())
     })?;
     let options = context.session_config().options();
-    attach(plan, options, account, ahead, LateColumns::NEVER, &mut |leaf, _| {
+    let late = LateColumns { kept_percent_max: request.fragment.limits.late_columns_percent_max };
+    attach(plan, options, account, ahead, late, &mut |leaf, _| {
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&hedged), Arc::clone(&environment.footers));
         // Reading ahead slows down by the store of the first file.

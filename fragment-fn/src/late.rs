@@ -42,6 +42,7 @@ use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_expr::utils::{collect_columns, split_conjunction};
 use datafusion::physical_plan::PhysicalExpr;
 
+use crate::ahead::AheadAccount;
 use filter::{KeyFilter, PruningOnly, Tally, settled};
 pub(crate) use source::{Decides, opening_each};
 
@@ -56,10 +57,12 @@ impl LateColumns {
     pub const NEVER: Self = Self { kept_percent_max: 0 };
 }
 
-/// Returns the columns of a scan, by name, whose values may decide which rows of the others are decoded.
-pub fn key_columns(scan: &FileScanConfig) -> Vec<String> {
+/// Returns the columns of a scan, by name, whose values may decide which rows of the others are decoded. `joins` has the identities of the
+/// filters that joins fill: sorts fill filters, too, which change until the scan has ended.
+pub fn key_columns(scan: &FileScanConfig, joins: &BTreeSet<u64>) -> Vec<String> {
     let Some((parquet, filters)) = filters(scan) else { return Vec::new() };
-    let filters = filters.iter().filter(|filter| is_of_keys(filter, parquet.table_schema()));
+    let is_of_join = |filter: &&Arc<dyn PhysicalExpr>| filter.expression_id().is_some_and(|id| joins.contains(&id));
+    let filters = filters.iter().filter(is_of_join).filter(|filter| is_of_keys(filter, parquet.table_schema()));
     let names: BTreeSet<&str> = filters.flat_map(names).collect();
     names.into_iter().map(str::to_owned).collect()
 }
@@ -175,11 +178,12 @@ impl Way {
 
 impl Filters {
     /// Finds the filters of a scan; none of them decides about rows where `rule` is never.
-    fn of(scan: &FileScanConfig, parquet: &ParquetSource, rule: LateColumns) -> Self {
+    fn of(scan: &FileScanConfig, parquet: &ParquetSource, rule: LateColumns, account: &Arc<AheadAccount>) -> Self {
         let may_be_late = rule != LateColumns::NEVER && filters(scan).is_some();
         let filter = |expr: Arc<dyn PhysicalExpr>| {
             let is_late = may_be_late && is_of_keys(&expr, parquet.table_schema());
-            Filter { expr, tally: is_late.then(|| Arc::new(Tally::new(rule))), known: OnceLock::new() }
+            let tally = is_late.then(|| Arc::new(Tally::new(rule, Arc::clone(account))));
+            Filter { expr, tally, known: OnceLock::new() }
         };
         Self(conjuncts(parquet).into_iter().map(filter).collect())
     }

@@ -154,6 +154,7 @@ pub fn request(query: &str) -> InvokeRequest {
                 bridge_bytes: 1 << 20,
                 inline_bytes_max: 1 << 20,
                 ahead: AheadBounds::default(),
+                late_columns_percent_max: 0,
             },
         },
         attempt: 2,

@@ -296,8 +296,8 @@ async fn check_all(ways: Vec<Config>, setup: &[&str]) {
     local.close().await;
     for config in ways {
         let Config { on, functions_max, shuffle, .. } = config;
-        let what =
-            format!("{on:?}, {functions_max} functions of {} cores, {shuffle:?}, {setup:?}", config.process.cores);
+        let (cores, mut late_rows) = (config.process.cores, 0);
+        let what = format!("{on:?}, {functions_max} functions of {cores} cores, {shuffle:?}, {setup:?}");
         let session = lake.session(config).await;
         for statement in setup {
             run(&session, statement).await.expect("set");
@@ -307,6 +307,7 @@ async fn check_all(ways: Vec<Config>, setup: &[&str]) {
             let rule = Rule::same_engine().in_any_order();
             compare(expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {sql}: {difference}"));
             assert_remote(&report, sql);
+            late_rows += report.functions.late.rows;
             // Groups by other keys go from function to function, where they may.
             if shuffle == ShufflePlace::Local {
                 assert_eq!((report.shuffles, report.shuffle_objects), (0, 0), "{what}: {sql}: {report:?}");
@@ -316,6 +317,8 @@ async fn check_all(ways: Vec<Config>, setup: &[&str]) {
             assert!(line.is_some_and(|line| line.contains(told)), "{sql}: {explained}");
             assert!(!explained.contains("aligned      none"), "{sql}: {explained}");
         }
+        // Joins of one lane tell their scans the keys.
+        assert!(late_rows > 0 || cores > 1, "{what}: no column was late");
         session.close().await;
     }
 }

@@ -105,6 +105,7 @@ async fn requested(
                 bridge_bytes: 1 << 20,
                 inline_bytes_max: 64 << 20,
                 ahead: AheadBounds::default(),
+                late_columns_percent_max: 0,
             },
         },
         attempt: 0,

@@ -66,7 +66,7 @@ const FEW_KEYS: [&str; 20] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_joins_tell_changes_no_row() {
-    let (mut joined, mut left_out) = (0, [0; 2]);
+    let (mut joined, mut left_out, mut late) = (0, [0; 2], [0; 2]);
     for seed in 0..3 {
         let folder = TempDir::with_prefix("gust-told-").expect("a temporary folder");
         late::write(folder.path(), seed);
@@ -82,6 +82,7 @@ async fn what_joins_tell_changes_no_row() {
                 same.unwrap_or_else(|difference| panic!("seed {seed}, told {is_told}, {sql}: {difference}"));
                 joined += usize::from(report.broadcasts > 0 && report.fragments_adopted > 1);
                 left_out[usize::from(is_told)] += usize::from(report.left_out_units > 0);
+                late[usize::from(is_told)] += usize::from(report.functions.late.rows > 0);
             }
         }
         session.close().await;
@@ -89,6 +90,7 @@ async fn what_joins_tell_changes_no_row() {
     assert!(joined >= 3 * 2 * 15, "{joined} statements were joined in functions");
     // Without being told, only a side without rows leaves out something.
     assert!(left_out[1] > left_out[0] + 3 * 8 && left_out[0] >= 3 * 2, "{left_out:?} statements had files left out");
+    assert!(late[0] == 0 && late[1] >= 3 * 8, "{late:?} statements decoded columns late");
 }
 
 const GROUPS: i64 = 40;

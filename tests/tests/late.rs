@@ -10,12 +10,13 @@ use arrow::array::{
     ArrayRef, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
 use gust::demo::queries;
-use gust_engine::config::{Config, Target};
+use gust_engine::config::{Config, JoinPlace, Target};
+use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::parquet_files::{batch, file};
-use gust_tests::query::{plain, run};
+use gust_tests::query::{assert_remote, plain, run};
 use gust_tests::s3::{Operation, S3Server};
 use gust_tests::{cloud, tpch};
 use object_store::path::Path as Key;
@@ -287,51 +288,108 @@ pub(super) async fn upload(folder: &Path) -> S3Server {
     server
 }
 
-/// Two tables on a server, of which a statement reads parts.
-async fn reads(
-    server: &S3Server,
-    late_columns_percent_max: u32,
-    sql: &str,
-) -> (Vec<RecordBatch>, Vec<(String, Range<u64>)>) {
-    let config = Config { read_ahead_requests_max: 0, ..local(late_columns_percent_max) };
-    let session = in_s3(server, config, &["a", "b"]).await;
-    server.take_requests();
-    let (rows, _) = run(&session, sql).await.expect("rows");
-    let requests = server.take_requests().into_iter().filter(|request| request.operation == Operation::Get);
-    let mut ranges: Vec<_> = requests.map(|request| (request.key, request.bytes)).collect();
-    ranges.sort_by(|(one, a), (other, b)| one.cmp(other).then(a.start.cmp(&b.start)));
-    (rows, ranges)
+/// What a statement has read of two tables on a server.
+struct Reads {
+    rows: Vec<RecordBatch>,
+    report: Report,
+    /// Keys and ranges of the server's GETs.
+    ranges: Vec<(String, Range<u64>)>,
+    /// Words of EXPLAIN ANALYZE.
+    analyzed: String,
+}
+
+impl Reads {
+    async fn of(server: &S3Server, config: Config, sql: &str) -> Self {
+        let config = Config { read_ahead_requests_max: 0, ..config };
+        let session = in_s3(server, config, &["a", "b"]).await;
+        server.take_requests();
+        let (rows, report) = run(&session, sql).await.expect("rows");
+        let requests = server.take_requests().into_iter().filter(|request| request.operation == Operation::Get);
+        let mut ranges: Vec<_> = requests.map(|request| (request.key, request.bytes)).collect();
+        ranges.sort_by(|(one, a), (other, b)| one.cmp(other).then(a.start.cmp(&b.start)));
+        let (plan, _) = run(&session, &format!("EXPLAIN ANALYZE {sql}")).await.expect("a plan");
+        session.close().await;
+        Self { rows, report, ranges, analyzed: lines(&plan, "NULL").join("\n") }
+    }
+
+    /// Sums up the bytes of the large table.
+    fn bytes(&self) -> u64 {
+        let large = self.ranges.iter().filter(|(key, _)| key.starts_with("b/"));
+        large.map(|(_, range)| range.end - range.start).sum()
+    }
+}
+
+/// Puts the large table and the keys of the small one on a new server.
+async fn keys_and_texts(keys: Vec<i64>, groups: &[RecordBatch]) -> S3Server {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let pages = WriterProperties::builder().set_data_page_row_count_limit(200).set_write_batch_size(100);
+    let b = file(groups, pages.set_dictionary_enabled(false).build());
+    let a = file(&[batch(vec![("k", Arc::new(Int64Array::from(keys)) as ArrayRef)])], properties());
+    for (key, bytes) in [("a/0.parquet", a), ("b/0.parquet", b)] {
+        store.put(&Key::from(key), PutPayload::from(bytes)).await.expect("put");
+    }
+    server
+}
+
+/// Rows of a row group of the large table.
+const GROUP_ROWS: i64 = 4000;
+
+/// Makes a row group with the numbers from its place on, their keys, and long texts.
+fn texts(group: i64, key: impl Fn(i64) -> i64) -> RecordBatch {
+    let sorted = Int64Array::from_iter_values(group * GROUP_ROWS..(group + 1) * GROUP_ROWS);
+    let keys = Int64Array::from_iter_values((0..GROUP_ROWS).map(|n| key(n * 7919 % GROUP_ROWS)));
+    let texts = StringArray::from_iter_values((0..GROUP_ROWS).map(|n| format!("{:0>600}", n * 7919 % 4001)));
+    batch(vec![("n", Arc::new(sorted) as ArrayRef), ("k", Arc::new(keys)), ("t", Arc::new(texts))])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_columns_prune_as_before() {
-    let server = S3Server::start().expect("a server");
-    let store = server.store().expect("a client");
-    let group = |group: i64| {
-        let sorted = Int64Array::from_iter_values(group * 4000..(group + 1) * 4000);
-        let keys = Int64Array::from_iter_values((0..4000).map(|n| n * 7919 % 4000));
-        let texts = StringArray::from_iter_values((0..4000).map(|n| format!("{:0>600}", n * 7919 % 4001)));
-        batch(vec![("n", Arc::new(sorted) as ArrayRef), ("k", Arc::new(keys)), ("t", Arc::new(texts))])
-    };
-    let pages = WriterProperties::builder().set_data_page_row_count_limit(200).set_write_batch_size(100);
-    let b = file(&(0..6).map(group).collect::<Vec<_>>(), pages.set_dictionary_enabled(false).build());
-    let a = file(&[batch(vec![("k", Arc::new(Int64Array::from(vec![17, 18, 3000])) as ArrayRef)])], properties());
-    for (key, bytes) in [("a/0.parquet", a), ("b/0.parquet", b)] {
-        store.put(&Key::from(key), PutPayload::from(bytes)).await.expect("put");
-    }
+    let groups: Vec<RecordBatch> = (0..6).map(|group| texts(group, |key| key)).collect();
+    let server = keys_and_texts(vec![17, 18, 3000], &groups).await;
     // Statistics leave two row groups, and pages a part of the second.
     let sql = "SELECT b.n, b.t FROM a JOIN b ON a.k = b.k WHERE b.n >= 8000 AND b.n < 13000";
-    let (expected, planned) = reads(&server, NEVER, sql).await;
-    let (rows, late) = reads(&server, ALWAYS, sql).await;
-    compare(&expected, &rows, Rule::same_engine().in_any_order()).expect("the same rows");
-    let bytes = |ranges: &[(String, Range<u64>)]| ranges.iter().map(|(_, range)| range.end - range.start).sum::<u64>();
-    for (key, range) in &late {
+    let planned = Reads::of(&server, local(NEVER), sql).await;
+    let late = Reads::of(&server, local(ALWAYS), sql).await;
+    compare(&planned.rows, &late.rows, Rule::same_engine().in_any_order()).expect("the same rows");
+    for (key, range) in &late.ranges {
         let is_read =
             |(of, read): &(String, Range<u64>)| of == key && read.start <= range.start && range.end <= read.end;
-        assert!(planned.iter().any(is_read), "{key} {range:?} is not in {planned:?}");
+        assert!(planned.ranges.iter().any(is_read), "{key} {range:?} is not in {:?}", planned.ranges);
     }
     // Gaps of less than 1 MiB are read, too.
-    assert!(bytes(&late) < bytes(&planned), "{late:?} of {planned:?}");
+    assert!(late.bytes() < planned.bytes(), "{:?} of {:?}", late.ranges, planned.ranges);
+}
+
+/// Five of six row groups have no row for the join in a function, which no statistics tell: of these it reads the keys alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_read_the_columns_of_rows_that_keys_leave() {
+    let groups: Vec<RecordBatch> = (0..6).map(|group| texts(group, move |key| 6 * key + group)).collect();
+    let server = keys_and_texts(vec![6 * 1000 + 3], &groups).await;
+    let sql = "SELECT b.n, b.t FROM a JOIN b ON a.k = b.k";
+    let judge = Reads::of(&server, local(NEVER), sql).await;
+    for (on, functions_max, cores) in [(Target::InProcess, 1, 2), (Target::InProcess, 3, 1), (Target::Processes, 2, 1)]
+    {
+        let [planned, late] = [NEVER, 1].map(|late_columns_percent_max| {
+            let mut config = local(late_columns_percent_max);
+            (config.on, config.functions_max, config.join) = (on, functions_max, JoinPlace::Broadcast);
+            config.process.cores = cores;
+            config
+        });
+        let what = format!("{functions_max} functions {on:?}");
+        let planned = Reads::of(&server, planned, sql).await;
+        let late = Reads::of(&server, late, sql).await;
+        let kept = "late columns 1 of 24000 rows kept by keys of joins";
+        for (reads, compared, told) in [(&planned, 0, None), (&late, 24_000, Some(kept))] {
+            compare(&judge.rows, &reads.rows, Rule::same_engine()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_remote(&reads.report, &what);
+            assert_eq!(reads.report.functions.late.rows, compared, "{what}");
+            let line = reads.analyzed.lines().map(str::trim).find(|line| line.starts_with("late columns "));
+            assert_eq!(line, told, "{what}: {}", reads.analyzed);
+        }
+        let (read, of) = (late.bytes(), planned.bytes());
+        assert!(4 * read < of, "{what}: {read} of {of} bytes: {:?}", late.ranges);
+    }
 }
 
 /// Whatever the decoder leaves out, the bytes that it reads were predicted, and each was asked for once.

@@ -288,6 +288,9 @@ pub struct FragmentLimits {
     pub bridge_bytes: u64,
     #[serde(default)]
     pub ahead: AheadBounds,
+    /// Largest percentage of a scan's rows that the keys of a join may keep where its other columns are decoded late. 0 is never.
+    #[serde(default)]
+    pub late_columns_percent_max: u32,
 }
 
 /// Most requests and bytes that are read ahead at a time. Zero of either turns reading ahead off.

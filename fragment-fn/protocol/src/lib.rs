@@ -32,5 +32,5 @@ pub use fragment::{
     ScanUnit, StagePlan, StoreAccess, UnitDeletes,
 };
 pub use result::{FragmentResponse, FragmentResult, PartsPlace, StreamSummary};
-pub use usage::{AheadUsage, Requests, Spans, Usage};
+pub use usage::{AheadUsage, LateUsage, Requests, Spans, Usage};
 pub use wire::Base64;

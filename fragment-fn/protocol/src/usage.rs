@@ -24,6 +24,8 @@ pub struct Usage {
     pub spans: Spans,
     #[serde(default)]
     pub ahead: AheadUsage,
+    #[serde(default)]
+    pub late: LateUsage,
     /// Cold start: true for the environment's first attempt.
     pub cold: bool,
 }
@@ -81,6 +83,26 @@ impl std::ops::AddAssign for AheadUsage {
         self.unused_cancelled_bytes += other.unused_cancelled_bytes;
         self.unused_given_back_bytes += other.unused_given_back_bytes;
         self.peak_bytes = self.peak_bytes.max(other.peak_bytes);
+    }
+}
+
+/// Rows that the keys of joins decided about, where the other columns of a scan were decoded late. Each join of a scan counts its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LateUsage {
+    /// Rows whose keys were compared.
+    pub rows: u64,
+    /// Those among them that were kept.
+    pub kept_rows: u64,
+    /// Joins whose keys kept too many rows of a scan to go on with, or failed.
+    pub given_up: u64,
+}
+
+impl std::ops::AddAssign for LateUsage {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.kept_rows += other.kept_rows;
+        self.given_up += other.given_up;
     }
 }
 

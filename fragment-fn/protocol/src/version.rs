@@ -15,7 +15,7 @@ use datafusion::physical_plan::repartition::REPARTITION_RANDOM_STATE;
 use crate::functions;
 
 /// Version of the wire. Every change of the wire raises it: until then the golden bytes in `testdata/` fail.
-pub const PROTOCOL_VERSION: u32 = 11;
+pub const PROTOCOL_VERSION: u32 = 12;
 
 /// Returns the engine's version, the set of SQL functions that a plan may name, and a checksum of hashes:
 /// `datafusion-55.2.0/functions-1-1a2b3c4d/hashes-5e6f7a8b`.

@@ -119,8 +119,8 @@ mod tests {
     use crate::parts::{LaneSlices, PartsInput, Regions, Slice};
     use crate::{
         AccessTable, AheadBounds, AheadUsage, ColumnMatching, DeleteContent, DeleteFile, DeleteSet, FieldIdRules,
-        Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LeafSpec, LostInput, MappedName, ObjectRef,
-        Output, PartsPlace, PlanRef, Requests, Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary,
+        Fragment, FragmentId, FragmentLimits, FragmentResult, Input, LateUsage, LeafSpec, LostInput, MappedName,
+        ObjectRef, Output, PartsPlace, PlanRef, Requests, Scan, ScanUnit, Spans, StagePlan, StoreAccess, StreamSummary,
         UnitDeletes, Usage,
     };
 
@@ -178,6 +178,7 @@ mod tests {
                     inline_bytes_max: 3,
                     bridge_bytes: 6,
                     ahead: AheadBounds { requests_max: 4, bytes_max: 5 },
+                    late_columns_percent_max: 7,
                 },
             },
             attempt: 1,
@@ -283,6 +284,7 @@ mod tests {
                 unused_given_back_bytes: 27,
                 peak_bytes: 28,
             },
+            late: LateUsage { rows: 31, kept_rows: 30, given_up: 29 },
             cold: true,
         };
         let failures = [

@@ -206,7 +206,7 @@ pub fn is_predictable(scan: &FileScanConfig) -> bool {
 /// Prepares a plan's scans for their execution: errors name their file, deleted rows are left out, and Parquet is read by
 /// the reader that `reader` makes for a leaf, ahead if `ahead` says so, with columns as late as `late` says. Leaves count as in
 /// [`gust_protocol::plan::scans`]. A scan for which `reader` returns None keeps its own way to read. `account` is told of the
-/// waits of all others.
+/// waits of all others, and of the rows that are late.
 ///
 /// Call it last: rules that look for a Parquet scan find none in the new plan.
 ///
@@ -236,7 +236,7 @@ pub fn attach(
             None => (scan.clone(), None),
         };
         let deletes = ScanDeletes::of(&scan)?;
-        let (scan, decides) = opening_each(scan, late, ahead.clone());
+        let (scan, decides) = opening_each(scan, late, account, ahead.clone());
         let scan = deletes.left_out(scan, decides, account);
         let scan = DataSourceExec::from_data_source(naming_file(scan, ahead));
         Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))

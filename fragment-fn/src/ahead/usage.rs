@@ -1,11 +1,12 @@
-//! Account of a query's reads of data files: what was read ahead and what became of it, and for how long readers waited.
+//! Account of a query's reads of data files: what was read ahead and what became of it, for how long readers waited, and which rows were
+//! decoded late.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Instant;
 
-use gust_protocol::AheadUsage;
+use gust_protocol::{AheadUsage, LateUsage};
 use tokio::sync::Notify;
 
 /// Running account of a query. Its plans may be several: one that is run again counts, too.
@@ -18,6 +19,7 @@ pub struct AheadAccount {
     scan_ended: Notify,
     peak_bytes: AtomicU64,
     waited_us: AtomicU64,
+    late: Mutex<LateUsage>,
 }
 
 impl AheadAccount {
@@ -30,6 +32,15 @@ impl AheadAccount {
     /// Returns the microseconds that readers have waited for bytes so far, summed up over all lanes.
     pub fn waited_us(&self) -> u64 {
         self.waited_us.load(Relaxed)
+    }
+
+    /// Returns the rows that the keys of joins have decided about so far.
+    pub fn late(&self) -> LateUsage {
+        *self.late.lock().expect("no holder panics")
+    }
+
+    pub(crate) fn note_late(&self, of: LateUsage) {
+        *self.late.lock().expect("no holder panics") += of;
     }
 
     /// Waits until all scans have ended, so that their sums are complete.

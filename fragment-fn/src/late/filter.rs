@@ -19,8 +19,10 @@ use datafusion::physical_expr::expressions::{
     BinaryExpr, CaseExpr, DynamicFilterPhysicalExpr, InListExpr, Literal, lit,
 };
 use datafusion::physical_plan::PhysicalExpr;
+use gust_protocol::LateUsage;
 
 use super::LateColumns;
+use crate::ahead::AheadAccount;
 
 /// Rows after which a filter that keeps too many is given up.
 const TRIAL_ROWS: u64 = 4 * 8192;
@@ -32,11 +34,13 @@ pub(super) struct Tally {
     rows: AtomicU64,
     kept: AtomicU64,
     is_given_up: AtomicBool,
+    /// It is told of all of that, too.
+    account: Arc<AheadAccount>,
 }
 
 impl Tally {
-    pub(super) fn new(rule: LateColumns) -> Self {
-        Self { rule, rows: AtomicU64::new(0), kept: AtomicU64::new(0), is_given_up: AtomicBool::new(false) }
+    pub(super) fn new(rule: LateColumns, account: Arc<AheadAccount>) -> Self {
+        Self { rule, rows: AtomicU64::new(0), kept: AtomicU64::new(0), is_given_up: AtomicBool::new(false), account }
     }
 
     pub(super) fn is_given_up(&self) -> bool {
@@ -50,15 +54,19 @@ impl Tally {
     }
 
     pub(super) fn add(&self, rows: usize, kept: usize) {
-        let rows = self.rows.fetch_add(rows as u64, Relaxed) + rows as u64;
-        self.kept.fetch_add(kept as u64, Relaxed);
+        let (rows, kept) = (rows as u64, kept as u64);
+        self.account.note_late(LateUsage { rows, kept_rows: kept, given_up: 0 });
+        let rows = self.rows.fetch_add(rows, Relaxed) + rows;
+        self.kept.fetch_add(kept, Relaxed);
         if rows >= TRIAL_ROWS && self.share() * 100.0 > f64::from(self.rule.kept_percent_max) {
             self.give_up();
         }
     }
 
     fn give_up(&self) {
-        self.is_given_up.store(true, Relaxed);
+        if !self.is_given_up.swap(true, Relaxed) {
+            self.account.note_late(LateUsage { given_up: 1, ..LateUsage::default() });
+        }
     }
 }
 

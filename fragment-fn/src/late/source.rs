@@ -14,7 +14,7 @@ use datafusion_datasource::morsel::{MorselPlan, MorselPlanner, Morselizer};
 use object_store::ObjectStore;
 
 use super::{Filter, Filters, LateColumns, Way, source};
-use crate::ahead::ScanAhead;
+use crate::ahead::{AheadAccount, ScanAhead};
 use crate::forwarding::forwarding_to;
 
 /// Largest size of the keys that a stream keeps decoded between its filter and its rows. Beyond it they are decoded twice.
@@ -32,13 +32,15 @@ pub(crate) enum Decides {
     Nothing,
 }
 
-/// Makes a Parquet scan open each file in the way that pays then. Returns other scans as they are.
+/// Makes a Parquet scan open each file in the way that pays then. Returns other scans as they are. `account` is told of the rows that keys
+/// decide about.
 pub(crate) fn opening_each(
     mut scan: FileScanConfig,
     rule: LateColumns,
+    account: &Arc<AheadAccount>,
     ahead: Option<Arc<ScanAhead>>,
 ) -> (FileScanConfig, Decides) {
-    match Opening::of(&mut scan, rule, ahead) {
+    match Opening::of(&mut scan, rule, account, ahead) {
         Some(source) => {
             let decides = if source.filters.may_decide_rows() { Decides::Rows } else { Decides::Nothing };
             (FileScanConfigBuilder::from(scan).with_source(Arc::new(source)).build(), decides)
@@ -63,9 +65,14 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    pub(super) fn of(scan: &mut FileScanConfig, rule: LateColumns, ahead: Option<Arc<ScanAhead>>) -> Option<Self> {
+    pub(super) fn of(
+        scan: &mut FileScanConfig,
+        rule: LateColumns,
+        account: &Arc<AheadAccount>,
+        ahead: Option<Arc<ScanAhead>>,
+    ) -> Option<Self> {
         let parquet = source(scan)?.clone();
-        let filters = Filters::of(scan, &parquet, rule);
+        let filters = Filters::of(scan, &parquet, rule, account);
         if ahead.is_none() && !filters.may_decide_rows() {
             return None;
         }

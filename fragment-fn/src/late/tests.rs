@@ -46,7 +46,7 @@ fn scan(filters: &[Arc<dyn PhysicalExpr>], change: impl Fn(ParquetSource) -> Par
 const RULE: LateColumns = LateColumns { kept_percent_max: 20 };
 
 fn opening(scan: FileScanConfigBuilder, rule: LateColumns) -> Option<Opening> {
-    Opening::of(&mut scan.build(), rule, None)
+    Opening::of(&mut scan.build(), rule, &Arc::default(), None)
 }
 
 fn late(filters: &[Arc<dyn PhysicalExpr>]) -> Option<Opening> {
@@ -121,13 +121,13 @@ fn a_filter_is_given_up_when_most_rows_stay_or_when_it_fails() {
         ColumnarValue::Scalar(_) => rows.num_rows(),
     };
     for (bound, kept_first, kept_last) in [(1638, 1638, 1638), (4096, 4096, 8192)] {
-        let tally = Arc::new(Tally::new(RULE));
+        let tally = Arc::new(Tally::new(RULE, Arc::default()));
         let filter = KeyFilter::over(compared("k", Operator::Lt, bound), Arc::clone(&tally), true);
         let counts: Vec<usize> = (0..5).map(|_| kept(&filter)).collect();
         assert_eq!((counts[0], counts[3], counts[4]), (kept_first, kept_first, kept_last), "{tally}");
         assert_eq!(tally.is_given_up(), kept_last == 8192);
     }
-    let tally = Arc::new(Tally::new(RULE));
+    let tally = Arc::new(Tally::new(RULE, Arc::default()));
     let failing = KeyFilter::over(column("v"), Arc::clone(&tally), true);
     assert_eq!(kept(&failing), 8192);
     assert!(tally.is_given_up());

@@ -242,6 +242,7 @@ impl World {
                 bridge_bytes: 1 << 20,
                 inline_bytes_max: self.inline_bytes_max,
                 ahead: AheadBounds::default(),
+                late_columns_percent_max: 0,
             },
             options: Default::default(),
             work: None,

@@ -1,12 +1,15 @@
 //! Listings that a store is asked for, and messages where a store does not answer.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use gust_tests::parquet_files::{batch, file};
 use gust_tests::s3::shape::{Faults, Latency};
 use gust_tests::s3::{Operation, Shape};
+use parquet::file::properties::WriterProperties;
 
 use super::*;
+use crate::ahead::slow;
 
 /// Returns each listing's prefix, relative to the table, with the number of its requests.
 fn listed(server: &S3Server) -> BTreeMap<String, usize> {
@@ -152,6 +155,43 @@ async fn files_that_have_changed_since_an_earlier_statement_are_seen() {
         }
         let error = run(&session, "SELECT sum(id) FROM t").await.expect_err("no file").to_string();
         assert!(error.contains("there is no such file"), "{error}");
+        session.close().await;
+    }
+}
+
+/// A file that is written anew while a statement reads it, with as many bytes: no row of it stands beside one of the file before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_anew_meanwhile_is_refused() {
+    let server = S3Server::start().expect("a server");
+    let store = server.store().expect("a client");
+    let put = async |version: i64| {
+        let group = |group: i64| {
+            let values = (0..20_000).map(|row| group * 20_000 + row + version);
+            batch(vec![("v", Arc::new(Int64Array::from_iter_values(values)) as ArrayRef)])
+        };
+        let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+        let bytes = file(&(0..10).map(group).collect::<Vec<_>>(), properties);
+        store.put(&Key::from("t/a.parquet"), bytes.into()).await.expect("put");
+    };
+    for on in [Target::Local, Target::InProcess] {
+        server.set_shape(None);
+        put(1).await;
+        // Its row groups are read one after the other.
+        let config = Config { functions_max: 1, read_ahead_requests_max: 0, ..in_s3(&server, on) };
+        let session = Session::new(config).expect("a session");
+        let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'", server.url("t/"));
+        run(&session, &format!("{create}; SET datafusion.execution.target_partitions = 1")).await.expect("setup");
+        slow(&server, 60.0, Faults::default());
+        server.take_requests();
+        let anew = async {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            put(2).await;
+        };
+        let (answer, ()) = tokio::join!(run(&session, "SELECT sum(v) FROM t"), anew);
+        let error = answer.expect_err("its file is another one now").to_string();
+        assert!(error.contains("t/a.parquet"), "{on:?}: {error}");
+        let requests = server.take_requests();
+        assert!(requests.iter().any(|request| request.refused == Some(412)), "{on:?}: {requests:?}");
         session.close().await;
     }
 }

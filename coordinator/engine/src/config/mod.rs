@@ -96,7 +96,7 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes_or_none")]
     pub read_ahead_bytes_max: u64,
     /// Largest percentage of the rows that it sees which the keys of each join may let through where a scan's other columns are
-    /// decoded late, for the rows that are left only. Default 1: whole pages are left out then. 0 decodes no columns late. 100 does
+    /// decoded late, for the rows that are left only, by the coordinator and in each function. Default 1: whole pages are left out then. 0 decodes no columns late. 100 does
     /// so always, which is for tests.
     #[serde(deserialize_with = "units::percent")]
     pub late_columns_percent_max: u32,
@@ -416,7 +416,7 @@ impl Config {
         AheadBounds { requests_max: self.read_ahead_requests_max, bytes_max: self.read_ahead_bytes_max }
     }
 
-    /// Returns the rule by which the coordinator decodes columns late.
+    /// Returns the rule by which the coordinator and each function decode columns late.
     pub fn late_columns(&self) -> LateColumns {
         LateColumns { kept_percent_max: self.late_columns_percent_max }
     }

@@ -167,9 +167,14 @@ pub(super) mod tests {
     /// Makes the request of an attempt with `time` until its deadline.
     pub(in crate::fleet) fn request(time: Duration) -> InvokeRequest {
         let deadline = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970") + time;
-        let ahead = AheadBounds::default();
-        let limits =
-            FragmentLimits { memory_bytes_max: 1, temp_bytes_max: 1, inline_bytes_max: 1, bridge_bytes: 1, ahead };
+        let limits = FragmentLimits {
+            memory_bytes_max: 1,
+            temp_bytes_max: 1,
+            inline_bytes_max: 1,
+            bridge_bytes: 1,
+            ahead: AheadBounds::default(),
+            late_columns_percent_max: 0,
+        };
         let id = FragmentId { query: "q".to_owned(), stage: 0, index: 0 };
         InvokeRequest {
             version: PROTOCOL_VERSION,

@@ -29,6 +29,7 @@ pub(super) fn size(config: &Config, kind: String, lanes: usize) -> FunctionSize 
         inline_bytes_max: INLINE_BYTES_MAX,
         bridge_bytes: BRIDGE_BYTES_MAX,
         ahead: ahead_bounds(config.read_ahead(), memory_mb, lanes, config.function_memory_bytes),
+        late_columns_percent_max: config.late_columns_percent_max,
     };
     let cores = lanes as f64;
     FunctionSize {

@@ -107,6 +107,9 @@ fn stage(work: &StageWork, plan: Option<&Arc<Stage>>, stages: &[Arc<Stage>]) -> 
     }
     let _ = writeln!(text, "             {}", used(&work.storage, work.memory_peak_bytes, work.spilled_bytes));
     text += &waits(&work.storage);
+    if let Some(late) = work.storage.late_text() {
+        let _ = writeln!(text, "late columns {late}");
+    }
     if work.broadcasts > 0 {
         let sides = counted(work.broadcasts, "build side");
         let _ = writeln!(text, "broadcast    got {sides}, {}, for each fragment", size(work.broadcast_bytes));

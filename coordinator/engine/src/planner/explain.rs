@@ -1,5 +1,6 @@
 //! A planned statement in words: decision, plans, pruning, reading, packing, memory.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, ParquetSource};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::Partitioning;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
@@ -52,9 +54,11 @@ pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> Str
     text += &format!("coordinator  {}\n", memory(&coordinator, config.memory_bytes_max));
     text += &reading(&planned.plan, here);
     text += &indented(&planned.plan);
-    if config.late_columns() != LateColumns::NEVER {
-        text += &late_columns(&planned.plan);
-    }
+    let late = |plan: &Arc<dyn ExecutionPlan>| match config.late_columns() {
+        LateColumns::NEVER => String::new(),
+        _ => late_columns(plan),
+    };
+    text += &late(&planned.plan);
     for kept in &planned.not_aligned {
         let _ = writeln!(text, "aligned      none {kept}");
     }
@@ -72,6 +76,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> Str
         }
         text += &digest(stage);
         text += &broadcasts(stage);
+        text += &late(&stage.plan);
         text += &shuffles(stage, planned.stages());
         text += &reading(&stage.plan, there.unwrap_or_default());
         text += &indented(&stage.plan);
@@ -117,12 +122,22 @@ pub(super) fn indented(plan: &Arc<dyn ExecutionPlan>) -> String {
 
 /// Names the columns by which joins may decide which rows of the other columns are decoded, scan by scan.
 fn late_columns(plan: &Arc<dyn ExecutionPlan>) -> String {
-    let keys = scans(plan).into_iter().map(|scan| key_columns(&scan)).filter(|keys| !keys.is_empty());
+    let mut joins = BTreeSet::new();
+    filters_of_joins(plan, &mut joins);
+    let keys = scans(plan).into_iter().map(|scan| key_columns(&scan, &joins)).filter(|keys| !keys.is_empty());
     let keys: Vec<String> = keys.map(|keys| keys.join(", ")).collect();
     match keys.is_empty() {
         true => String::new(),
         false => format!("late columns where joins keep few rows of a scan, by {}\n", keys.join("; ")),
     }
+}
+
+/// Collects the identities of the filters that a plan's joins fill.
+fn filters_of_joins(plan: &Arc<dyn ExecutionPlan>, found: &mut BTreeSet<u64>) {
+    if plan.is::<HashJoinExec>() {
+        found.extend(plan.dynamic_expressions_produced().iter().filter_map(|filter| filter.expression_id()));
+    }
+    plan.children().into_iter().for_each(|child| filters_of_joins(child, found));
 }
 
 fn memory(need: &MemoryNeed, allowed: u64) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
-use gust_protocol::{AheadUsage, FragmentId, Requests, Usage, with_hint_line};
+use gust_protocol::{AheadUsage, FragmentId, LateUsage, Requests, Usage, with_hint_line};
 use humansize::{BINARY, format_size};
 use serde::Serialize;
 
@@ -148,6 +148,8 @@ pub struct StorageUse {
     pub waited_seconds: f64,
     /// Reads of data files ahead of computing. Its unused bytes and its gaps are part of `bytes_read`.
     pub ahead: AheadUsage,
+    /// Rows that the keys of joins decided about, where the other columns of a scan were decoded late.
+    pub late: LateUsage,
 }
 
 impl StorageUse {
@@ -157,6 +159,7 @@ impl StorageUse {
         self.bytes_written += usage.bytes_written;
         self.waited_seconds += usage.spans.waited_us as f64 / 1e6;
         self.ahead += usage.ahead;
+        self.late += usage.late;
     }
 
     /// Writes for how long compute waited, and what was read and not used; None where it did not wait and all was used.
@@ -178,6 +181,16 @@ impl StorageUse {
         let waited = is_waited.then(|| format!("waited {:.3} s for bytes, over all lanes", self.waited_seconds));
         let unused = (!unused.is_empty()).then(|| format!("read and not used: {}", unused.join(", ")));
         Some(waited.into_iter().chain(unused).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Writes how many rows the keys of joins kept; None where no other columns were decoded late.
+    pub(crate) fn late_text(&self) -> Option<String> {
+        let LateUsage { rows, kept_rows, given_up } = self.late;
+        let given_up = match given_up {
+            0 => String::new(),
+            times => format!("; given up {}", counted(times as usize, "time")),
+        };
+        (rows > 0).then(|| format!("{kept_rows} of {rows} rows kept by keys of joins{given_up}"))
     }
 }
 

@@ -38,6 +38,7 @@ fn fragment(index: u32) -> Fragment {
         bridge_bytes: 1,
         inline_bytes_max: 1,
         ahead: gust_protocol::AheadBounds::OFF,
+        late_columns_percent_max: 0,
     };
     let scan = Scan { lanes: vec![vec![unit]], ..Scan::default() };
     let id = FragmentId { query: "q".to_owned(), stage: 0, index };

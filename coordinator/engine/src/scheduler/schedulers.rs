@@ -88,6 +88,7 @@ mod tests {
                 bridge_bytes: 1,
                 inline_bytes_max: 1,
                 ahead: AheadBounds::default(),
+                late_columns_percent_max: 0,
             },
             functions_max: 3,
             is_one_environment: false,

@@ -140,6 +140,7 @@ fn fragment_with(
         inline_bytes_max: 1,
         bridge_bytes: 1,
         ahead: AheadBounds::default(),
+        late_columns_percent_max: 0,
     };
     let request = {
         let id = id.clone();

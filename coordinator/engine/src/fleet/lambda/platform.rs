@@ -129,6 +129,7 @@ impl LambdaPlatform {
                 inline_bytes_max: INLINE_BYTES_MAX,
                 bridge_bytes: BRIDGE_BYTES_MAX,
                 ahead: ahead_bounds(set, deployment.memory_mb, deployment.cores(), memory_bytes_max),
+                late_columns_percent_max: self.parts.config.late_columns_percent_max,
             },
             functions_max: deployment.functions_max(self.parts.config.functions_max),
             is_one_environment: false,

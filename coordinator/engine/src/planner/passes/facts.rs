@@ -6,13 +6,17 @@
 //! ```
 //!
 //! A filter from an operator on one machine to a scan on another would never get a value. So DataFusion's rule does not see the whole plan.
-//! Joins of rows that are parted by their keys have no scan in their part, so that no filter has a set of keys for each partition.
+//! Joins of rows that other functions send have no scan in their part. Aligned joins have, and tell it where a function has one lane ([`Facts::told_alone`]).
 
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::datasource::physical_plan::FileGroup;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
+use gust_protocol::plan::file_scan;
 
 use crate::planner::rules::filter_names::telling_facts;
 
@@ -53,6 +57,35 @@ impl Facts {
         options.optimizer.enable_aggregate_dynamic_filter_pushdown = self.aggregates;
         telling_facts(part, &options)
     }
+
+    /// Does the same for a part whose scans are read lane by lane, partition by partition of their files. DataFusion looks for a key in the partition that its
+    /// own hash gives it, which is right where there is only one. So the part is told as if it had one lane; joins of several find that when they run, and tell nothing.
+    ///
+    /// # Errors
+    /// DataFusion's, of an operator that cannot be rebuilt.
+    pub fn told_alone(self, part: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut files = Vec::new();
+        let alone = with_groups(part, &mut |groups| {
+            files.push(groups);
+            vec![FileGroup::default()]
+        })?;
+        let mut files = files.into_iter();
+        with_groups(self.told(alone)?, &mut |_| files.next().unwrap_or_default())
+    }
+}
+
+/// Changes the files of each scan, in the order of the plan.
+fn with_groups(
+    plan: Arc<dyn ExecutionPlan>,
+    change: &mut dyn FnMut(Vec<FileGroup>) -> Vec<FileGroup>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let changed = plan.transform_down(|node| {
+        let Some(scan) = file_scan(&node) else { return Ok(Transformed::no(node)) };
+        let mut scan = scan.clone();
+        scan.file_groups = change(std::mem::take(&mut scan.file_groups));
+        Ok(Transformed::yes(DataSourceExec::from_data_source(scan) as Arc<dyn ExecutionPlan>))
+    });
+    changed.data()
 }
 
 #[cfg(test)]

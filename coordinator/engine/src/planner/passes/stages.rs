@@ -77,6 +77,8 @@ struct StageTemplate {
     /// Plan of a function.
     plan: Arc<dyn ExecutionPlan>,
     encoded: Base64,
+    /// Plan of a function with one lane, where aligned joins tell their scans the keys, as it is and encoded.
+    of_one_lane: Option<(Arc<dyn ExecutionPlan>, Base64)>,
     /// Scans of its files, in the order of the plan. None where it reads the rows of other stages.
     scans: Vec<TemplateScan>,
     /// Words for the fields by which the files of all scans are parted. None where they are not.
@@ -405,11 +407,14 @@ impl StageTemplate {
     ) -> Result<Result<Self, NoStage>> {
         let marks = aligned_scans(subtree);
         let untold = merged(&without_marks(&with_leaves(subtree)?)?);
-        // DataFusion would look for keys in the partition that its own hash gives them.
+        // DataFusion would look for keys in the partition that its own hash gives them. In one lane there is only one.
         let joins = rules.facts.joins && marks.is_empty();
         let told = Facts { joins, ..rules.facts }.told(Arc::clone(&untold))?;
+        let told_alone =
+            (joins != rules.facts.joins).then(|| rules.facts.told_alone(Arc::clone(&untold))).transpose()?;
         // A filter saves work, and is no reason to stay.
         let travelling = |plan: Arc<dyn ExecutionPlan>| encode_checked(&plan).map(|encoded| (plan, Base64(encoded)));
+        let of_one_lane = told_alone.and_then(|plan| travelling(plan).ok());
         let (plan, encoded) = match travelling(told).or_else(|_| travelling(untold)) {
             Ok(travelling) => travelling,
             Err(obstacle) => return Ok(Err(NoStage::Kept(obstacle))),
@@ -447,6 +452,7 @@ impl StageTemplate {
         Ok(Ok(Self {
             plan,
             encoded,
+            of_one_lane,
             scans,
             aligned: marks.first().map(|mark| Arc::clone(mark.told())),
             producers: Vec::new(),
@@ -479,6 +485,8 @@ impl StageTemplate {
         let load = StageLoad::of_fragments(loads_by_bytes(&units, &fragments));
         let deletes = StageDeletes::of(&units, &fragments, &packing.digest);
         let (leaves, accesses) = self.leaves();
+        let one_lane = self.of_one_lane.as_ref().filter(|_| fragments.iter().all(|fragment| fragment.lanes.len() == 1));
+        let (plan, encoded) = one_lane.map_or((&self.plan, &self.encoded), |(plan, encoded)| (plan, encoded));
         let is_grouped = matches!(self.scans.as_slice(), [scan] if keeps_groups(&scan.scan));
         let input_partitions = self.input_partitions(lanes_of(&fragments), packing);
         let fragments_max = packing.functions_max.max(match self.order {
@@ -490,8 +498,8 @@ impl StageTemplate {
             index,
             expected: times(&load.fragments, packing),
             load,
-            plan: Arc::clone(&self.plan),
-            encoded: self.encoded.clone(),
+            plan: Arc::clone(plan),
+            encoded: encoded.clone(),
             leaves,
             aligned: self.aligned.clone(),
             accesses,

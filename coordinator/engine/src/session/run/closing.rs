@@ -84,6 +84,7 @@ pub(super) async fn own_reads(session: &Session, ahead: &AheadAccount) -> QueryE
     completed(ahead).await;
     let OwnUsage { all: mut usage, billed } = session.stores.own_usage();
     usage.ahead = ahead.usage();
+    usage.late = ahead.late();
     usage.spans.waited_us = ahead.waited_us();
     QueryEvent::CoordinatorRead { usage, billed }
 }

@@ -204,9 +204,12 @@ fn functions_have_all_files_of_a_value_in_one_lane_and_no_exchange() {
     let [stage] = stages.as_slice() else { panic!("{stages:?}") };
     assert_eq!(stage.aligned.as_deref(), Some("by bucket[4] of k = bucket[4] of k; 4 values"));
     assert_eq!(shape(&stage.plan), "HashJoinExec\n  DataSourceExec\n  DataSourceExec");
-    // A filter of the join's would look for a key in the partition of its hash.
-    let text = displayable(stage.plan.as_ref()).indent(true).to_string();
-    assert!(!text.contains("DynamicFilter"), "{text}");
+    // A filter of the join's would look for a key in the partition of its hash, where there are several.
+    for (packing, is_told) in [(packing(2, 1), true), (packing(1, 2), false)] {
+        let stages = cut.packer(&footers).stages(0, &packing);
+        let text = displayable(stages[0].plan.as_ref()).indent(true).to_string();
+        assert_eq!(text.contains("DynamicFilter"), is_told, "{text}");
+    }
     let output = Output::Gather { access: 0, prefix: String::new() };
     let sent = stage.stage_plan(output, BTreeMap::new(), Vec::new()).expect("it can be encoded");
     // Lanes that took files from one another would join rows of different values.
