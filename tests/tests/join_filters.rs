@@ -12,9 +12,11 @@ use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::compare::{Rule, compare};
-use gust_tests::iceberg::{Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Part, field, parquet};
+use gust_tests::iceberg::{
+    Committed, DataFile, Datum, DeleteFile, Deletes, IcebergTable, Metrics, Part, field, parquet,
+};
 use gust_tests::parquet_files::{batch, file};
-use gust_tests::query::{assert_partly_remote, run};
+use gust_tests::query::{assert_partly_remote, assert_remote, run};
 use gust_tests::s3::S3Server;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -145,7 +147,7 @@ async fn functions_read_what_a_join_or_a_sort_in_them_has_left() {
 }
 
 const YEARS: std::ops::Range<i32> = 1980..2020;
-/// Rows of a day.
+/// Numbers of a day's rows, and rows of most days.
 const DAY_ROWS: usize = 100;
 
 fn days_of(year: i32) -> std::ops::Range<i32> {
@@ -159,12 +161,72 @@ fn put(path: &str, bytes: &[u8]) -> u64 {
     bytes.len() as u64
 }
 
-/// Writes an Iceberg table of days and numbers, a file a year and one without days. No metrics tell its days: only the partitions do. The
-/// row with the number 7 of each day is deleted.
-fn write_fact(folder: &str) -> String {
+/// Days of a fact with a file a day.
+const DAYS: i32 = 400;
+
+/// Way in which a fact's files have its days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Parted by years, a file each.
+    Years,
+    /// Parted by days, a file each.
+    Days,
+    /// Not parted. Files follow one another, and their bounds tell their days.
+    Clustered,
+}
+
+impl Layout {
+    /// Returns the days of each file.
+    fn files(self) -> Vec<std::ops::Range<i32>> {
+        let first = days_of(2001).start;
+        match self {
+            Self::Years | Self::Clustered => YEARS.map(days_of).collect(),
+            Self::Days => (first..first + DAYS).map(|day| day..day + 1).collect(),
+        }
+    }
+
+    /// Returns the first days of the year 2001 that are one in a hundred of the fact's.
+    fn hundredth(self) -> i32 {
+        let days: i32 = self.files().iter().map(|days| days.end - days.start).sum();
+        days / 100
+    }
+
+    /// Returns the rows of a day: so many that the table of days is small beside the fact.
+    fn day_rows(self) -> usize {
+        if self == Self::Days { 10 * DAY_ROWS } else { DAY_ROWS }
+    }
+
+    fn spec(self) -> Vec<Part> {
+        let part = |transform: &str, avro| vec![Part { source: 1, transform: transform.to_owned(), avro }];
+        match self {
+            Self::Years => part("year", json!("int")),
+            Self::Days => part("day", json!({"type": "int", "logicalType": "date"})),
+            Self::Clustered => Vec::new(),
+        }
+    }
+
+    /// Returns the partition of a file at a position, and the bounds of its days. None for the file without days.
+    fn place(self, file: Option<(usize, &std::ops::Range<i32>)>, rows: i64) -> (Vec<Datum>, Vec<Metrics>) {
+        let bounds = Metrics { id: 1, values: Some(rows), nulls: Some(0), ..Metrics::default() };
+        match (self, file) {
+            (Self::Clustered, None) => (Vec::new(), vec![Metrics { nulls: Some(rows), ..bounds }]),
+            (Self::Clustered, Some((_, days))) => {
+                let bound = |day: i32| Some(day.to_le_bytes().to_vec());
+                (Vec::new(), vec![Metrics { lower: bound(days.start), upper: bound(days.end - 1), ..bounds }])
+            }
+            // No metrics tell days: only the partitions do.
+            (_, None) => (vec![Datum::Null], Vec::new()),
+            (Self::Years, Some((position, _))) => (vec![Datum::Int(YEARS.start + position as i32 - 1970)], Vec::new()),
+            (Self::Days, Some((_, days))) => (vec![Datum::Int(days.start)], Vec::new()),
+        }
+    }
+}
+
+/// Writes an Iceberg table of days and numbers, with one file without days. Rows with the number 7 are deleted.
+fn write_fact(folder: &str, layout: Layout) -> String {
     let columns = [field(1, "d", DataType::Date32), field(2, "v", DataType::Int64)];
     let mut data = Vec::new();
-    let mut file = |name: &str, days: Vec<Option<i32>>, partition: Datum| {
+    let mut file = |name: &str, days: Vec<Option<i32>>, (partition, metrics): (Vec<Datum>, Vec<Metrics>)| {
         let numbers = Int64Array::from_iter_values((0..days.len()).map(|row| (row % DAY_ROWS) as i64));
         let rows = days.len() as u64;
         let columns_of: Vec<ArrayRef> = vec![Arc::new(Date32Array::from(days)), Arc::new(numbers)];
@@ -172,14 +234,16 @@ fn write_fact(folder: &str) -> String {
         let bytes = parquet(&columns, columns_of, plain).expect("a file");
         let path = format!("{folder}/data/{name}.parquet");
         let size = put(&path, &bytes);
-        let committed = Committed { sequence_number: Some(1), spec: 0, partition: vec![partition] };
-        data.push(DataFile { committed, ..DataFile::new(path, size, rows) });
+        let committed = Committed { sequence_number: Some(1), spec: 0, partition };
+        data.push(DataFile { committed, metrics, ..DataFile::new(path, size, rows) });
     };
-    for year in YEARS {
-        let days = days_of(year).flat_map(|day| std::iter::repeat_n(Some(day), DAY_ROWS)).collect();
-        file(&year.to_string(), days, Datum::Int(year - 1970));
+    for (position, range) in layout.files().iter().enumerate() {
+        let days: Vec<Option<i32>> =
+            range.clone().flat_map(|day| std::iter::repeat_n(Some(day), layout.day_rows())).collect();
+        let place = layout.place(Some((position, range)), days.len() as i64);
+        file(&format!("{position:03}"), days, place);
     }
-    file("none", vec![None; 100], Datum::Null);
+    file("none", vec![None; 100], layout.place(None, 100));
     let path = format!("{folder}/keys.parquet");
     let seven: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![7]))];
     let bytes = parquet(&[field(2, "v", DataType::Int64)], seven, WriterProperties::default()).expect("a file");
@@ -189,7 +253,7 @@ fn write_fact(folder: &str) -> String {
     let table = IcebergTable {
         location: folder.to_owned(),
         fields: json!([column(1, "d", "date"), column(2, "v", "long")]),
-        specs: vec![vec![Part { source: 1, transform: "year".to_owned(), avro: json!("int") }], Vec::new()],
+        specs: vec![layout.spec(), Vec::new()],
         data,
         deletes: vec![DeleteFile { committed, ..keys }],
         ..IcebergTable::default()
@@ -225,52 +289,62 @@ async fn calendar(folder: &Path, metadata: &str, config: Config) -> Session {
     session
 }
 
-/// Joins of a fact with one in a hundred of its days.
+/// Joins of a fact with one in a hundred of its days, which are the first of a year.
 const STAR: [&str; 4] = [
-    "SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.y = 2001 AND d.n < 146",
-    "SELECT d.n, sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.y = 2001 AND d.n < 146 GROUP BY d.n ORDER BY d.n",
-    "SELECT d, v FROM fact WHERE d IN (SELECT d FROM days WHERE y = 2001 AND n < 146) ORDER BY v DESC, d LIMIT 3",
-    "SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.y = 2001 AND d.n < 146",
+    "SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.y = 2001 AND d.n < {few}",
+    "SELECT d.n, sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.y = 2001 AND d.n < {few} GROUP BY d.n ORDER BY d.n",
+    "SELECT d, v FROM fact WHERE d IN (SELECT d FROM days WHERE y = 2001 AND n < {few}) ORDER BY v DESC, d LIMIT 3",
+    "SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.y = 2001 AND d.n < {few}",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_star_query_invokes_functions_for_its_days() {
-    let folder = TempDir::with_prefix("gust-star-").expect("a temporary folder");
-    let metadata = write_fact(&folder.path().join("fact").display().to_string());
-    let judge = calendar(folder.path(), &metadata, Config { on: Target::Local, ..Config::default() }).await;
-    let session = calendar(folder.path(), &metadata, config(40, 1)).await;
-    for sql in STAR {
-        let (expected, _) = run(&judge, sql).await.expect("rows");
-        let mut reports: Vec<Report> = Vec::new();
-        for is_told in [false, true] {
-            set(&session, JOINS, is_told).await;
-            let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-            compare(&expected, &rows, Rule::same_engine().in_any_order())
-                .unwrap_or_else(|error| panic!("{sql}: {error}"));
-            assert_partly_remote(&report, sql);
-            reports.push(report);
+    for layout in [Layout::Years, Layout::Days, Layout::Clustered] {
+        let folder = TempDir::with_prefix("gust-star-").expect("a temporary folder");
+        let metadata = write_fact(&folder.path().join("fact").display().to_string(), layout);
+        let judge = calendar(folder.path(), &metadata, Config { on: Target::Local, ..Config::default() }).await;
+        let session = calendar(folder.path(), &metadata, config(40, 1)).await;
+        let few = layout.hundredth();
+        let first = days_of(2001).start;
+        let wanted = |days: &std::ops::Range<i32>| days.start < first + few && first < days.end;
+        // The file without days is left out, too.
+        let left_out = 1 + layout.files().iter().filter(|days| !wanted(days)).count() as u64;
+        for sql in STAR {
+            let sql = &sql.replace("{few}", &few.to_string());
+            let what = format!("{layout:?}, {sql}");
+            let (expected, _) = run(&judge, sql).await.expect("rows");
+            let mut reports: Vec<Report> = Vec::new();
+            for is_told in [false, true] {
+                set(&session, JOINS, is_told).await;
+                let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+                compare(&expected, &rows, Rule::same_engine().in_any_order())
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_remote(&report, &what);
+                reports.push(report);
+            }
+            let [all, some] = &reports[..] else { panic!("two runs") };
+            assert!(all.fragments >= 40 && all.left_out_units == 0, "{what}: {all:?}");
+            assert!(10 * some.fragments <= all.fragments, "{what}: {} of {} fragments", some.fragments, all.fragments);
+            let (read, of) = (some.functions.bytes_read, all.functions.bytes_read);
+            assert!(10 * read <= of, "{what}: {read} of {of} bytes");
+            assert_eq!(some.left_out_units, left_out, "{what}: {some:?}");
+            let text = explain(&session, sql).await;
+            assert!(text.contains("keys 0       leave out files, row groups and pages by d\n"), "{text}");
         }
-        let [all, some] = &reports[..] else { panic!("two runs") };
-        assert!(all.fragments >= 40 && all.left_out_units == 0, "{sql}: {all:?}");
-        assert!(10 * some.fragments <= all.fragments, "{sql}: {} of {} fragments", some.fragments, all.fragments);
-        let (read, of) = (some.functions.bytes_read, all.functions.bytes_read);
-        assert!(10 * read <= of, "{sql}: {read} of {of} bytes");
-        assert_eq!((some.left_out_units, some.fragments_adopted), (40, some.fragments), "{sql}: {some:?}");
-        let text = explain(&session, sql).await;
-        assert!(text.contains("keys 0       leave out files, row groups and pages by d\n"), "{text}");
+        // Days of all years leave out nothing, and NULL meets NULL in the file without days.
+        for (sql, left_out) in [
+            ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.n = 3", 1),
+            ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.y = 0", 40),
+            ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.n = 0", 0),
+        ] {
+            let (expected, _) = run(&judge, sql).await.expect("rows");
+            let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            assert!(layout != Layout::Years || report.left_out_units == left_out, "{sql}: {report:?}");
+        }
+        session.close().await;
+        judge.close().await;
     }
-    // Days of all years leave out nothing, and NULL meets NULL in the file without days.
-    for (sql, left_out) in [
-        ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d = f.d WHERE d.n = 3", 1),
-        ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.y = 0", 40),
-        ("SELECT count(*), sum(f.v) FROM days d JOIN fact f ON d.d IS NOT DISTINCT FROM f.d WHERE d.n = 0", 0),
-    ] {
-        let (expected, _) = run(&judge, sql).await.expect("rows");
-        let (rows, report) = run(&session, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        assert_eq!(report.left_out_units, left_out, "{sql}");
-    }
-    session.close().await;
 }
 
 /// A side without rows: no function is invoked for the other.

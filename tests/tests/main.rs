@@ -9,6 +9,7 @@ mod analyze;
 mod arrows;
 mod bad_input;
 mod bill;
+mod build_first;
 mod calibrate;
 mod caps;
 mod cases;

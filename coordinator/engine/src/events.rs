@@ -71,6 +71,18 @@ pub enum QueryEvent {
         /// Projected bytes of the units.
         bytes: u64,
     },
+    /// The build sides of a stage's joins over exchanges are small. Stage `by` takes its place: it has copies of them, and the last exchange is never written.
+    BuildsCopied {
+        stage: u32,
+        by: u32,
+        /// Encoded bytes of the rows that were sent for the build sides.
+        bytes: u64,
+        /// Bytes in memory that the build sides were expected to have. None where no statistics told.
+        bytes_expected: Option<u64>,
+        /// Objects among these rows, which the coordinator has read, and their bytes.
+        objects: u64,
+        object_bytes: u64,
+    },
     /// The build sides of a stage have more rows than functions should hold. The coordinator does its joins.
     JoinedHere {
         stage: u32,

@@ -138,6 +138,7 @@ impl ProgressCounts {
             | QueryEvent::RowsParted { .. }
             | QueryEvent::RowsRestored { .. }
             | QueryEvent::KeysLeftOut { .. }
+            | QueryEvent::BuildsCopied { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::TakenOver { .. }
             | QueryEvent::AttemptStarted { .. } => {}

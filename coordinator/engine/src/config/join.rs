@@ -39,6 +39,19 @@ pub enum ShufflePlace {
     Local,
 }
 
+/// Joins of two large sides whose build side is run before the other one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuildFirst {
+    /// Those that `shuffle = "auto"` has chosen by a guess, if functions read no more for the build side.
+    #[default]
+    Auto,
+    /// All of them, wherever that is right.
+    Always,
+    /// None.
+    Never,
+}
+
 /// Place of sorts without a limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -38,7 +38,7 @@ pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesCo
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
 pub use history::{HistoryConfig, StatementKept};
-pub use join::{AlignedPlace, JoinPlace, ShufflePlace, SortPlace};
+pub use join::{AlignedPlace, BuildFirst, JoinPlace, ShufflePlace, SortPlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};
 pub use prefer::Prefer;
 pub use server::{
@@ -129,6 +129,10 @@ pub struct Config {
     /// Most reads of such rows from one stage to the next, for each bucket of the exchange. Beyond it some functions between the two make few objects of many. Default
     /// 8,192, which S3 answers in one and a half seconds. With 0 they always do.
     pub shuffle_reads_max: u64,
+    /// Joins of two large sides, as `shuffle` makes them, that run their build side first. If it turns out to be within `broadcast_bytes_max`, each function gets a copy of it, and
+    /// the other side's rows are joined where they are scanned. Default `auto`: those that `shuffle = "auto"` has chosen by a guess at the build side's rows, if functions read
+    /// no more for it than for the other side. `always` and `never` are for all of them. None does with `join = "local"`.
+    pub build_first: BuildFirst,
     /// Folder that operators spill to. None is the system's temporary folder.
     #[serde(deserialize_with = "units::optional_path")]
     pub temp_folder: Option<PathBuf>,
@@ -184,6 +188,7 @@ impl Default for Config {
             shuffle_bytes_min: 64 << 20,
             shuffle_partitions: None,
             shuffle_reads_max: 8_192,
+            build_first: BuildFirst::Auto,
             temp_folder: None,
             exchange: None,
             fragment_bytes_target: 64 << 20,

@@ -47,6 +47,7 @@ fn a_file_sets_everything() {
         shuffle_bytes_min = "1 MB"
         shuffle_partitions = 64
         shuffle_reads_max = 100
+        build_first = "always"
         temp_folder = "tmp"
         exchange = "s3://bucket/exchange"
         time_model = "model.toml"
@@ -141,6 +142,7 @@ fn a_file_sets_everything() {
         shuffle_bytes_min: 1_000_000,
         shuffle_partitions: Some(64),
         shuffle_reads_max: 100,
+        build_first: BuildFirst::Always,
         temp_folder: Some("lake/tmp".into()),
         exchange: Some("s3://bucket/exchange".to_owned()),
         fragment_bytes_target: 256,

@@ -36,7 +36,7 @@ use super::RemoteFragmentExec;
 use super::keys::{narrowed, told};
 use super::query::QueryContext;
 use super::run::{StageRun, with_schema};
-use super::shuffle::{fragments_of, received};
+use super::shuffle::{Received, ReceivedParts, fragments_of, received};
 use crate::events::QueryEvent;
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
 use crate::planner::Stage;
@@ -56,8 +56,8 @@ pub(super) struct Joining {
     pub(super) subtree: Arc<dyn ExecutionPlan>,
     pub(super) partitions: usize,
     pub(super) numbers: AttemptNumbers,
-    /// Attempt numbers of the part of the stage that needs no build side.
-    pub(super) alone_numbers: AttemptNumbers,
+    /// Attempt numbers of the stage that may take its place.
+    pub(super) stand_in_numbers: AttemptNumbers,
     /// Fragments that the query's cap counts on, wherever the joins are done.
     pub(super) expected: ExpectedFragments,
     pub(super) query: Arc<QueryContext>,
@@ -131,47 +131,64 @@ impl Joining {
         builds: Vec<SendableRecordBatchStream>,
         producers: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<JoiningPlace> {
+        let (gathered, received) = try_join(self.gather(&self.stage, builds), received(&self, &producers)).await?;
+        let begun = match received {
+            Received::Copied(begun) => *begun,
+            Received::Parts(parts) => match self.begun(&self.stage, gathered).await? {
+                Ok(begun) => Begun { parts, ..begun },
+                Err(TooLarge { builds, held }) => {
+                    self.query.attempts.events().push(QueryEvent::JoinedHere { stage: self.stage.index });
+                    return self.here(builds, &held).map(JoiningPlace::Here);
+                }
+            },
+        };
+        begun.start(&self, self.partitions).map(|answers| JoiningPlace::Functions(Mutex::new(answers)))
+    }
+
+    /// Gathers the build sides of a stage, as long as functions can have them.
+    pub(super) async fn gather(&self, stage: &Stage, builds: Vec<SendableRecordBatchStream>) -> Result<GatheredBuilds> {
         let in_memory = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let bounds = Bounds {
             bytes: AtomicUsize::new(0),
-            bytes_max: in_memory(self.stage.broadcast_bytes_max),
+            bytes_max: in_memory(stage.broadcast_bytes_max),
             table_bytes: AtomicUsize::new(0),
             table_bytes_max: in_memory(self.query.limits.memory_bytes_max / FUNCTION_SHARE),
         };
-        let held = MemoryConsumer::new(format!("build sides of stage {}", self.stage.index));
+        let held = MemoryConsumer::new(format!("build sides of stage {}", stage.index));
         let held = Arc::new(held.register(self.context.memory_pool()));
         let gathering = builds.into_iter().map(|build| gathered(build, &held, &bounds));
-        let (builds, received) = try_join(try_join_all(gathering), received(&self, &producers)).await?;
-        let encoded = match bounds.are_passed() {
-            true => None,
-            false => Some(encoded(&builds)?),
-        };
+        let builds = try_join_all(gathering).await?;
+        Ok(GatheredBuilds { builds, held, is_too_large: bounds.are_passed() })
+    }
+
+    /// Makes the start of a stage with its build sides, which are sent on their way. Files without their keys are left out. Returns build sides that functions should not have.
+    ///
+    /// # Errors
+    /// Those of rows that cannot be encoded, of a key, and of the exchange.
+    pub(super) async fn begun(
+        &self,
+        stage: &Arc<Stage>,
+        GatheredBuilds { builds, held, is_too_large }: GatheredBuilds,
+    ) -> Result<Result<Begun, TooLarge>> {
+        let encoded = if is_too_large { None } else { Some(encoded(&builds)?) };
         let fits = |encoded: &Vec<Encoded>| {
-            encoded.iter().map(|(part, _)| part.bytes).sum::<u64>() <= self.stage.broadcast_bytes_max
+            encoded.iter().map(|(part, _)| part.bytes).sum::<u64>() <= stage.broadcast_bytes_max
         };
-        let Some(encoded) = encoded.filter(fits) else {
-            self.query.attempts.events().push(QueryEvent::JoinedHere { stage: self.stage.index });
-            return self.here(builds, &held).map(JoiningPlace::Here);
-        };
+        let Some(encoded) = encoded.filter(fits) else { return Ok(Err(TooLarge { builds, held })) };
         let footers = self.context.runtime_env().cache_manager.get_file_metadata_cache();
         let rows: Vec<&GatheredRows> = builds.iter().map(|build| &build.rows).collect();
-        let narrowed = narrowed(&self.stage, &rows, footers.as_ref()).await?;
+        let narrowed = narrowed(stage, &rows, footers.as_ref()).await?;
         drop((builds, held));
         let stage = match narrowed {
             Some(narrowed) => {
-                self.query.attempts.events().push(told(&self.stage, &narrowed));
+                self.query.attempts.events().push(told(stage, &narrowed));
                 Arc::new(narrowed)
             }
-            None => Arc::clone(&self.stage),
+            None => Arc::clone(stage),
         };
-        // Nobody needs them.
-        let is_read = !stage.fragments.is_empty() || received.is_some();
-        let shared = if is_read { self.published(encoded).await? } else { Vec::new() };
-        let Self { partitions, numbers, expected, query, context, .. } = &self;
-        // An earlier run may have had others.
-        query.attempts.expect_fragments(expected, fragments_of(&stage, received.as_deref()));
-        let answers = StageRun::start(&stage, query, *partitions, numbers, context, shared, received)?;
-        Ok(JoiningPlace::Functions(Mutex::new(answers)))
+        // Without fragments nobody needs them.
+        let shared = if stage.fragments.is_empty() { Vec::new() } else { self.published(&stage, encoded).await? };
+        Ok(Ok(Begun { stage, numbers: self.numbers.clone(), shared, parts: None }))
     }
 
     /// Makes the plan by which the coordinator joins. Rows of build sides that were gathered come first, then the others.
@@ -182,7 +199,7 @@ impl Joining {
         self.query.attempts.expect_fragments(&self.expected, alone.fragments.len());
         let mut builds: Vec<Option<Gathered>> = builds.into_iter().map(Some).collect();
         let rows = |rows: &Arc<dyn ExecutionPlan>| {
-            let (numbers, expected) = (self.alone_numbers.clone(), self.expected.clone());
+            let (numbers, expected) = (self.stand_in_numbers.clone(), self.expected.clone());
             Arc::new(RemoteFragmentExec::numbered(Arc::clone(alone), rows, numbers, expected)) as Arc<dyn ExecutionPlan>
         };
         let plan = above_alone(&self.subtree, &rows, &mut |number, mark| {
@@ -196,9 +213,9 @@ impl Joining {
         reset_plan_states(plan)
     }
 
-    /// Sends the build sides on their way. Long ones go through the exchange.
-    async fn published(&self, encoded: Vec<Encoded>) -> Result<Vec<FragmentResult>> {
-        let Self { stage, query, .. } = self;
+    /// Sends the build sides of a stage on their way. Long ones go through the exchange.
+    async fn published(&self, stage: &Stage, encoded: Vec<Encoded>) -> Result<Vec<FragmentResult>> {
+        let query = &self.query;
         let id = FragmentId { query: query.id.clone(), stage: stage.index, index: 0 };
         let mut room = stage.rows_inline_bytes_max();
         let mut shared = Vec::with_capacity(encoded.len());
@@ -227,6 +244,45 @@ impl Joining {
         }
         Ok(shared)
     }
+}
+
+/// A stage whose inputs are there.
+pub(super) struct Begun {
+    pub(super) stage: Arc<Stage>,
+    /// Attempt numbers of its fragments.
+    pub(super) numbers: AttemptNumbers,
+    /// Rows that all fragments get.
+    pub(super) shared: Vec<FragmentResult>,
+    /// Rows of other stages. None where it reads files.
+    pub(super) parts: Option<Arc<ReceivedParts>>,
+}
+
+impl Begun {
+    /// Starts its fragments, whose answers go to so many partitions.
+    ///
+    /// # Errors
+    /// Those of a plan that cannot be encoded.
+    pub(super) fn start(self, joining: &Joining, partitions: usize) -> Result<LatestRun> {
+        let Self { stage, numbers, shared, parts } = self;
+        let Joining { expected, query, context, .. } = joining;
+        // An earlier run may have had others.
+        query.attempts.expect_fragments(expected, fragments_of(&stage, parts.as_deref()));
+        StageRun::start(&stage, query, partitions, &numbers, context, shared, parts)
+    }
+}
+
+/// The build sides of a stage, as far as they were gathered.
+pub(super) struct GatheredBuilds {
+    builds: Vec<Gathered>,
+    held: Arc<MemoryReservation>,
+    /// True if functions should not have them.
+    is_too_large: bool,
+}
+
+/// Build sides that functions should not have.
+pub(super) struct TooLarge {
+    builds: Vec<Gathered>,
+    held: Arc<MemoryReservation>,
 }
 
 /// Rows of a build side that have come.

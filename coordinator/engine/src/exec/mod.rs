@@ -63,8 +63,8 @@ pub struct RemoteFragmentExec {
     latest_joining: Mutex<Option<Arc<JoiningRun>>>,
     /// Attempt numbers over all runs, so that the attempts of one run differ from those of another.
     numbers: AttemptNumbers,
-    /// Those of the stage that takes its place if its build sides are too large.
-    alone_numbers: AttemptNumbers,
+    /// Those of the stage that may take its place, by its build sides.
+    stand_in_numbers: AttemptNumbers,
     /// Fragments that the query's cap counts on for it, over all runs.
     expected: ExpectedFragments,
     metrics: ExecutionPlanMetricsSet,
@@ -152,10 +152,11 @@ impl RemoteFragmentExec {
     ) -> Self {
         let statistics = StatisticsContext::new().compute(subtree.as_ref(), &StatisticsArgs::new());
         let statistics = statistics.map(|statistics| Arc::unwrap_or_clone(statistics).to_inexact());
+        let stand_in_fragments = stage.stand_ins().map(|stand_in| stand_in.fragments.len());
         Self {
             numbers,
             expected,
-            alone_numbers: AttemptNumbers::new(stage.alone.as_ref().map_or(0, |alone| alone.fragments.len())),
+            stand_in_numbers: AttemptNumbers::new(stand_in_fragments.max().unwrap_or(0)),
             builds: broadcasts(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
             producers: shuffles(subtree).iter().map(|mark| Arc::clone(mark.input())).collect(),
             properties: properties(&stage, subtree),
@@ -236,7 +237,7 @@ impl RemoteFragmentExec {
             subtree: Arc::clone(&self.subtree),
             partitions: self.partitions(),
             numbers: self.numbers.clone(),
-            alone_numbers: self.alone_numbers.clone(),
+            stand_in_numbers: self.stand_in_numbers.clone(),
             expected: self.expected.clone(),
             query: Arc::clone(query),
             context: Arc::clone(context),
@@ -255,7 +256,7 @@ impl RemoteFragmentExec {
             latest_run: Mutex::default(),
             latest_joining: Mutex::default(),
             numbers: self.numbers.clone(),
-            alone_numbers: self.alone_numbers.clone(),
+            stand_in_numbers: self.stand_in_numbers.clone(),
             expected: self.expected.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }

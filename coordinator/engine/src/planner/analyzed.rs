@@ -17,7 +17,7 @@ use super::Stage;
 use super::explain::{exchange, indented, size};
 use super::graph::RowsOrder;
 use crate::error::continued;
-use crate::report::{Report, StageCost, StageWork, StorageUse, counted, requests_text};
+use crate::report::{ReplacedStage, Report, StageCost, StageWork, StorageUse, counted, requests_text};
 
 /// Row of EXPLAIN ANALYZE.
 pub struct Described {
@@ -109,6 +109,14 @@ fn stage(work: &StageWork, plan: Option<&Arc<Stage>>, stages: &[Arc<Stage>]) -> 
     text += &waits(&work.storage);
     if let Some(late) = work.storage.late_text() {
         let _ = writeln!(text, "late columns {late}");
+    }
+    if let Some(ReplacedStage { stage, build_bytes, build_bytes_expected }) = work.in_place_of {
+        let expected = build_bytes_expected.map_or_else(|| "an unknown size".to_owned(), size);
+        let has = size(build_bytes);
+        let _ = writeln!(
+            text,
+            "build first  in the place of stage {stage}: build sides have {has}, and {expected} was expected"
+        );
     }
     if work.broadcasts > 0 {
         let sides = counted(work.broadcasts, "build side");

@@ -26,12 +26,26 @@ pub fn certain_work(planned: &PlannedQuery) -> CertainWork {
         return CertainWork { fragments: stages.len().min(1) as u64, files: 0 };
     }
     let files = |stage: &Stage| stage.units.len() as u64;
+    let unsure = left_out_by_copies(stages);
     // A stage over exchanges may have nothing to read, and then has no fragments.
-    let scanning = || stages.iter().filter(|stage| !stage.is_over_parts());
+    let scanning = || stages.iter().filter(|stage| !stage.is_over_parts() && !unsure.contains(&stage.index));
     CertainWork {
         fragments: scanning().map(|stage| stage.fragments.len() as u64).sum(),
         files: scanning().filter(|stage| reads_every_file(stage)).map(|stage| files(stage)).sum(),
     }
+}
+
+/// Lists the stages that do not run where another takes the place of one that reads their rows: those below the last exchange.
+fn left_out_by_copies(stages: &[Arc<Stage>]) -> Vec<u32> {
+    let waiting = stages.iter().filter(|stage| stage.copies.is_some());
+    let mut found: Vec<u32> = waiting.filter_map(|stage| stage.shuffle.producers.last().copied()).collect();
+    // Producers come before the stages that read their rows.
+    for stage in stages.iter().rev() {
+        if found.contains(&stage.index) {
+            found.extend(&stage.shuffle.producers);
+        }
+    }
+    found
 }
 
 fn may_end_early(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -78,6 +78,7 @@ pub fn explain(planned: &PlannedQuery, config: &Config, here: ReadBounds) -> Str
         text += &broadcasts(stage);
         text += &late(&stage.plan);
         text += &shuffles(stage, planned.stages());
+        text += &copies(stage);
         text += &reading(&stage.plan, there.unwrap_or_default());
         text += &indented(&stage.plan);
         let name = format!("a fragment of stage {}", stage.index);
@@ -318,6 +319,23 @@ fn shuffles(stage: &Stage, stages: &[Arc<Stage>]) -> String {
     };
     let reason = &stage.shuffle.reason;
     format!("shuffle      {bytes} {exchange}; {reason}\n")
+}
+
+/// Writes the stage that takes its place if the build sides of its joins are small.
+fn copies(stage: &Stage) -> String {
+    let (Some(copies), Some((probe, builds))) = (&stage.copies, stage.shuffle.producers.split_last()) else {
+        return String::new();
+    };
+    let builds = builds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (most, by) = (size(stage.broadcast_bytes_max), copies.index);
+    let keys: Vec<String> = join_keys(copies).into_iter().map(|key| key.column).collect();
+    let keys = match keys.is_empty() {
+        true => String::new(),
+        false => format!("; keys leave out files, row groups and pages by {}", keys.join(", ")),
+    };
+    format!(
+        "build first  stage {probe} waits for stages {builds}: if the build sides have {most} at most, stage {by} joins where it scans, with copies, and nothing of {probe} is sent{keys}\n"
+    )
 }
 
 /// Writes how a stage's rows are parted for functions of another stage. None where they go to the coordinator.

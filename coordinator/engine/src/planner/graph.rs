@@ -103,6 +103,9 @@ pub struct Stage {
     /// Stage that takes its place if the build sides of its joins are too large: the part of its plan that needs none. None where it gets
     /// no build side.
     pub alone: Option<Arc<Stage>>,
+    /// Stage that takes its place if the build sides of its joins over exchanges are small: it gets copies of them, and joins the rows of the last exchange where they are
+    /// scanned. None where it does not wait for them.
+    pub copies: Option<Arc<Stage>>,
     /// Bytes in memory that the build sides of its joins are expected to have, by their numbers. None where no statistics tell.
     pub broadcasts: Vec<Option<u64>>,
     /// Most bytes in memory of all of them.
@@ -189,6 +192,11 @@ impl Stage {
     #[must_use]
     pub fn keeping_rows(&self) -> Self {
         Self { keeps_rows: true, ..self.clone() }
+    }
+
+    /// Lists the stages that may take its place.
+    pub fn stand_ins(&self) -> impl Iterator<Item = &Arc<Self>> {
+        self.alone.iter().chain(&self.copies)
     }
 
     /// Returns true if it reads the rows of other stages.

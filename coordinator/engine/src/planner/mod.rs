@@ -16,7 +16,8 @@
 //! 7. Forecasts of the query here and of the [`candidates`] there, from [`loads`] by [`crate::model::attempts`]. [`mod@choose`] picks one of all.
 //! 8. Leaves that run stages take the place of the subtrees.
 //! 9. When a fragment is handed out, [`shipped`] gives it the footers that the session has.
-//! 10. When the build sides of a stage's joins are there, [`keys`] leaves out the files that have none of their keys.
+//! 10. When the build sides of a stage's joins are there, [`keys`] leaves out the files that have none of their keys. Where those of joins over exchanges are small, the stage that
+//!     [`passes::shuffle`] has made for that takes the place of theirs. Nothing is planned then: what has not started is exchanged for what was planned for it.
 //! 11. When the coordinator's own streams start, [`passes::tails`] cuts the last files of their scans at row groups.
 //!
 //! The passes are pure and do no I/O. Footers that were read anyway are looked up in a cache. Every intermediate plan still runs on one
@@ -135,6 +136,7 @@ impl From<&Config> for PlannerSettings {
             bytes_min: config.shuffle_bytes_min,
             reads_max: config.shuffle_reads_max.saturating_mul(buckets as u64),
             may_combine: false,
+            build_first: config.build_first,
         };
         let stages = StageRules { joins, aligned: config.aligned_joins, shuffles, facts: Facts::NONE };
         Self {
@@ -294,7 +296,7 @@ impl Planner {
                 let footers = footers(&state);
                 let mut maker = StageMaker::of(&cut, footers.as_ref());
                 let readers = FunctionReaders { facts, size };
-                let numbered = stages.iter().flat_map(|stage| std::iter::once(stage).chain(&stage.alone));
+                let numbered = stages.iter().flat_map(|stage| std::iter::once(stage).chain(stage.stand_ins()));
                 let numbers = numbered.map(|stage| stage.index + 1).max().unwrap_or(0);
                 let stages = maker.stages(numbers, &packing, self.settings.memory_bytes_max, readers);
                 let distributed = cut.with_leaves(stages.into_iter().map(Arc::new).collect(), self.leaf)?;

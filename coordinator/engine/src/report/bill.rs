@@ -227,6 +227,10 @@ impl<'a> BillFold<'a> {
                 self.exchange_reads += 1;
                 self.exchange_bytes += result_bytes;
             }
+            QueryEvent::BuildsCopied { objects, object_bytes, .. } => {
+                self.exchange_reads += objects;
+                self.exchange_bytes += object_bytes;
+            }
             QueryEvent::CoordinatorRead { usage, billed } => {
                 let OwnUsage { all, billed: own } = &mut self.coordinator;
                 for (sum, more) in [(all, usage), (own, billed)] {

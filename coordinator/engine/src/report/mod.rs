@@ -13,7 +13,7 @@ mod stages;
 mod text;
 
 pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price, spent_until_now};
-pub use stages::{FragmentSeconds, StageCost, StageParts, StageWork};
+pub use stages::{FragmentSeconds, ReplacedStage, StageCost, StageParts, StageWork};
 
 use crate::cost::{PriceError, Tariff};
 use crate::error::{Position, QueryError, continued};
@@ -100,6 +100,8 @@ pub struct Report {
     pub left_out_bytes: u64,
     /// Stages whose joins were done by the coordinator, because the build sides had too many rows.
     pub joined_here: usize,
+    /// Stages over exchanges whose joins got copies of build sides that turned out to be small.
+    pub builds_copied: usize,
     /// Stages whose rows went to functions of another stage.
     pub shuffles: usize,
     /// Encoded bytes of these rows.
@@ -286,6 +288,7 @@ impl Report {
                 self.left_out_fragments += fragments;
                 self.left_out_bytes += bytes;
             }
+            QueryEvent::BuildsCopied { .. } => self.builds_copied += 1,
             QueryEvent::JoinedHere { .. } => self.joined_here += 1,
             QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
@@ -473,6 +476,10 @@ impl Display for Report {
                 let (units, bytes) = (counted(self.left_out_units as usize, "scan unit"), size(self.left_out_bytes));
                 let fragments = counted(self.left_out_fragments as usize, "fragment");
                 writeln!(f, "           keys of joins left out {units}, {bytes} of projected columns, {fragments}")?;
+            }
+            if self.builds_copied > 0 {
+                let stages = counted(self.builds_copied, "stage");
+                writeln!(f, "           joins of {stages} got copies of build sides, which turned out to be small")?;
             }
             if self.joined_here > 0 {
                 let stages = counted(self.joined_here, "stage");

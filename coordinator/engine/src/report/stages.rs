@@ -35,6 +35,8 @@ pub struct StageWork {
     /// Build sides of joins whose rows all fragments got, and their encoded bytes, each build side once.
     pub broadcasts: usize,
     pub broadcast_bytes: u64,
+    /// Stage in whose place it ran. None where it was planned to run.
+    pub in_place_of: Option<ReplacedStage>,
     /// Most memory that a function's pool had at a time.
     pub memory_peak_bytes: u64,
     pub spilled_bytes: u64,
@@ -58,6 +60,16 @@ pub struct StageParts {
     pub objects: u64,
     /// Encoded bytes, also of rows that came with responses.
     pub bytes: u64,
+}
+
+/// Stage over exchanges that another has taken the place of, because the build sides of its joins were small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ReplacedStage {
+    pub stage: u32,
+    /// Encoded bytes of the rows that were sent for the build sides.
+    pub build_bytes: u64,
+    /// Bytes in memory that the build sides were expected to have. None where no statistics told.
+    pub build_bytes_expected: Option<u64>,
 }
 
 /// Money for the attempts of a stage. Sums over stages are those of all attempts.
@@ -89,6 +101,11 @@ impl<'a> StageFold<'a> {
                 let stage = self.of(*stage);
                 stage.broadcasts += 1;
                 stage.broadcast_bytes += bytes;
+            }
+            QueryEvent::BuildsCopied { stage, by, bytes, bytes_expected, .. } => {
+                let replaced =
+                    ReplacedStage { stage: *stage, build_bytes: *bytes, build_bytes_expected: *bytes_expected };
+                self.of(*by).in_place_of = Some(replaced);
             }
             QueryEvent::RowsParted { stage, partitions, objects, bytes } => {
                 let parts = self.of(*stage).parts.get_or_insert_default();

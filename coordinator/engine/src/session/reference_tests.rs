@@ -41,6 +41,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "JoinPlace" => "`auto`, `broadcast`, `local`",
         "AlignedPlace" => "`functions`, `local`",
         "ShufflePlace" => "`auto`, `hash`, `local`",
+        "BuildFirst" => "`always`, `auto`, `never`",
         "SortPlace" => "`auto`, `local`, `ranges`",
         "StatementKept" => "`text`, `hash`",
         "LinksKind" => "`presigned`, `proxied`",

@@ -107,6 +107,10 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::KeysLeftOut { stage, units, fragments, bytes } => {
             ("keys-left-out", json!({ "stage": stage, "units": units, "fragments": fragments, "bytes": bytes }))
         }
+        QueryEvent::BuildsCopied { stage, by, bytes, bytes_expected, .. } => {
+            let about = json!({ "stage": stage, "by": by, "bytes": bytes, "bytes_expected": bytes_expected });
+            ("builds-copied", about)
+        }
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause, .. } => {
             let mut about = attempt(id, number);

@@ -124,6 +124,13 @@ impl PartsExec {
         Self { input, properties: Arc::new(properties), statistics, lanes: None }
     }
 
+    /// Makes the leaf over rows that are there, for a plan of the coordinator's.
+    pub fn over(lanes: PartsLanes, schema: SchemaRef) -> Self {
+        let unknown = Arc::new(Statistics::new_unknown(&schema));
+        let leaf = Self::new(0, schema, lanes.lanes.len(), unknown);
+        Self { lanes: Some(Arc::new(lanes)), ..leaf }
+    }
+
     /// Returns the position of its rows in [`crate::Fragment::parts`].
     pub fn input(&self) -> u32 {
         self.input

@@ -18,6 +18,7 @@ mod cloud_table;
 mod compression;
 mod concurrency;
 mod cpu;
+mod cut;
 mod dbt;
 mod deletes;
 mod estimate;
@@ -76,7 +77,7 @@ enum Measurement {
     /// Loopback tax: the same tiny query locally and through warm function processes
     Tax,
     /// EXPLAIN COST beside the costs of the queries that follow, on cloud-shaped S3, after a calibration
-    Estimate,
+    Estimate(estimate::Choice),
     /// Many fragments through the scheduler to an invoker that only frames
     Fanout {
         #[arg(long, default_value_t = 10_000)]
@@ -85,7 +86,11 @@ enum Measurement {
     /// `--on local` against a stock SessionContext
     Local,
     /// Planning by `auto`, which compares all packings, beside planning for the coordinator alone
-    Planning,
+    Planning {
+        /// Time from a physical plan to encoded stages instead, also of a query over twenty tables
+        #[arg(long)]
+        cut: bool,
+    },
     /// Planning of an Iceberg table with many files on S3, beside DuckDB and pyiceberg
     Plan(plan::Choice),
     /// `--on local` and a stock SessionContext beside DataFusion's published Python wheel
@@ -276,7 +281,9 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
     let cache: &Path = &lab.cache.canonicalize()?;
     match &lab.measurement {
         Measurement::Tax => tax::measure(&workload.tax, cache).await,
-        Measurement::Estimate => estimate::measure(&workload.estimate, &workload.cloud, cache).await,
+        Measurement::Estimate(choice) => {
+            Box::pin(estimate::measure(&workload.estimate, choice, &workload.cloud, cache)).await
+        }
         Measurement::Fanout { fragments } => fanout::measure(&workload.fanout, *fragments, cache).await,
         Measurement::Faults { processes: Some(seeds), process_seed, .. } => {
             Box::pin(faults::with_processes(&workload.faults, *seeds, *process_seed, cache)).await
@@ -296,7 +303,8 @@ async fn measure(lab: &Lab) -> anyhow::Result<Outcome> {
         Measurement::Tail => Ok(virtually(|| tail::measure(&workload.tail, &workload.fleet))),
         Measurement::Model => Ok(virtually(|| model::measure(&workload.model, &workload.fleet, &workload.prices))),
         Measurement::Local => local::measure(&workload.local, cache).await,
-        Measurement::Planning => planning::measure(&workload.planning, cache).await,
+        Measurement::Planning { cut: true } => Box::pin(cut::measure(&workload.planning.cut, cache)).await,
+        Measurement::Planning { cut: false } => planning::measure(&workload.planning, cache).await,
         Measurement::Plan(choice) => plan::measure(&workload.plan, choice, cache).await,
         Measurement::Wheel => wheel::measure(&workload.local, cache).await,
         Measurement::Latency(choice) => latency::measure(&workload.latency, choice, cache).await,

@@ -80,6 +80,20 @@ pub struct Planning {
     pub pairs: usize,
     pub aim_ms: f64,
     pub worst_ms: f64,
+    pub cut: Cutting,
+}
+
+/// Time from a physical plan to encoded stages.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cutting {
+    pub scale: f64,
+    pub files: usize,
+    pub row_group_rows: usize,
+    pub runs: usize,
+    /// Milliseconds of the slowest query.
+    pub tpch_ms: Limits,
+    pub twenty_tables_ms: Limits,
 }
 
 #[derive(Deserialize)]
@@ -148,6 +162,21 @@ pub struct Estimates {
     pub worst_above: f64,
     pub aim_upper_ratio: f64,
     pub worst_upper_ratio: f64,
+    /// Bounds for queries whose functions send rows to one another.
+    pub stages: StageEstimates,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageEstimates {
+    /// Least bytes of a side, of groups or of a sort for `auto`, so that it chooses both ways at this scale.
+    pub auto_bytes_min: u64,
+    /// Times that each of the 22 queries is estimated and run.
+    pub rounds: usize,
+    pub error: Limits,
+    /// Share of queries that cost more than their upper bound.
+    pub above: Limits,
+    pub upper_ratio: Limits,
 }
 
 #[derive(Deserialize)]

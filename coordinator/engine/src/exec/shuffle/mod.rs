@@ -7,6 +7,8 @@
 //!
 //! A stage that makes few objects of many runs if the next stage would have to ask for too many. Else its rows are those below it.
 //!
+//! The producers of a join's build side may run before the others. If their rows turn out to be few, no other stage leaves rows ([`copies`]).
+//!
 //! The number of fragments is chosen when the sizes are known. Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to one
 //! lane, the same one for all exchanges of the stage.
 
@@ -23,15 +25,16 @@ use gust_protocol::LostInput;
 use gust_protocol::parts::PartsInput;
 
 use super::RemoteFragmentExec;
-use super::broadcast::Joining;
+use super::broadcast::{Begun, Joining};
 use super::query::QueryContext;
-use super::run::{FragmentAnswer, StageRun};
+use super::run::FragmentAnswer;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
 use crate::planner::graph::{RowsOrder, StageShuffle};
 use crate::planner::keys::{Came, has_no_row};
 use produced::{Produced, Restored};
 
+mod copies;
 mod produced;
 
 /// Most bytes of rows by partition that travel with responses, and then with requests, of all stages that one reads. One request may have them all, and a payload has 6 MB.
@@ -249,40 +252,65 @@ pub(super) fn fragments_of(stage: &Stage, received: Option<&ReceivedParts>) -> u
     received.map_or(stage.fragments.len(), ReceivedParts::fragments)
 }
 
-/// Runs the stages that leave rows for another, each to its end. None where there are no such stages.
-pub(super) async fn received(
-    joining: &Joining,
-    producers: &[Arc<dyn ExecutionPlan>],
-) -> Result<Option<Arc<ReceivedParts>>> {
-    if producers.is_empty() {
-        return Ok(None);
-    }
-    let produce = |producer: &Arc<dyn ExecutionPlan>| {
-        let stage = producer
-            .downcast_ref::<RemoteFragmentExec>()
-            .ok_or_else(|| DataFusionError::Internal(format!("{} leaves no rows in the exchange", producer.name())))?;
-        Ok::<_, DataFusionError>(produced(stage.joining_in(&joining.query, &joining.context), stage.producers.clone()))
+/// Rows of other stages for a stage.
+pub(super) enum Received {
+    /// Rows by partition. None where there are no such stages.
+    Parts(Option<Arc<ReceivedParts>>),
+    /// Copies of all rows of the build sides of its joins, for the stage that takes its place.
+    Copied(Box<Begun>),
+}
+
+/// Runs the stages that leave rows for another, each to its end. Those of build sides that may be small come first, and may be all.
+pub(super) async fn received(joining: &Joining, producers: &[Arc<dyn ExecutionPlan>]) -> Result<Received> {
+    let Some((last, others)) = producers.split_last() else { return Ok(Received::Parts(None)) };
+    let produced = match &joining.stage.copies {
+        Some(with_copies) => {
+            let mut produced = all_produced(joining, others).await?;
+            if let Some(begun) = copies::begun(joining, with_copies, &produced).await? {
+                copies::leave_out(last, &joining.query);
+                return Ok(Received::Copied(Box::new(begun)));
+            }
+            produced.extend(all_produced(joining, std::slice::from_ref(last)).await?);
+            produced
+        }
+        None => all_produced(joining, producers).await?,
     };
-    let producing = producers.iter().map(produce).collect::<Result<Vec<_>>>()?;
-    let produced = try_join_all(producing).await?;
     let prefix = joining.query.exchange.prefix.clone();
     let here = match joining.context.memory_pool().memory_limit() {
         MemoryLimit::Finite(bytes) => bytes as u64,
         MemoryLimit::Infinite | MemoryLimit::Unknown => u64::MAX,
     };
     let memory = Memory { function: joining.query.limits.memory_bytes_max, here };
-    Ok(Some(Arc::new(ReceivedParts::of(&joining.stage, produced, prefix, memory))))
+    Ok(Received::Parts(Some(Arc::new(ReceivedParts::of(&joining.stage, produced, prefix, memory)))))
+}
+
+/// Runs stages that leave rows for another, side by side.
+async fn all_produced(joining: &Joining, producers: &[Arc<dyn ExecutionPlan>]) -> Result<Vec<Produced>> {
+    let produce = |producer: &Arc<dyn ExecutionPlan>| {
+        let stage = producer
+            .downcast_ref::<RemoteFragmentExec>()
+            .ok_or_else(|| DataFusionError::Internal(format!("{} leaves no rows in the exchange", producer.name())))?;
+        Ok::<_, DataFusionError>(produced(stage.joining_in(&joining.query, &joining.context), stage.producers.clone()))
+    };
+    try_join_all(producers.iter().map(produce).collect::<Result<Vec<_>>>()?).await
 }
 
 /// Runs one such stage, after those below it.
 fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFuture<'static, Result<Produced>> {
     async move {
-        let mut received = received(&joining, &producers).await?;
-        let Joining { stage, numbers, expected, query, context, .. } = &joining;
+        let mut begun = match received(&joining, &producers).await? {
+            Received::Copied(begun) => *begun,
+            Received::Parts(parts) => {
+                let (stage, numbers) = (Arc::clone(&joining.stage), joining.numbers.clone());
+                Begun { stage, numbers, shared: Vec::new(), parts }
+            }
+        };
+        let Joining { expected, query, context, .. } = &joining;
+        let (stage, parts) = (Arc::clone(&begun.stage), &mut begun.parts);
         if let Some(combining) = stage.shuffle.combining {
-            let objects = received.iter().flat_map(|received| &received.produced).map(Produced::objects).sum();
+            let objects = parts.iter().flat_map(|received| &received.produced).map(|rows| rows.objects().count).sum();
             let is_wanted = |received: &Arc<ReceivedParts>| combining.pays(objects, received.fragments());
-            if let Some(rows) = received.take_if(|received| !is_wanted(received)) {
+            if let Some(rows) = parts.take_if(|received| !is_wanted(received)) {
                 query.attempts.expect_fragments(expected, 0);
                 let rows = Arc::into_inner(rows).and_then(ReceivedParts::into_produced);
                 let lost =
@@ -293,12 +321,11 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         let partitions = stage.shuffle.partitions.ok_or_else(|| {
             DataFusionError::Internal(format!("stage {} leaves no rows in the exchange", stage.index))
         })?;
-        query.attempts.expect_fragments(expected, fragments_of(stage, received.as_deref()));
-        let mut runs = StageRun::start(stage, query, 1, numbers, context, Vec::new(), received.clone())?;
-        let answers =
-            runs.pop().flatten().ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
+        let parts = parts.clone();
+        let answers = begun.start(&joining, 1)?.pop().flatten();
+        let answers = answers.ok_or_else(|| DataFusionError::Internal("a stage has no answers".to_owned()))?;
         let answers: Vec<FragmentAnswer> = answers.answers().try_collect().await?;
-        let produced = Produced::of(stage, partitions, answers, received, query, context.memory_pool()).await?;
+        let produced = Produced::of(&stage, partitions, answers, parts, query, context.memory_pool()).await?;
         produced.note(query.attempts.events());
         Ok(produced)
     }

@@ -147,6 +147,13 @@ pub(super) enum Restored {
     Refused,
 }
 
+/// Objects of a stage's rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Objects {
+    pub(super) count: usize,
+    pub(super) bytes: u64,
+}
+
 /// Rows of a stage, by partition.
 pub(super) struct Produced {
     pub(super) stage: u32,
@@ -200,10 +207,21 @@ impl Produced {
         })
     }
 
-    /// Counts the objects that have rows.
-    pub(super) fn objects(&self) -> usize {
-        let has_object = |rows: &PartedRows| rows.inline.is_none() && rows.bytes() > 0;
-        self.fragments.iter().filter(|fragment| has_object(&fragment.rows())).count()
+    /// Counts the objects that have rows, and their bytes.
+    pub(super) fn objects(&self) -> Objects {
+        let mut objects = Objects::default();
+        for rows in self.fragments.iter().map(ProducedFragment::rows) {
+            if rows.inline.is_none() && rows.bytes() > 0 {
+                objects.count += 1;
+                objects.bytes += rows.bytes();
+            }
+        }
+        objects
+    }
+
+    /// Returns the bytes of all rows.
+    pub(super) fn bytes(&self) -> u64 {
+        self.weights.iter().sum()
     }
 
     /// Tells that all rows are there.

@@ -68,7 +68,7 @@ impl Joins {
 }
 
 /// Returns true if a join of all build rows with a part of the other side's rows gives this part's rows of the whole join.
-fn is_right_by_fragment(join: &HashJoinExec) -> bool {
+pub(super) fn is_right_by_fragment(join: &HashJoinExec) -> bool {
     let by_other_side = matches!(
         join.join_type(),
         JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark

@@ -41,6 +41,8 @@ use crate::planner::loads::results::compressed;
 use crate::planner::shipped::needed_columns;
 use crate::tables::facts::{Roots, matching};
 
+mod copies;
+
 /// Access of functions to a store.
 #[derive(Debug, Clone)]
 pub enum FunctionAccess {
@@ -97,6 +99,8 @@ struct StageTemplate {
     combines: bool,
     /// Part of the stage that needs no build side. None where the stage gets none.
     alone: Option<Box<StageTemplate>>,
+    /// Stage that may take its place, whose build sides every function gets. None where its joins are not over exchanges.
+    copies: Option<Box<StageTemplate>>,
     /// Bytes in memory that its build sides are expected to have.
     broadcasts: Vec<Option<u64>>,
     /// Most bytes in memory of all of them.
@@ -325,6 +329,9 @@ impl Packer<'_> {
                 shuffle.combining = combines.then_some(combining);
             }
         }
+        for consumer in 0..stages.len() {
+            stages[consumer].copies = self.copies_of(&stages, consumer, &mut spare, packing).map(Arc::new);
+        }
         stages
     }
 
@@ -463,6 +470,7 @@ impl StageTemplate {
             order,
             combines: read.iter().any(|mark| mark.is_combined()),
             alone,
+            copies: Self::with_copies(subtree, order, rules, reach)?,
             broadcasts: broadcasts(subtree).iter().map(|mark| mark.bytes()).collect(),
             broadcast_bytes_max: rules.joins.bytes_max,
             stages_before: marks_deep(subtree),
@@ -522,6 +530,7 @@ impl StageTemplate {
                 combining: None,
             },
             alone: None,
+            copies: None,
             broadcasts: self.broadcasts.clone(),
             broadcast_bytes_max: self.broadcast_bytes_max,
             stages_before: self.stages_before,

@@ -41,7 +41,7 @@ impl Analyzing {
     /// Notes the stages of a plan that is about to run.
     pub(super) fn note_stages(&mut self, planned: &PlannedQuery) {
         let each = planned.stages().iter();
-        self.stages.extend(each.flat_map(|stage| std::iter::once(stage).chain(&stage.alone)).cloned());
+        self.stages.extend(each.flat_map(|stage| std::iter::once(stage).chain(stage.stand_ins())).cloned());
     }
 
     /// Notes the plan whose streams run now.

@@ -12,6 +12,8 @@
 //! Where each of many functions would ask each of many others, a stage without operators stands between them. It has few functions, each of which makes one object of
 //! a run of partitions of all objects. Whether it runs is known when the objects are there (`exec/shuffle`).
 //!
+//! Where the build side of a join turns out to be small, another stage takes the place of the join's ([`copies`]).
+//!
 //! Sorts without a limit have exchanges, too, by ranges of their first key ([`mod@ranges`]).
 
 use std::sync::Arc;
@@ -36,7 +38,7 @@ use super::broadcast::{Joins, broadcasts, may_be_fragment};
 use super::cut::{has_row_over_none, is_fragment, is_partition_local};
 use super::facts::Facts;
 use super::pack::PARTITIONS_MAX;
-use crate::config::{AlignedPlace, JoinPlace, ShufflePlace, SortPlace};
+use crate::config::{AlignedPlace, BuildFirst, JoinPlace, ShufflePlace, SortPlace};
 use crate::model::FunctionSize;
 use crate::planner::loads::results::compressed;
 use choice::{Choice, choice, joins_large_sides};
@@ -44,10 +46,12 @@ use ranges::ranged;
 
 mod bounds;
 mod choice;
+mod copies;
 mod in_order;
 mod mark;
 mod ranges;
 
+pub use copies::{build_sides, with_copies};
 pub use in_order::InOrderExec;
 pub use mark::{InPlaceOfShuffle, ShuffleExec, shuffles, with_shuffles};
 
@@ -66,6 +70,8 @@ pub struct Shuffles {
     pub reads_max: u64,
     /// True if there are functions enough for more reads.
     pub may_combine: bool,
+    /// Joins whose build side is run before the other one.
+    pub build_first: BuildFirst,
 }
 
 impl Shuffles {
@@ -77,6 +83,7 @@ impl Shuffles {
         bytes_min: 0,
         reads_max: u64::MAX,
         may_combine: false,
+        build_first: BuildFirst::Auto,
     };
 
     /// Returns the rule for functions of these sizes.
