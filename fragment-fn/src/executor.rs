@@ -34,6 +34,7 @@ use crate::deletes::{DeletePlan, DeleteReader, FileDeletes};
 use crate::environment::Environment;
 use crate::footer::{ShippedFooter, read_shipped};
 use crate::hedging::HedgedStore;
+use crate::held::with_held_rows;
 use crate::late::LateColumns;
 use crate::memory::PeakPool;
 use crate::metering::Counters;
@@ -331,14 +332,15 @@ fn decode(
     })?;
     let options = context.session_config().options();
     let late = LateColumns { kept_percent_max: request.fragment.limits.late_columns_percent_max };
-    attach(plan, options, account, ahead, late, &mut |leaf, _| {
+    let attached = attach(plan, options, account, ahead, late, &mut |leaf, _| {
         let spec = request.stage.leaves.get(leaf as usize).ok_or_else(|| missing(leaf, "spec"))?;
         let (hedged, footers) = (Arc::clone(&hedged), Arc::clone(&environment.footers));
         // Reading ahead slows down by the store of the first file.
         let first = inputs.get(&leaf).and_then(|Input::Scan(input)| input.lanes.iter().flatten().next());
         let pace = first.and_then(|unit| stores.get(usize::from(unit.file.access))?.pace.clone());
         Ok(Some(ScanReader::of_stores(hedged, footers, spec.matching.clone()).bridging(bridge_bytes).paced(pace)))
-    })
+    })?;
+    with_held_rows(attached)
 }
 
 /// Puts this fragment's lanes, each a partition, into the placeholder `scan`.

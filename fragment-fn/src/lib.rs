@@ -29,6 +29,7 @@ mod footer;
 mod forwarding;
 pub mod handler;
 pub mod hedging;
+mod held;
 pub mod late;
 mod logs;
 mod memory;
@@ -58,6 +59,7 @@ pub use fault::FileFault;
 pub use footer::{
     NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, is_same_version, project, read_footer, read_shipped,
 };
+pub use held::own_bytes;
 pub use logs::without_payloads;
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};

@@ -56,6 +56,8 @@ pub enum MemoryOutcome {
     Right,
     /// The rows were right, though memory was refused: an operator spilled.
     Spilled,
+    /// The rows were right, and a fragment that ran out of memory went on partition by partition.
+    TakenApart,
     /// The rows were right, with sort-merge joins after hash joins did not fit.
     PlannedAgain,
     /// The query ended in a typed error.
@@ -222,8 +224,19 @@ impl Short {
 }
 
 /// Words of the names of those that hold memory.
-const HOLDERS: [&str; 10] =
-    ["Join", "join", "Sort", "sort", "Aggregate", "aggregate", "TopK", "rows", "results of stage", "recursive query"];
+const HOLDERS: [&str; 11] = [
+    "Join",
+    "join",
+    "Sort",
+    "sort",
+    "Aggregate",
+    "aggregate",
+    "TopK",
+    "Window",
+    "rows",
+    "results of stage",
+    "recursive query",
+];
 
 /// Memory that is enough for each query.
 const PLENTY_BYTES: u64 = 4 << 30;
@@ -231,6 +244,7 @@ const PLENTY_BYTES: u64 = 4 << 30;
 fn outcome(report: &Report, refused: bool) -> MemoryOutcome {
     match (&report.planned_again, refused || report.spilled_bytes > 0) {
         (Some(_), _) => MemoryOutcome::PlannedAgain,
+        (None, _) if report.fragments_taken_apart > 0 => MemoryOutcome::TakenApart,
         (None, true) => MemoryOutcome::Spilled,
         (None, false) => MemoryOutcome::Right,
     }

@@ -58,6 +58,7 @@ mod session;
 mod shapes;
 mod shuffle_faults;
 mod shuffles;
+mod skew;
 mod slt;
 mod sorts;
 mod statements;

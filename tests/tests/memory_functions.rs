@@ -1,8 +1,15 @@
 //! Operators in functions with too little memory, and groups of functions in a coordinator's memory that they do not fit: the same rows or a typed error.
 
-use gust_engine::error::ErrorKind;
+use gust_engine::config::{Config, Target};
+use gust_engine::error::{ErrorKind, QueryError};
+use gust_engine::report::Report;
+use gust_tests::compare::{Rule, compare};
 use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
+use gust_tests::query::{plain, run};
 use gust_tests::rollup::{PLACES, Rollup, RollupPlace};
+
+use crate::shuffle_faults::wide;
+use crate::shuffles::{Lake, config};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_rows_or_a_typed_error_in_functions() {
@@ -22,7 +29,117 @@ async fn the_same_rows_or_a_typed_error_in_functions() {
     assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     // The limits were felt, and many runs still ended well.
     assert!(tally.count(MemoryOutcome::Spilled) >= 10, "{tally}");
-    assert!(tally.count(MemoryOutcome::Refused) >= 20, "{tally}");
+    let after_refusals = [MemoryOutcome::TakenApart, MemoryOutcome::PlannedAgain];
+    assert!(after_refusals.iter().all(|outcome| tally.count(*outcome) > 0), "{tally}");
+    let refused: usize = after_refusals.iter().map(|outcome| tally.count(*outcome)).sum();
+    assert!(tally.count(MemoryOutcome::Refused) + refused >= 20, "{tally}");
+}
+
+/// Machines of a run over [`wide`].
+#[derive(Debug, Clone, Copy)]
+struct Machines {
+    functions: u32,
+    partitions: u32,
+    function_memory: u64,
+    memory: u64,
+}
+
+/// Runs a query over [`wide`] with so much memory, and compares its rows with those of DataFusion alone.
+async fn ended(lake: &Lake, sql: &str, machines: Machines) -> Result<Report, QueryError> {
+    let Machines { functions, partitions, function_memory, memory } = machines;
+    let config = config(Target::InProcess, functions, Some(partitions), 1);
+    let session =
+        lake.session(Config { function_memory_bytes: function_memory, memory_bytes_max: memory, ..config }).await;
+    run(&session, "SET datafusion.execution.batch_size = 500").await.expect("set");
+    let ended = run(&session, sql).await;
+    session.close().await;
+    let (rows, report) = ended?;
+    compare(&plain(&lake.setup, sql).await, &rows, Rule::same_engine()).unwrap_or_else(|why| panic!("{sql}: {why}"));
+    Ok(report)
+}
+
+const PLENTY: u64 = 1 << 30;
+
+/// The build side has 64,000 rows of 88 bytes.
+const JOINED: &str =
+    "SELECT count(*), sum(length(x.s)), min(y.s) FROM wide AS x JOIN wide AS y ON x.k = y.k AND x.s >= y.s";
+
+/// Each of two functions has eight partitions of the build side, and memory for some of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fragment_that_runs_out_of_memory_goes_on_partition_by_partition() {
+    let lake = wide().await;
+    let machines = Machines { functions: 2, partitions: 16, function_memory: 3 << 20, memory: PLENTY };
+    // Pieces of a fragment are sorted each by itself.
+    let first = "SELECT x.k, x.s FROM wide AS x JOIN wide AS y ON x.k = y.k AND x.s >= y.s ORDER BY x.s, x.k LIMIT 200";
+    let then = "SELECT h, count(*), min(s) FROM (SELECT x.half AS h, y.s FROM wide AS x JOIN wide AS y ON x.k = y.k AND x.s >= y.s) \
+                GROUP BY h ORDER BY h";
+    for sql in [JOINED, first, then] {
+        let report = ended(&lake, sql, machines).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert!(report.fragments_taken_apart > 0, "{sql}: {report:?}");
+        // Their own attempts had failed of it, and nothing else did.
+        let failed: Vec<(&str, usize)> =
+            report.attempts_failed.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        assert_eq!(failed, [("OutOfMemory", report.fragments_taken_apart)], "{sql}: {report:?}");
+        assert_eq!(report.fragments_adopted, report.fragments, "{sql}: {report:?}");
+        assert_eq!((&report.planned_again, &report.fell_back), (&None, &None), "{sql}: {report:?}");
+        let words = "ran out of memory and went on partition by partition";
+        assert!(report.to_string().contains(words), "{report}");
+    }
+}
+
+/// All rows are in one partition, which is sorted where it is too large for a hash table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows() {
+    let lake = wide().await;
+    let machines = Machines { functions: 8, partitions: 1, function_memory: 6 << 20, memory: PLENTY };
+    let report = ended(&lake, JOINED, machines).await.expect("rows");
+    let why = report.planned_again.as_deref().unwrap_or_else(|| panic!("not planned again: {report:?}"));
+    assert!(why.contains("HashJoinInput"), "{why}");
+    assert!(report.attempts_failed.get("OutOfMemory").is_some_and(|times| *times > 0), "{report:?}");
+    // Both sides went to functions in both runs.
+    assert_eq!((report.shuffles, report.fell_back.as_deref()), (4, None), "{report:?}");
+    assert!(report.spilled_bytes > 0, "{report:?}");
+}
+
+/// Operators of DataFusion 55.2 that can neither spill nor be divided: the error names the operator and the setting.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_is_exhausted_names_the_operator_and_the_setting() {
+    let lake = wide().await;
+    let machines = Machines { functions: 2, partitions: 16, function_memory: 4 << 20, memory: PLENTY };
+    let medians = (0..24).map(|more| format!("median(k + {more})")).collect::<Vec<_>>().join(", ");
+    for (sql, machines, operator, setting) in [
+        // Half of the table is one partition of the window, of which another half is a copy.
+        (
+            "SELECT max(n), max(s) FROM (SELECT s, sum(k) OVER (PARTITION BY half) AS n FROM wide)".to_owned(),
+            machines,
+            "WindowAggExec",
+            "function_memory_bytes",
+        ),
+        (
+            "SELECT count(DISTINCT s), count(DISTINCT k), sum(half) FROM wide".to_owned(),
+            Machines { function_memory: 2 << 20, ..machines },
+            "AggregateStream",
+            "function_memory_bytes",
+        ),
+        (
+            format!("SELECT {medians} FROM wide"),
+            Machines { function_memory: 2 << 20, ..machines },
+            "AggregateStream",
+            "function_memory_bytes",
+        ),
+        // The coordinator's: no function has a join without keys.
+        (
+            "SELECT count(*), min(x.s || y.s) FROM wide AS x CROSS JOIN wide AS y".to_owned(),
+            Machines { functions: 8, function_memory: PLENTY, memory: 4 << 20, ..machines },
+            "CrossJoinExec",
+            "memory_bytes_max",
+        ),
+    ] {
+        let error = ended(&lake, &sql, machines).await.map(drop).expect_err("it does not fit");
+        assert_eq!(error.kind(), ErrorKind::Resources, "{sql}: {error}");
+        let message = error.to_string();
+        assert!(message.contains(operator) && message.contains(setting), "{operator}, {setting}: {message}");
+    }
 }
 
 /// `lab rollup` has two million rows with 500,000 groups in 256 MiB.

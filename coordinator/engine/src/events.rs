@@ -55,6 +55,22 @@ pub enum QueryEvent {
         objects: u64,
         bytes: u64,
     },
+    /// Some partitions of the rows that a stage reads are much larger than the others, or than a function should read. Several lanes have parts of them.
+    PartitionsSplit {
+        stage: u32,
+        partitions: u64,
+        /// Parts of all of them.
+        parts: u64,
+        /// Bytes of all of them.
+        bytes: u64,
+        /// Bytes of the middle one of all partitions.
+        median_bytes: u64,
+    },
+    /// A fragment over rows of other stages ran out of memory. Each of its partitions is a fragment of its own now.
+    FragmentTakenApart {
+        id: FragmentId,
+        pieces: u32,
+    },
     /// Rows of a fragment were lost after they had been adopted. Another attempt's rows take the place of those of attempt `lost`.
     RowsRestored {
         id: FragmentId,
@@ -122,8 +138,13 @@ pub enum QueryEvent {
         reason: String,
         hint: Option<String>,
     },
-    /// Memory did not suffice for hash joins. The query was planned again with joins that spill, and runs anew.
+    /// Memory, of the coordinator or of a function, did not suffice for hash joins. The query was planned again with joins that spill, and runs anew.
     Replanned {
+        reason: String,
+    },
+    /// Memory of functions did not suffice. The query was planned again for functions of the next larger size, and runs anew.
+    Enlarged {
+        memory_mb: u32,
         reason: String,
     },
     /// Rows between functions were lost and not made anew, or files have changed since they were listed. The query runs anew.

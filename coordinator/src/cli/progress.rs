@@ -132,7 +132,11 @@ impl ProgressCounts {
                 self.is_planned = true;
                 self.fragments += u64::from(*fragments);
             }
+            QueryEvent::FragmentTakenApart { pieces, .. } => {
+                self.fragments = (self.fragments + u64::from(*pieces)).saturating_sub(1);
+            }
             QueryEvent::PlanPublished { .. }
+            | QueryEvent::PartitionsSplit { .. }
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
@@ -152,9 +156,10 @@ impl ProgressCounts {
                 AttemptOutcome::Cancelled => {}
             },
             QueryEvent::FragmentAdopted { .. } => self.adopted += 1,
-            QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } | QueryEvent::Restarted { .. } => {
-                (self.fragments, self.adopted) = (0, 0)
-            }
+            QueryEvent::FellBack { .. }
+            | QueryEvent::Replanned { .. }
+            | QueryEvent::Enlarged { .. }
+            | QueryEvent::Restarted { .. } => (self.fragments, self.adopted) = (0, 0),
             QueryEvent::CoordinatorRead { usage, .. } => self.bytes_read += usage.bytes_read,
             QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => self.is_over = true,
         }

@@ -13,8 +13,8 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result};
@@ -24,6 +24,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use fragment_fn::own_bytes;
 use futures::future::{BoxFuture, Shared, try_join, try_join_all};
 use futures::{FutureExt, StreamExt, stream};
 use gust_protocol::exchange::{StageObject, encode_stream};
@@ -33,9 +34,10 @@ use tracing::Instrument;
 
 use super::LatestRun;
 use super::RemoteFragmentExec;
+use super::answers::with_schema;
 use super::keys::{narrowed, told};
 use super::query::QueryContext;
-use super::run::{StageRun, with_schema};
+use super::run::StageRun;
 use super::shuffle::{Received, ReceivedParts, fragments_of, received};
 use crate::events::QueryEvent;
 use crate::exchange::{EXCHANGE_ACCESS, Exchange};
@@ -345,7 +347,7 @@ async fn gathered(mut build: SendableRecordBatchStream, held: &MemoryReservation
     let mut rows = GatheredRows { schema: build.schema(), batches: Vec::new() };
     while let Some(batch) = build.next().await {
         let batch = with_schema(&rows.schema, &batch?)?;
-        let own = memory_bytes(&batch);
+        let own = own_bytes(&batch);
         held.try_grow(own)?;
         bounds.add(own, batch.num_rows());
         rows.batches.push(batch);
@@ -354,22 +356,6 @@ async fn gathered(mut build: SendableRecordBatchStream, held: &MemoryReservation
         }
     }
     Ok(Gathered { rows, rest: None })
-}
-
-/// Returns the bytes that a batch's own rows have in memory. Batches may share buffers, all of which count for nested columns.
-fn memory_bytes(batch: &RecordBatch) -> usize {
-    let of_column = |column: &Arc<dyn Array>| {
-        if column.data_type().is_nested() {
-            return column.get_array_memory_size();
-        }
-        let own = column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
-        own + match column.data_type() {
-            DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
-            DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
-            _ => 0,
-        }
-    };
-    batch.columns().iter().map(of_column).sum()
 }
 
 /// Stream that is run once.

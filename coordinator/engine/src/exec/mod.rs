@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, Statistics};
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{LexOrdering, Partitioning};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput};
@@ -16,6 +16,7 @@ use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStrea
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties};
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
+mod answers;
 mod broadcast;
 mod digest;
 mod keys;
@@ -33,8 +34,10 @@ use crate::planner::passes::broadcast::{broadcasts, with_broadcasts};
 use crate::planner::passes::shuffle::{shuffles, with_shuffles};
 use crate::planner::{BroadcastExec, Stage};
 use crate::scheduler::{AttemptNumbers, ExpectedFragments};
+use answers::PartitionAnswers;
 use broadcast::{Joining, JoiningPlace, JoiningRun};
-use run::{PartitionAnswers, StageRun};
+use run::StageRun;
+use shuffle::fragments_most;
 
 /// Runs a stage's fragments on functions and yields their rows.
 ///
@@ -82,24 +85,48 @@ struct PartitionRows {
     context: Arc<TaskContext>,
 }
 
+/// Merge of sorted streams, for each fragment of its pieces and for a partition of its fragments.
+#[derive(Clone)]
+struct Merge {
+    order: LexOrdering,
+    schema: SchemaRef,
+    batch_size: usize,
+    pool: Arc<dyn MemoryPool>,
+}
+
+impl Merge {
+    fn merged(
+        &self,
+        mut streams: Vec<SendableRecordBatchStream>,
+        metrics: BaselineMetrics,
+    ) -> Result<SendableRecordBatchStream> {
+        // DataFusion refuses a merge of no streams, and a merge of one is a detour.
+        if streams.len() < 2 {
+            return Ok(streams
+                .pop()
+                .unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(Arc::clone(&self.schema)))));
+        }
+        let reservation = MemoryConsumer::new("remote fragment merge").register(&self.pool);
+        StreamingMergeBuilder::new()
+            .with_streams(streams)
+            .with_schema(Arc::clone(&self.schema))
+            .with_expressions(&self.order)
+            .with_metrics(metrics)
+            .with_batch_size(self.batch_size)
+            .with_reservation(reservation)
+            .build()
+    }
+}
+
 impl PartitionRows {
     fn of_functions(self, answers: PartitionAnswers) -> Result<SendableRecordBatchStream> {
         let Self { schema, order, in_order, metrics, query, context } = self;
         if let Some(order) = order {
-            let mut streams = answers.each_fragment(&query, &schema);
-            // DataFusion refuses a merge of no streams, and a merge of one is a detour.
-            if streams.len() < 2 {
-                return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
-            }
-            let reservation = MemoryConsumer::new("remote fragment merge").register(context.memory_pool());
-            return StreamingMergeBuilder::new()
-                .with_streams(streams)
-                .with_schema(schema)
-                .with_expressions(&order)
-                .with_metrics(metrics)
-                .with_batch_size(context.session_config().batch_size())
-                .with_reservation(reservation)
-                .build();
+            let batch_size = context.session_config().batch_size();
+            let pool = Arc::clone(context.memory_pool());
+            let merge = Merge { order, schema: Arc::clone(&schema), batch_size, pool };
+            let streams = answers.each_fragment(&query, &schema, &merge);
+            return merge.merged(streams, metrics);
         }
         let rows = match in_order {
             true => answers.in_order(&query, &schema),
@@ -136,8 +163,8 @@ type LatestRun = Vec<Option<PartitionAnswers>>;
 impl RemoteFragmentExec {
     /// Makes the leaf that takes the place of `subtree` in the coordinator's plan.
     pub fn new(stage: Arc<Stage>, subtree: &Arc<dyn ExecutionPlan>) -> Self {
-        // A stage over exchanges may begin with more fragments than planned.
-        let more = if stage.is_over_parts() { stage.shuffle.fragments_max } else { 0 };
+        // A stage over exchanges may have more fragments than planned.
+        let more = if stage.is_over_parts() { fragments_most(&stage) } else { 0 };
         let numbers = AttemptNumbers::new(stage.fragments.len().max(more));
         let expected = ExpectedFragments::new(stage.fragments.len());
         Self::numbered(stage, subtree, numbers, expected)

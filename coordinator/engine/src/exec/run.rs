@@ -1,28 +1,22 @@
-//! Running stage: its fragments' tasks, and the answers on their way to the operators above.
+//! Running stage: its fragments' tasks, until each has an answer ([`super::answers`]).
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt, TryStreamExt};
-use gust_protocol::exchange::{ExchangeError, ResultRows, writes_of};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use gust_protocol::exchange::writes_of;
 use gust_protocol::version::{PROTOCOL_VERSION, fingerprint};
-use gust_protocol::{
-    Fragment, FragmentId, FragmentResult, Input, InvokeRequest, Output, PlanRef, StagePlan, StreamSummary, exchange,
-};
+use gust_protocol::{Fragment, FragmentId, FragmentResult, Input, InvokeRequest, Output, PlanRef, StagePlan};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::answers::PartitionAnswers;
 use super::digest::DeletesPublisher;
 use super::publish::PlanPublisher;
 use super::query::QueryContext;
@@ -30,7 +24,7 @@ use super::result_memory::{ResultMemory, ResultReservation};
 use super::shuffle::{ReceivedParts, parts_inline_bytes_max};
 use crate::cap::AttemptWork;
 use crate::events::QueryEvent;
-use crate::exchange::{EXCHANGE_ACCESS, KeptPart, KeptParts, kept_prefix};
+use crate::exchange::{EXCHANGE_ACCESS, kept_prefix};
 use crate::planner::graph::RowsOrder;
 use crate::planner::loads::memory::EXPANSION;
 use crate::planner::{Stage, read_bytes};
@@ -40,8 +34,8 @@ use crate::scheduler::{
     StageAttempts,
 };
 
-/// Results that are read in order at the same time, of which one goes up.
-const IN_ORDER_AT_ONCE: usize = 2;
+/// Pieces of a fragment that run at the same time, as far as functions are free.
+const PIECES_AT_ONCE: usize = 64;
 
 /// Tasks of a stage. They are aborted when the last partition's answers are dropped.
 #[derive(Debug)]
@@ -114,15 +108,6 @@ async fn is_restored(
     Ok(restored < received.restores_max() && received.restore(lost, query).await?)
 }
 
-/// Answers of one output partition.
-#[derive(Debug)]
-pub(super) struct PartitionAnswers {
-    /// Channels of the answers: one per fragment, in their order, if rows are sorted, else one for all fragments.
-    channels: Vec<mpsc::Receiver<Result<FragmentAnswer>>>,
-    run: Arc<StageRun>,
-    memory: Arc<ResultMemory>,
-}
-
 impl StageRun {
     /// Hands every fragment to the scheduler. Fragment `i` belongs to partition `i % partitions`. All fragments get the rows `shared`. A stage over exchanges
     /// has as many fragments as `received` rows need.
@@ -144,6 +129,7 @@ impl StageRun {
             fragments: fragments as u32,
             bytes_planned,
         });
+        received.iter().for_each(|parts| parts.note_split(stage.index, query.attempts.events()));
         let prefix = &query.exchange.prefix;
         // The end of the query leaves them alone.
         let prefix = if stage.keeps_rows { kept_prefix(prefix) } else { prefix.clone() };
@@ -189,14 +175,12 @@ impl StageRun {
             };
             let fragments = Arc::clone(&stage_fragments);
             let running = async move {
-                let answer = AssertUnwindSafe(fragments.run(index)).catch_unwind().await;
                 // Without an answer the rows of the fragment would be missing, unseen.
-                let answer = answer.unwrap_or_else(|_| {
+                if AssertUnwindSafe(fragments.run(index, &sender)).catch_unwind().await.is_err() {
                     let stage = fragments.stage.index;
-                    Err(DataFusionError::Internal(format!("the task of fragment {index} of stage {stage} panicked")))
-                });
-                // The receiver is gone if a LIMIT was reached.
-                let _ = sender.send(answer).await;
+                    let panicked = format!("the task of fragment {index} of stage {stage} panicked");
+                    let _ = sender.send(Err(DataFusionError::Internal(panicked))).await;
+                }
             };
             tasks.spawn(running.instrument(query_span.clone()));
         }
@@ -257,8 +241,42 @@ struct OpenFragment {
 }
 
 impl StageFragments {
+    /// Runs a fragment and sends its answer. If it runs out of memory over several partitions of other stages' rows, each is a fragment of its own, and there are the answers of
+    /// all of them, in their order.
+    async fn run(&self, index: usize, sender: &mpsc::Sender<Result<FragmentAnswer>>) {
+        let answer = self.answer(index).boxed().await;
+        let pieces = match &answer {
+            Err(error) => self.taken_apart(index, error),
+            Ok(_) => 0..0,
+        };
+        // The receiver is gone if a LIMIT was reached.
+        if pieces.is_empty() {
+            let _ = sender.send(answer).await;
+            return;
+        }
+        let pieces: Vec<BoxFuture<'_, _>> = pieces.map(|piece| self.answer(piece).boxed()).collect();
+        let mut answers = stream::iter(pieces).buffered(PIECES_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if sender.send(answer).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a fragment apart that has failed. Returns the numbers of its pieces: none if its failure is another, or if it has one partition alone.
+    fn taken_apart(&self, index: usize, error: &DataFusionError) -> Range<usize> {
+        let failure = fragment_fn::find::<FragmentFailure>(error).filter(|failure| failure.ran_out_of_memory());
+        let Some((failure, received)) = failure.zip(self.received.as_ref()) else { return 0..0 };
+        let pieces = received.taken_apart(index);
+        if !pieces.is_empty() {
+            let (id, pieces) = (failure.id.clone(), pieces.len() as u32);
+            self.query.attempts.events().push(QueryEvent::FragmentTakenApart { id, pieces });
+        }
+        pieces
+    }
+
     /// Runs a fragment. Rows of other stages that are lost are made anew, where that gives the same rows.
-    async fn run(&self, index: usize) -> Result<FragmentAnswer> {
+    async fn answer(&self, index: usize) -> Result<FragmentAnswer> {
         let mut restored = 0;
         loop {
             let OpenFragment { mut attempts, request } = self.attempts_of(index).await?;
@@ -316,7 +334,8 @@ impl StageFragments {
         if stage.shuffle.partitions.is_some() {
             limits.inline_bytes_max = limits.inline_bytes_max.min(parts_inline_bytes_max(stage, *fragments));
         }
-        if stage.keeps_rows {
+        // The room of responses is shared out among the fragments with which the stage begins.
+        if stage.keeps_rows || index >= *fragments {
             limits.inline_bytes_max = 0;
         }
         let parts_work = received.as_ref().map(|received| received.work(index)).unwrap_or_default();
@@ -377,195 +396,6 @@ fn failed(failure: FragmentFailure) -> DataFusionError {
     DataFusionError::External(Box::new(failure))
 }
 
-fn inline_bytes(result: &FragmentResult) -> usize {
+pub(super) fn inline_bytes(result: &FragmentResult) -> usize {
     result.inline_bytes().unwrap_or_default()
-}
-
-impl PartitionAnswers {
-    /// Returns the answers themselves, of a stage whose rows go to other functions.
-    pub(super) fn answers(self) -> BoxStream<'static, Result<FragmentAnswer>> {
-        let Self { channels, run, .. } = self;
-        stream::iter(channels.into_iter().map(move |channel| received_from(channel, Arc::clone(&run))))
-            .flatten()
-            .boxed()
-    }
-
-    /// Returns all rows of the partition, one fragment after the other in their order. The next result is read meanwhile.
-    pub(super) fn in_order(
-        self,
-        query: &Arc<QueryContext>,
-        schema: &SchemaRef,
-    ) -> BoxStream<'static, Result<RecordBatch>> {
-        let (memory, query, schema) = (Arc::clone(&self.memory), Arc::clone(query), Arc::clone(schema));
-        let read = move |answer: Result<FragmentAnswer>| {
-            let (memory, schema) = (Arc::clone(&memory), Arc::clone(&schema));
-            let (span, query) = (query.attempts.events().span().clone(), Arc::clone(&query));
-            let adopting = async move { Box::pin(adopt(answer?, memory, query, schema)).await };
-            // A task of its own reads while rows of the result before it go up. It is aborted with the stream.
-            let adopted = SpawnedTask::spawn(adopting.instrument(span));
-            async move { adopted.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)))? }
-        };
-        self.answers()
-            .map(read)
-            .buffered(IN_ORDER_AT_ONCE)
-            .map_ok(|adopted| stream::iter(adopted.batches()))
-            .try_flatten()
-            .boxed()
-    }
-
-    /// Notes the objects of all answers, whose rows nobody reads here. Each is a batch of this schema without rows.
-    pub(super) fn kept(
-        self,
-        query: Arc<QueryContext>,
-        schema: SchemaRef,
-        kept: KeptParts,
-    ) -> BoxStream<'static, Result<RecordBatch>> {
-        let noted = move |answer: Result<FragmentAnswer>| -> Result<RecordBatch> {
-            note(&answer?, &query, &kept)?;
-            Ok(RecordBatch::new_empty(Arc::clone(&schema)))
-        };
-        self.answers().map(noted).boxed()
-    }
-
-    /// Returns all rows of the partition, a fragment's as soon as it has finished.
-    pub(super) fn in_any_order(
-        self,
-        query: &Arc<QueryContext>,
-        schema: &SchemaRef,
-    ) -> BoxStream<'static, Result<RecordBatch>> {
-        let Self { channels, run, memory } = self;
-        let streams = channels.into_iter().map(|channel| rows(channel, Arc::clone(&run), &memory, query, schema));
-        stream::iter(streams.collect::<Vec<_>>()).flatten().boxed()
-    }
-
-    /// Returns the rows of each fragment of the partition by itself.
-    pub(super) fn each_fragment(self, query: &Arc<QueryContext>, schema: &SchemaRef) -> Vec<SendableRecordBatchStream> {
-        let Self { channels, run, memory } = self;
-        let stream = |channel| {
-            let rows = rows(channel, Arc::clone(&run), &memory, query, schema);
-            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)) as SendableRecordBatchStream
-        };
-        channels.into_iter().map(stream).collect()
-    }
-}
-
-/// Adopts each answer of a channel: reads it, checks it, and yields its rows. The stream keeps the stage's tasks alive.
-fn rows(
-    channel: mpsc::Receiver<Result<FragmentAnswer>>,
-    run: Arc<StageRun>,
-    memory: &Arc<ResultMemory>,
-    query: &Arc<QueryContext>,
-    schema: &SchemaRef,
-) -> BoxStream<'static, Result<RecordBatch>> {
-    let (memory, query, schema) = (Arc::clone(memory), Arc::clone(query), Arc::clone(schema));
-    received_from(channel, run)
-        .and_then(move |answer| adopt(answer, Arc::clone(&memory), Arc::clone(&query), Arc::clone(&schema)))
-        .map_ok(|adopted| stream::iter(adopted.batches()))
-        .try_flatten()
-        .boxed()
-}
-
-/// Returns the answers of a channel. The stream keeps the stage's tasks alive.
-fn received_from(
-    channel: mpsc::Receiver<Result<FragmentAnswer>>,
-    run: Arc<StageRun>,
-) -> BoxStream<'static, Result<FragmentAnswer>> {
-    let answers = stream::unfold((channel, run), |(mut channel, run)| async move {
-        channel.recv().await.map(|answer| (answer, (channel, run)))
-    });
-    answers.boxed()
-}
-
-/// Rows of the result that counts for a fragment.
-struct Adopted {
-    rows: ResultRows,
-    schema: SchemaRef,
-    /// Memory of the encoded bytes. The next operator counts a batch that has gone up.
-    reservation: ResultReservation,
-}
-
-impl Adopted {
-    fn batches(self) -> impl Iterator<Item = Result<RecordBatch>> {
-        let Self { rows, schema, reservation } = self;
-        rows.map(move |batch| {
-            // The reservation is held until the last batch has gone up.
-            let _held = &reservation;
-            with_schema(&schema, &batch.map_err(|error| DataFusionError::External(Box::new(error)))?)
-        })
-    }
-}
-
-/// Result that could be read, with its facts for the report.
-struct ReadResult {
-    rows: ResultRows,
-    part: StreamSummary,
-    /// True if the rows came with the answer itself.
-    inline: bool,
-    read: Duration,
-}
-
-/// Reads the one result of a fragment that is used. A result that is torn, swapped or gone is refused, and the fragment
-/// runs again.
-async fn adopt(
-    answer: FragmentAnswer,
-    memory: Arc<ResultMemory>,
-    query: Arc<QueryContext>,
-    schema: SchemaRef,
-) -> Result<Adopted> {
-    let FragmentAnswer { adopted, mut attempts, inline: mut reservation, received } = answer;
-    let AttemptResult { mut result, mut attempt } = adopted;
-    let ReadResult { rows, part, inline, read } = loop {
-        let reading = Instant::now();
-        let part = *result.part();
-        let inline = matches!(result, FragmentResult::Inline { .. });
-        if !inline {
-            reservation = memory.hold(usize::try_from(part.bytes).unwrap_or(usize::MAX))?;
-            query.attempts.pay_for_read(part.bytes).await.map_err(|over| DataFusionError::External(Box::new(over)))?;
-        }
-        match exchange::read(attempts.id(), result, &schema, query.exchange.store.as_ref()).await {
-            Ok(rows) => break ReadResult { rows, part, inline, read: reading.elapsed() },
-            // Another attempt of the same function would bring the same error.
-            Err(error @ (ExchangeError::Arrow(_) | ExchangeError::Schema { .. })) => {
-                return Err(DataFusionError::External(Box::new(error)));
-            }
-            Err(error) => {
-                drop(reservation);
-                let again = refused(&mut attempts, error.to_string(), received.as_deref(), &query).await?;
-                AttemptResult { result, attempt } = again;
-                reservation = memory.hold(inline_bytes(&result))?;
-            }
-        }
-    };
-    query.attempts.events().push(QueryEvent::FragmentAdopted {
-        id: attempts.id().clone(),
-        attempt,
-        rows: part.rows,
-        result_bytes: part.bytes,
-        inline,
-        read,
-    });
-    Ok(Adopted { rows, schema, reservation })
-}
-
-/// Notes the object of a fragment's result, which a client reads.
-fn note(answer: &FragmentAnswer, query: &QueryContext, kept: &KeptParts) -> Result<()> {
-    let FragmentAnswer { adopted: AttemptResult { result, attempt }, attempts, .. } = answer;
-    let part = KeptPart::of(result);
-    let part = part.ok_or_else(|| DataFusionError::Internal(format!("{} has left no object", attempts.id())))?;
-    query.attempts.events().push(QueryEvent::FragmentAdopted {
-        id: attempts.id().clone(),
-        attempt: *attempt,
-        rows: part.rows,
-        result_bytes: part.bytes,
-        inline: false,
-        read: Duration::ZERO,
-    });
-    kept.lock().expect("no holder panics").push(part);
-    Ok(())
-}
-
-/// Puts the batch under the stage's own field names and metadata.
-pub(super) fn with_schema(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
 }

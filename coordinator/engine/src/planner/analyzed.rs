@@ -17,7 +17,7 @@ use super::Stage;
 use super::explain::{exchange, indented, size};
 use super::graph::RowsOrder;
 use crate::error::continued;
-use crate::report::{ReplacedStage, Report, StageCost, StageWork, StorageUse, counted, requests_text};
+use crate::report::{ReplacedStage, Report, StageCost, StageSplit, StageWork, StorageUse, counted, requests_text};
 
 /// Row of EXPLAIN ANALYZE.
 pub struct Described {
@@ -71,9 +71,12 @@ pub fn work(report: &Report, stages: &[Arc<Stage>]) -> Described {
     if let Some(decision) = &report.decision {
         let _ = writeln!(text, "decision     {}", continued(with_hint_line(decision, decision.reason.hint()), 13));
     }
-    for (what, reason) in
-        [("fell back", &report.fell_back), ("ran twice", &report.planned_again), ("ran twice", &report.restarted)]
-    {
+    for (what, reason) in [
+        ("fell back", &report.fell_back),
+        ("ran twice", &report.planned_again),
+        ("ran twice", &report.enlarged),
+        ("ran twice", &report.restarted),
+    ] {
         if let Some(reason) = reason {
             let _ = writeln!(
                 text,
@@ -121,6 +124,18 @@ fn stage(work: &StageWork, plan: Option<&Arc<Stage>>, stages: &[Arc<Stage>]) -> 
     if work.broadcasts > 0 {
         let sides = counted(work.broadcasts, "build side");
         let _ = writeln!(text, "broadcast    got {sides}, {}, for each fragment", size(work.broadcast_bytes));
+    }
+    if let Some(StageSplit { partitions, parts, bytes, median_bytes }) = work.split {
+        let (bytes, median) = (size(bytes), size(median_bytes));
+        let split = counted(partitions as usize, "partition");
+        let _ = writeln!(
+            text,
+            "split        {split} of {bytes}, read in {parts} parts: the middle one of all has {median}"
+        );
+    }
+    if work.fragments_taken_apart > 0 {
+        let fragments = counted(work.fragments_taken_apart, "fragment");
+        let _ = writeln!(text, "divided      {fragments} ran out of memory, and each partition became one");
     }
     text += &match (work.parts, plan.and_then(|plan| exchange(plan, stages))) {
         (Some(parts), exchange) => {

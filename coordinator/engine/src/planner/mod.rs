@@ -172,8 +172,10 @@ pub struct PlannedQuery {
 /// Second plan of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// It is like the first.
+    /// It is like the first, as far as the state's settings are.
     Alike,
+    /// It is like the first, on functions of the next larger size.
+    Larger { memory_mb: u32 },
     /// It has so many fragments for each fragment of the first, and its joins on the coordinator.
     Finer { more: usize },
 }
@@ -193,6 +195,11 @@ pub struct FunctionsPlan {
 }
 
 impl FunctionsPlan {
+    /// Returns the next larger size of functions.
+    pub fn larger(&self) -> Option<&FunctionSize> {
+        larger(&self.facts.sizes, self.packed.size.memory_mb)
+    }
+
     /// Returns the packing, for another coordinator that plans alike.
     pub fn packed_as(&self) -> PackedAs {
         let PackedSize { size, packing } = &self.packed;
@@ -277,7 +284,7 @@ impl Planner {
         let FunctionsPlan { stages, packed: PackedSize { size, packing }, rules, facts, .. } = first;
         let rules = StageRules { facts: Facts::of(state.config_options()), ..*rules };
         let (more, rules) = match again {
-            Again::Alike => (1, rules),
+            Again::Alike | Again::Larger { .. } => (1, rules),
             // The first run has shown that memory is short: joins stay here, where they spill.
             Again::Finer { more } => (more, StageRules { facts: rules.facts, ..StageRules::SCANS }),
         };
@@ -286,6 +293,13 @@ impl Planner {
             functions: packing.functions.map(|functions| functions * more),
             fragment_bytes_target: packing.fragment_bytes_target / more as u64,
             ..*packing
+        };
+        // As many lanes as before share more memory.
+        let is_chosen =
+            |size: &&FunctionSize| matches!(again, Again::Larger { memory_mb } if size.memory_mb == memory_mb);
+        let (size, packing) = match facts.sizes.iter().find(is_chosen) {
+            Some(larger) => (larger, Packing { model: larger.model, functions_max: larger.functions_max, ..packing }),
+            None => (size, packing),
         };
         let optimized = optimized(&state, logical)?;
         let (distributing, plan) = distributed(&state, &optimized, rules).await?;
@@ -356,6 +370,30 @@ async fn distributed(
     Ok((state, plan))
 }
 
+/// Returns the smallest size with more memory.
+fn larger(sizes: &[FunctionSize], memory_mb: u32) -> Option<&FunctionSize> {
+    sizes.iter().filter(|size| size.memory_mb > memory_mb).min_by_key(|size| size.memory_mb)
+}
+
 fn footers(state: &SessionState) -> Arc<FileMetadataCache> {
     state.runtime_env().cache_manager.get_file_metadata_cache()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Asking, Fleet};
+
+    #[tokio::test]
+    async fn the_next_size_is_the_smallest_with_more_memory() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Arc::new(Config { on: Target::InProcess, ..Config::default() });
+        let stores = Stores::new(config.s3.clone());
+        let fleet = Fleet::new(&config, &stores, folder.path(), Vec::new()).expect("a fleet");
+        let size = fleet.facts(Asking::Always).await.expect("a size").sizes.remove(0);
+        let sizes = [2048, 512, 8192].map(|memory_mb| FunctionSize { memory_mb, ..size.clone() });
+        for (memory_mb, expect) in [(512, Some(2048)), (2048, Some(8192)), (8192, None), (100, Some(512))] {
+            assert_eq!(larger(&sizes, memory_mb).map(|size| size.memory_mb), expect, "{memory_mb}");
+        }
+    }
 }

@@ -249,11 +249,14 @@ impl<'a> BillFold<'a> {
             | QueryEvent::DeletesPublished { .. }
             | QueryEvent::RowsBroadcast { .. }
             | QueryEvent::RowsParted { .. }
+            | QueryEvent::PartitionsSplit { .. }
+            | QueryEvent::FragmentTakenApart { .. }
             | QueryEvent::RowsRestored { .. }
             | QueryEvent::KeysLeftOut { .. }
             | QueryEvent::JoinedHere { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }
+            | QueryEvent::Enlarged { .. }
             | QueryEvent::Restarted { .. }
             | QueryEvent::Finished { .. }
             | QueryEvent::Failed { .. } => {}

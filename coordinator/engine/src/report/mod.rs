@@ -13,7 +13,7 @@ mod stages;
 mod text;
 
 pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price, spent_until_now};
-pub use stages::{FragmentSeconds, ReplacedStage, StageCost, StageParts, StageWork};
+pub use stages::{FragmentSeconds, ReplacedStage, StageCost, StageParts, StageSplit, StageWork};
 
 use crate::cost::{PriceError, Tariff};
 use crate::error::{Position, QueryError, continued};
@@ -39,6 +39,8 @@ pub struct Report {
     pub fell_back_hint: Option<String>,
     /// Reason why the query was planned again with sort-merge joins, and ran anew. Its other figures are of both runs.
     pub planned_again: Option<String>,
+    /// Size of larger functions on which the query ran anew, and the reason. Its other figures are of all runs.
+    pub enlarged: Option<String>,
     /// Loss of rows between functions after which the query ran anew. Its other figures are of both runs.
     pub restarted: Option<String>,
     /// Message of the error that ended the query.
@@ -110,6 +112,10 @@ pub struct Report {
     pub shuffle_objects: u64,
     /// Fragments whose rows were lost on their way to other functions, and were made anew.
     pub shuffles_restored: usize,
+    /// Partitions of such rows that were much larger than others, or than a function should read, and of which several lanes had parts.
+    pub partitions_split: u64,
+    /// Fragments over such rows that ran out of memory, and of which each partition became a fragment.
+    pub fragments_taken_apart: usize,
     /// Rows that the functions sent.
     pub rows_from_functions: u64,
     /// Rows of the final result.
@@ -278,6 +284,11 @@ impl Report {
                 self.shuffle_bytes += bytes;
                 self.shuffle_objects += objects;
             }
+            QueryEvent::PartitionsSplit { partitions, .. } => self.partitions_split += partitions,
+            QueryEvent::FragmentTakenApart { pieces, .. } => {
+                self.fragments_taken_apart += 1;
+                self.fragments = (self.fragments + *pieces as usize).saturating_sub(1);
+            }
             QueryEvent::RowsRestored { id, lost, attempt, .. } => {
                 self.shuffles_restored += 1;
                 times.used.remove(&AttemptKey { fragment: id.clone(), attempt: *lost });
@@ -324,6 +335,9 @@ impl Report {
                 (self.fell_back, self.fell_back_hint) = (Some(reason.clone()), hint.clone());
             }
             QueryEvent::Replanned { reason } => self.planned_again = Some(reason.clone()),
+            QueryEvent::Enlarged { memory_mb, reason } => {
+                self.enlarged = Some(format!("for functions of {memory_mb} MB: {}", first_line(reason)));
+            }
             QueryEvent::Restarted { reason } => self.restarted = Some(reason.clone()),
             QueryEvent::CoordinatorRead { usage, .. } => self.coordinator.add(usage),
             QueryEvent::Finished { rows } => self.rows = *rows,
@@ -433,6 +447,9 @@ impl Display for Report {
             let reason = first_line(reason);
             writeln!(f, "ran twice  planned again with sort-merge joins, for less memory: {reason}")?;
         }
+        if let Some(reason) = &self.enlarged {
+            writeln!(f, "ran twice  planned again {reason}")?;
+        }
         if let Some(reason) = &self.restarted {
             writeln!(f, "ran twice  began anew, as rows between functions were lost: {}", first_line(reason))?;
         }
@@ -471,6 +488,14 @@ impl Display for Report {
                     0 => writeln!(f)?,
                     restored => writeln!(f, "; rows of {} were lost and made anew", counted(restored, "fragment"))?,
                 }
+            }
+            if self.partitions_split > 0 {
+                let partitions = counted(self.partitions_split as usize, "large partition");
+                writeln!(f, "           several lanes shared the rows of {partitions}")?;
+            }
+            if self.fragments_taken_apart > 0 {
+                let fragments = counted(self.fragments_taken_apart, "fragment");
+                writeln!(f, "           {fragments} ran out of memory and went on partition by partition")?;
             }
             if self.left_out_units > 0 {
                 let (units, bytes) = (counted(self.left_out_units as usize, "scan unit"), size(self.left_out_bytes));

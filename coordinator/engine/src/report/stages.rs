@@ -32,6 +32,10 @@ pub struct StageWork {
     pub result_bytes: u64,
     /// Rows for functions of another stage. None where they went to the coordinator, or were not there when the query ended.
     pub parts: Option<StageParts>,
+    /// Partitions of the rows that it reads of which several lanes had parts. None where each lane had whole ones.
+    pub split: Option<StageSplit>,
+    /// Fragments that ran out of memory, and of which each partition became a fragment.
+    pub fragments_taken_apart: usize,
     /// Build sides of joins whose rows all fragments got, and their encoded bytes, each build side once.
     pub broadcasts: usize,
     pub broadcast_bytes: u64,
@@ -70,6 +74,18 @@ pub struct ReplacedStage {
     pub build_bytes: u64,
     /// Bytes in memory that the build sides were expected to have. None where no statistics told.
     pub build_bytes_expected: Option<u64>,
+}
+
+/// Partitions that were split because they are much larger than others, or than a function should read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StageSplit {
+    pub partitions: u64,
+    /// Parts of all of them.
+    pub parts: u64,
+    /// Encoded bytes of all of them.
+    pub bytes: u64,
+    /// Encoded bytes of the middle one of all partitions.
+    pub median_bytes: u64,
 }
 
 /// Money for the attempts of a stage. Sums over stages are those of all attempts.
@@ -112,6 +128,15 @@ impl<'a> StageFold<'a> {
                 parts.partitions = *partitions;
                 parts.objects += objects;
                 parts.bytes += bytes;
+            }
+            QueryEvent::PartitionsSplit { stage, partitions, parts, bytes, median_bytes } => {
+                let (partitions, parts, bytes, median_bytes) = (*partitions, *parts, *bytes, *median_bytes);
+                self.of(*stage).split = Some(StageSplit { partitions, parts, bytes, median_bytes });
+            }
+            QueryEvent::FragmentTakenApart { id, pieces } => {
+                let stage = self.of(id.stage);
+                stage.fragments_taken_apart += 1;
+                stage.fragments = (stage.fragments + *pieces as usize).saturating_sub(1);
             }
             QueryEvent::AttemptStarted { id, .. } => {
                 self.of(id.stage).attempts += 1;

@@ -9,7 +9,7 @@ use datafusion::common::DataFusionError;
 use gust_protocol::{FragmentError, FragmentErrorKind, FragmentId, LostInput};
 use object_store::path::Path;
 
-use crate::attempt::InvokeError;
+use crate::attempt::{InvokeError, InvokeErrorKind};
 use crate::cap::OverCap;
 
 /// Failure of a fragment that no attempt could bring to a result.
@@ -92,6 +92,14 @@ impl FragmentFailure {
     /// Returns the rows of another stage that are lost, where that is the cause.
     pub fn lost(&self) -> Option<&LostInput> {
         self.cause.fragment_error()?.lost.as_ref()
+    }
+
+    /// Returns true if a function's memory did not suffice.
+    pub fn ran_out_of_memory(&self) -> bool {
+        match &self.cause {
+            FailureCause::Invoke(error) => error.kind == InvokeErrorKind::OutOfMemory,
+            cause => cause.fragment_error().is_some_and(|error| error.kind == FragmentErrorKind::OutOfMemory),
+        }
     }
 
     fn message(&self) -> String {

@@ -90,7 +90,7 @@ impl StageProgress {
     pub(super) fn done(&self, index: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         let mut state = self.state.lock().expect("no holder panics");
-        state.done.push(DoneFragment { seconds, ratio: seconds / self.expected[index] });
+        state.done.push(DoneFragment { seconds, ratio: seconds / self.expected(index) });
         if state.done.len() >= self.done_min() && state.normal.is_none() {
             let normal = Normal {
                 seconds: median(state.done.iter().map(|done| done.seconds)),
@@ -99,6 +99,12 @@ impl StageProgress {
             state.normal = Some(normal);
             self.normal_known.notify_waiters();
         }
+    }
+
+    /// Returns the seconds expected of a fragment. One that was not expected is a piece of another, and not longer than these.
+    fn expected(&self, index: usize) -> f64 {
+        let longest = || self.expected.iter().copied().fold(0.001, f64::max);
+        self.expected.get(index).copied().unwrap_or_else(longest)
     }
 
     /// Returns the number of fragments that must be done, at least one. A single fragment has no other to compare with.
@@ -141,7 +147,7 @@ impl StageProgress {
     }
 
     fn usual_seconds(&self, index: usize, normal: Normal) -> f64 {
-        normal.seconds.max(normal.ratio * self.expected[index])
+        normal.seconds.max(normal.ratio * self.expected(index))
     }
 
     fn may_spend(&self, seconds: f64, normal: Normal) -> bool {

@@ -212,6 +212,11 @@ pub(super) fn ran_out_of_memory_here(error: &DataFusionError) -> bool {
         && fragment_fn::classify(error).kind == FragmentErrorKind::OutOfMemory
 }
 
+/// Returns true if memory of a function did not suffice.
+pub(super) fn ran_out_of_memory_there(error: &DataFusionError) -> bool {
+    fragment_fn::find::<FragmentFailure>(error).is_some_and(FragmentFailure::ran_out_of_memory)
+}
+
 /// Returns true if rows that functions had left for others are lost and were not made anew: another attempt would not give the same rows, or they were lost too often.
 pub(super) fn lost_rows(error: &DataFusionError) -> bool {
     fragment_fn::find::<FragmentFailure>(error).is_some_and(|failure| failure.lost().is_some())

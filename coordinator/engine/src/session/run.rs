@@ -21,7 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
 use super::Session;
-use super::classify::{lost_rows, ran_out_of_memory_here, ran_out_of_time};
+use super::classify::{lost_rows, ran_out_of_memory_here, ran_out_of_memory_there, ran_out_of_time};
 use super::copy::CopyTarget;
 use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
@@ -78,8 +78,8 @@ pub struct RunningStatement {
     restarted: bool,
     /// Context that all runs on functions share.
     functions: Option<Arc<QueryContext>>,
-    /// Attempts of its fragments; None if it has used no functions.
-    attempts: Option<ClosedAtEnd>,
+    /// Attempts of its fragments, of each size of functions that it has used.
+    attempts: Vec<ClosedAtEnd>,
     /// Cap of the query; None if its cost has no limit.
     cap: Option<Arc<Cap>>,
     /// Task that tells its budgets what it spends, also while nobody reads its rows.
@@ -222,11 +222,16 @@ impl RunningStatement {
                     analyzing.forget_plan();
                 }
                 let (is_short, is_lost) = (ran_out_of_memory_here(&error), lost_rows(&error));
+                let is_short_there = ran_out_of_memory_there(&error);
                 let error = QueryError::from_engine(error);
-                match (is_short, is_lost) {
-                    (true, _) => Box::pin(self.replan_after(error)).await?,
-                    (false, true) => Box::pin(self.restart_after(error)).await?,
-                    (false, false) => Box::pin(self.fall_back(error)).await?,
+                if is_short {
+                    Box::pin(self.replan_after(error)).await?;
+                } else if is_short_there {
+                    Box::pin(self.replan_functions_after(error)).await?;
+                } else if is_lost {
+                    Box::pin(self.restart_after(error)).await?;
+                } else {
+                    Box::pin(self.fall_back(error)).await?;
                 }
                 Box::pin(self.next_batch()).await
             }
@@ -304,16 +309,18 @@ impl RunningStatement {
                 work.is_packed(functions.packed_as());
             }
             let FunctionsPlan { stages, packed: PackedSize { size, .. }, at_once, .. } = functions;
-            let query = match self.functions.take() {
+            // Larger functions have a context of their own.
+            let query = match self.functions.take().filter(|query| query.limits == size.limits) {
                 Some(query) => query,
                 None => {
                     let (cap, work) = (self.cap.clone(), self.work.clone());
                     let opening = self.session.query_context(&self.id, &size, &self.events, self.deadline, cap, work);
-                    Arc::new(opening.await?)
+                    let query = Arc::new(opening.await?);
+                    self.attempts.push(ClosedAtEnd(query.attempts.clone()));
+                    query
                 }
             };
             self.functions = Some(Arc::clone(&query));
-            self.attempts.get_or_insert_with(|| ClosedAtEnd(query.attempts.clone()));
             let files = stages.iter().flat_map(|stage| stage.files());
             self.session.engine.fleet.note_handout(&size, at_once, files);
             let config = context.session_config().clone().with_extension(query);

@@ -76,9 +76,11 @@ fn progress(state: &State) -> Option<f64> {
         match stamped.event {
             QueryEvent::StageStarted { fragments: more, .. } => fragments += more,
             QueryEvent::FragmentAdopted { .. } => adopted += 1,
-            QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } | QueryEvent::Restarted { .. } => {
-                (fragments, adopted) = (0, 0);
-            }
+            QueryEvent::FragmentTakenApart { pieces, .. } => fragments = (fragments + pieces).saturating_sub(1),
+            QueryEvent::FellBack { .. }
+            | QueryEvent::Replanned { .. }
+            | QueryEvent::Enlarged { .. }
+            | QueryEvent::Restarted { .. } => (fragments, adopted) = (0, 0),
             _ => {}
         }
     }

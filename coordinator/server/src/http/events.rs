@@ -99,6 +99,13 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::RowsParted { stage, partitions, objects, bytes } => {
             ("rows-parted", json!({ "stage": stage, "partitions": partitions, "objects": objects, "bytes": bytes }))
         }
+        QueryEvent::PartitionsSplit { stage, partitions, parts, bytes, median_bytes } => {
+            let sizes = json!({ "stage": stage, "partitions": partitions, "parts": parts, "bytes": bytes, "median_bytes": median_bytes });
+            ("partitions-split", sizes)
+        }
+        QueryEvent::FragmentTakenApart { id, pieces } => {
+            ("fragment-taken-apart", json!({ "stage": id.stage, "fragment": id.index, "pieces": pieces }))
+        }
         QueryEvent::RowsRestored { id, lost, attempt: number, .. } => {
             let mut about = attempt(id, number);
             about["lost_attempt"] = (*lost).into();
@@ -142,6 +149,7 @@ pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         QueryEvent::FellBack { reason, hint } => ("fell-back", json!({ "reason": reason, "hint": hint })),
         QueryEvent::TakenOver { takeovers } => ("taken-over", json!({ "takeovers": takeovers })),
         QueryEvent::Replanned { reason } => ("planned-again", json!({ "reason": reason })),
+        QueryEvent::Enlarged { memory_mb, reason } => ("enlarged", json!({ "memory_mb": memory_mb, "reason": reason })),
         QueryEvent::Restarted { reason } => ("restarted", json!({ "reason": reason })),
         QueryEvent::CoordinatorRead { usage, .. } => ("coordinator-read", json!({ "bytes_read": usage.bytes_read })),
         QueryEvent::Finished { rows } => ("finished", json!({ "rows": rows })),

@@ -96,7 +96,10 @@ fn trace(events: &[(usize, StampedEvent)], is_ended: bool) -> Value {
             other => {
                 if matches!(
                     other,
-                    QueryEvent::FellBack { .. } | QueryEvent::Replanned { .. } | QueryEvent::Restarted { .. }
+                    QueryEvent::FellBack { .. }
+                        | QueryEvent::Replanned { .. }
+                        | QueryEvent::Enlarged { .. }
+                        | QueryEvent::Restarted { .. }
                 ) {
                     planned_from = at;
                 }

@@ -17,6 +17,7 @@ use gust_protocol::parts::PartsInput;
 use gust_protocol::plan::{PartsExec, PartsLanes};
 
 use super::produced::{Objects, Produced};
+use super::width::LaneParts;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::exec::RemoteFragmentExec;
@@ -89,10 +90,12 @@ async fn gathered(joining: &Joining, with_copies: &Stage, produced: &[Produced])
 
 /// Returns the rows of a stage, all in one lane.
 fn all_rows(produced: &Produced, query: &QueryContext) -> Result<PartsLanes, String> {
+    // A lane of whole partitions has the rows of all producers, whatever the leaf's number is.
+    let lane = LaneParts::whole(0..produced.weights.len());
     let input = PartsInput {
         access: EXCHANGE_ACCESS,
         prefix: query.exchange.prefix.clone(),
-        lanes: vec![produced.slices(&(0..produced.weights.len())).encoded()],
+        lanes: vec![produced.slices(&lane, 0).encoded()],
     };
     PartsLanes::of(&input, &query.id, Arc::clone(&query.exchange.store))
 }

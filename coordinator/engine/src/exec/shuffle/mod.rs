@@ -9,33 +9,43 @@
 //!
 //! The producers of a join's build side may run before the others. If their rows turn out to be few, no other stage leaves rows ([`copies`]).
 //!
-//! The number of fragments is chosen when the sizes are known. Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to one
-//! lane, the same one for all exchanges of the stage.
+//! The number of fragments is chosen when the sizes are known ([`mod@width`]). Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to
+//! one lane, the same one for all exchanges of the stage. Of one that is much larger than others several lanes have a part of one exchange's rows each, and all of the others',
+//! where that gives each row once ([`skew`]).
+//!
+//! A fragment that runs out of memory is run again as one of each of its partitions.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use futures::future::{BoxFuture, try_join_all};
 use futures::{FutureExt, TryStreamExt};
-use gust_protocol::LostInput;
 use gust_protocol::parts::PartsInput;
+use gust_protocol::plan::PartsExec;
+use gust_protocol::{LeafId, LostInput};
 
 use super::RemoteFragmentExec;
 use super::broadcast::{Begun, Joining};
 use super::query::QueryContext;
 use super::run::FragmentAnswer;
+use crate::events::{EventLog, QueryEvent};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
 use crate::planner::graph::{RowsOrder, StageShuffle};
 use crate::planner::keys::{Came, has_no_row};
+use crate::planner::passes::skew;
 use produced::{Produced, Restored};
+use width::{LaneParts, LeafPart, Width, fragments, runs};
 
 mod copies;
 mod produced;
+mod width;
 
 /// Most bytes of rows by partition that travel with responses, and then with requests, of all stages that one reads. One request may have them all, and a payload has 6 MB.
 const PARTS_INLINE_BYTES_MAX: u64 = 1 << 20;
@@ -62,8 +72,12 @@ pub(super) fn parts_inline_bytes_max(stage: &Stage, fragments: usize) -> u64 {
 pub(super) struct ReceivedParts {
     /// Rows by the numbers of the leaves of the stage's plan.
     produced: Vec<Produced>,
-    /// Partitions of each fragment's lanes.
-    fragments: Vec<Vec<Range<usize>>>,
+    /// Partitions from which the stage may make rows.
+    wanted: Vec<bool>,
+    /// Number of fragments with which the stage begins.
+    begun: usize,
+    /// Lanes of the fragments, and of those into which fragments were taken apart.
+    fragments: Mutex<Vec<Arc<[LaneParts]>>>,
     prefix: String,
 }
 
@@ -111,8 +125,61 @@ impl ReceivedParts {
         let bytes_max = FRAGMENT_BYTES_MAX.min(memory.function / MEMORY_PER_FRAGMENT_BYTE).min(here_max).max(1);
         let width =
             Width { planned, most: fragments_max.max(planned), lanes, bytes_min: fragment_bytes_min, bytes_max };
-        let fragments = fragments(&weights, &may_have_rows, width);
-        Self { produced, fragments, prefix }
+        let splittable = splittable(stage);
+        let parts = |partition: usize, share: u64| {
+            let own = |leaf: &LeafId| {
+                let leaf = *leaf as usize;
+                Some((produced.get(leaf)?.weights[partition], leaf))
+            };
+            let heaviest = splittable.iter().filter_map(own).max();
+            let Some((own, leaf)) = heaviest else { return Vec::new() };
+            let count = skew::parts(own, weights[partition], share);
+            let by_producer = produced[leaf].bytes_by_producer(partition);
+            let parts = runs(&by_producer, 0..by_producer.len(), count, &|producer| by_producer[producer] > 0);
+            parts.into_iter().map(|producers| LeafPart { leaf, producers }).collect()
+        };
+        let fragments = fragments(&weights, &may_have_rows, &parts, width);
+        let wanted =
+            (0..input_partitions).map(|partition| weights[partition] > 0 && may_have_rows(partition)).collect();
+        let begun = fragments.len();
+        let fragments = Mutex::new(fragments.into_iter().map(Arc::from).collect());
+        Self { produced, wanted, begun, fragments, prefix }
+    }
+
+    /// Returns the lanes of a fragment.
+    fn lanes(&self, fragment: usize) -> Arc<[LaneParts]> {
+        Arc::clone(&self.fragments.lock().expect("no holder panics")[fragment])
+    }
+
+    /// Takes a fragment apart: makes one of each of its partitions, in their order, and returns their numbers. There are none if it has one partition alone.
+    pub(super) fn taken_apart(&self, fragment: usize) -> Range<usize> {
+        let is_wanted = |lane: &LaneParts| self.wanted[lane.partitions.start];
+        let each: Vec<LaneParts> = self.lanes(fragment).iter().flat_map(LaneParts::each).filter(is_wanted).collect();
+        let mut fragments = self.fragments.lock().expect("no holder panics");
+        let first = fragments.len();
+        if each.len() > 1 {
+            fragments.extend(each.into_iter().map(|lane| -> Arc<[LaneParts]> { Arc::from([lane]) }));
+        }
+        first..fragments.len()
+    }
+
+    /// Tells which partitions several lanes have parts of.
+    pub(super) fn note_split(&self, stage: u32, events: &EventLog) {
+        let fragments = self.fragments.lock().expect("no holder panics").clone();
+        let lanes: Vec<&LaneParts> = fragments.iter().flat_map(|lanes| lanes.iter()).collect();
+        let split: Vec<usize> =
+            lanes.iter().filter(|lane| lane.part.is_some()).map(|lane| lane.partitions.start).collect();
+        let partitions: BTreeSet<usize> = split.iter().copied().collect();
+        if partitions.is_empty() {
+            return;
+        }
+        let bytes_of = |partition: usize| self.produced.iter().map(|produced| produced.weights[partition]).sum::<u64>();
+        let mut all: Vec<u64> = (0..self.wanted.len()).map(bytes_of).collect();
+        let bytes: u64 = partitions.iter().map(|partition| all[*partition]).sum();
+        all.sort_unstable();
+        let median_bytes = all.get(all.len() / 2).copied().unwrap_or_default();
+        let (partitions, parts) = (partitions.len() as u64, split.len() as u64);
+        events.push(QueryEvent::PartitionsSplit { stage, partitions, parts, bytes, median_bytes });
     }
 
     /// Returns the rows as they are if they are one stage's.
@@ -120,9 +187,9 @@ impl ReceivedParts {
         self.produced.pop().filter(|_| self.produced.is_empty())
     }
 
-    /// Returns the number of fragments: none where there are no rows.
+    /// Returns the number of fragments with which the stage begins: none where there are no rows.
     pub(super) fn fragments(&self) -> usize {
-        self.fragments.len()
+        self.begun
     }
 
     /// Returns the most times that one fragment runs again because rows were lost and are there again.
@@ -132,27 +199,31 @@ impl ReceivedParts {
 
     /// Returns the rows of a fragment, by the numbers of the plan's leaves. They are those of the attempts that are read now.
     pub(super) fn inputs(&self, fragment: usize) -> Vec<PartsInput> {
-        let input = |produced: &Produced| PartsInput {
+        let lanes = self.lanes(fragment);
+        let input = |(leaf, produced): (usize, &Produced)| PartsInput {
             access: EXCHANGE_ACCESS,
             prefix: self.prefix.clone(),
-            lanes: self.fragments[fragment].iter().map(|run| produced.slices(run).encoded()).collect(),
+            lanes: lanes.iter().map(|lane| produced.slices(lane, leaf).encoded()).collect(),
         };
-        self.produced.iter().map(input).collect()
+        self.produced.iter().enumerate().map(input).collect()
     }
 
     /// Returns the work of a fragment with its rows.
     pub(super) fn work(&self, fragment: usize) -> PartsWork {
         let mut work = PartsWork::default();
-        for run in &self.fragments[fragment] {
-            self.produced.iter().for_each(|produced| produced.add_work(run, &mut work));
+        for lane in self.lanes(fragment).iter() {
+            self.produced.iter().enumerate().for_each(|(leaf, produced)| produced.add_work(lane, leaf, &mut work));
         }
         work
     }
 
     /// Returns the encoded bytes of a fragment's rows.
     fn bytes_of(&self, fragment: usize) -> u64 {
-        let partitions = self.fragments[fragment].iter().flat_map(Clone::clone);
-        partitions.map(|partition| self.produced.iter().map(|produced| produced.weights[partition]).sum::<u64>()).sum()
+        let lanes = self.lanes(fragment);
+        let of_lane = |lane: &LaneParts| -> u64 {
+            self.produced.iter().enumerate().map(|(leaf, produced)| produced.bytes_of(lane, leaf)).sum()
+        };
+        lanes.iter().map(of_lane).sum()
     }
 
     /// Makes rows anew that are lost, if that gives the same rows. Others that are gone, too, are made anew with them. Returns false where it does not.
@@ -178,15 +249,14 @@ impl ReceivedParts {
 
     /// Returns the bytes of all rows.
     pub(super) fn bytes(&self) -> u64 {
-        (0..self.fragments.len()).map(|fragment| self.bytes_of(fragment)).sum()
+        (0..self.begun).map(|fragment| self.bytes_of(fragment)).sum()
     }
 
     /// Returns the times that fragments are expected to take.
     pub(super) fn expected(&self, stage: &Stage) -> Vec<Duration> {
-        let time = |fragment: usize| {
-            stage.shuffle.model.fragment_time(self.bytes_of(fragment), self.fragments[fragment].len())
-        };
-        (0..self.fragments.len()).map(time).collect()
+        let time =
+            |fragment: usize| stage.shuffle.model.fragment_time(self.bytes_of(fragment), self.lanes(fragment).len());
+        (0..self.begun).map(time).collect()
     }
 }
 
@@ -199,52 +269,25 @@ struct Memory {
     here: u64,
 }
 
-/// Bounds of a stage's fragments.
-#[derive(Debug, Clone, Copy)]
-struct Width {
-    /// Fragments by the plan.
-    planned: usize,
-    /// Most fragments.
-    most: usize,
-    lanes: usize,
-    /// Bytes that a fragment has at least, unless there are fewer.
-    bytes_min: u64,
-    /// Bytes above which there are more fragments than planned.
-    bytes_max: u64,
-}
-
-impl Width {
-    fn fragments(&self, bytes: u64) -> usize {
-        let of = |each: u64| usize::try_from(bytes.div_ceil(each.max(1))).unwrap_or(usize::MAX);
-        of(self.bytes_min).min(self.planned).max(of(self.bytes_max)).clamp(1, self.most.max(1))
+/// Lists the leaves of a stage whose rows may be in several lanes, by their numbers. Fragments that are taken in order are of one range each.
+fn splittable(stage: &Stage) -> Vec<LeafId> {
+    // A root that says how rows are parted is not run.
+    let root = stage.plan.downcast_ref::<RepartitionExec>().filter(|_| stage.shuffle.partitions.is_some());
+    let plan = root.map_or(&stage.plan, RepartitionExec::input);
+    match stage.order {
+        RowsOrder::InOrder => Vec::new(),
+        RowsOrder::Any | RowsOrder::Merged => {
+            skew::splittable(plan, &mut |plan| plan.downcast_ref::<PartsExec>().map(PartsExec::input))
+        }
     }
 }
 
-/// Cuts partitions of these bytes into runs, one a lane. A run begins and ends with a partition that has bytes and whose join may have rows. Its other partitions
-/// are read, too, so that all bytes count for its length.
-fn fragments(weights: &[u64], may_have_rows: &dyn Fn(usize) -> bool, width: Width) -> Vec<Vec<Range<usize>>> {
-    let total: u64 = weights.iter().sum();
-    if total == 0 {
-        return Vec::new();
-    }
-    let lanes = width.lanes;
-    let runs = width.fragments(total) * lanes.max(1);
-    let (mut ends, mut sum) = (vec![0; runs], 0_u128);
-    for (partition, weight) in weights.iter().enumerate() {
-        sum += u128::from(*weight);
-        // A run ends with the partition by whose end it has its share.
-        let full = (sum * runs as u128 / u128::from(total)) as usize;
-        ends[..full.min(runs)].iter_mut().filter(|end| **end == 0).for_each(|end| *end = partition + 1);
-    }
-    let is_wanted = |partition: &usize| weights[*partition] > 0 && may_have_rows(*partition);
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    let trimmed = |(start, end): (usize, &usize)| {
-        let first = (start..*end).find(is_wanted)?;
-        let end = (first..*end).rfind(is_wanted)? + 1;
-        Some(first..end)
-    };
-    let cut: Vec<Range<usize>> = starts.zip(&ends).filter_map(trimmed).collect();
-    cut.chunks(lanes.max(1)).map(<[Range<usize>]>::to_vec).collect()
+/// Returns the most fragments of a stage over exchanges, with those into which they may be taken apart.
+pub(super) fn fragments_most(stage: &Stage) -> usize {
+    let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
+    // Lanes are those of the widest stage, half as many for partitions that are split, and one for what lies between them. Each is taken apart once.
+    let begun = stage.shuffle.fragments_max.max(stage.fragments.len()) * lanes * 3 / 2 + stage.shuffle.input_partitions;
+    2 * begun
 }
 
 /// Returns the number of fragments with which a stage begins.
@@ -330,82 +373,4 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         Ok(produced)
     }
     .boxed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_cut_into_runs_of_like_size() {
-        #[track_caller]
-        fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[(usize, usize)]]) {
-            let width = Width { planned: most, most, lanes, bytes_min, bytes_max: u64::MAX };
-            let runs = fragments(weights, &|_| true, width);
-            let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
-            assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {most} {lanes} {bytes_min}");
-        }
-        check(&[1, 1, 1, 1], 2, 1, 1, &[&[(0, 2)], &[(2, 4)]]);
-        check(&[1, 1, 1, 1], 2, 2, 1, &[&[(0, 1), (1, 2)], &[(2, 3), (3, 4)]]);
-        check(&[1, 1, 1, 1], 8, 1, 2, &[&[(0, 2)], &[(2, 4)]]);
-        check(&[1, 1, 1, 1], 8, 1, 100, &[&[(0, 4)]]);
-        check(&[9, 1, 1, 1], 2, 1, 1, &[&[(0, 1)], &[(1, 4)]]);
-        check(&[1, 1, 1, 9], 2, 1, 1, &[&[(0, 4)]]);
-        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(2, 3)]]);
-        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (3, 4)]]);
-        check(&[0, 0, 0], 4, 1, 1, &[]);
-    }
-
-    #[test]
-    fn partitions_whose_join_has_no_row_are_trimmed_and_count() {
-        #[track_caller]
-        fn check(weights: &[u64], wanted: &[usize], lanes: usize, expect: &[&[(usize, usize)]]) {
-            // A lane should read at most 10 bytes.
-            let width = Width { planned: 1, most: 100, lanes, bytes_min: 1, bytes_max: 10 * lanes as u64 };
-            let runs = fragments(weights, &|partition| wanted.contains(&partition), width);
-            let ends = |lanes: &Vec<Range<usize>>| lanes.iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
-            assert_eq!(runs.iter().map(ends).collect::<Vec<_>>(), expect, "{weights:?} {wanted:?} {lanes}");
-        }
-        // At the ends, and all.
-        check(&[5, 5, 5, 5], &[1], 1, &[&[(1, 2)]]);
-        check(&[5, 5, 5, 5], &[2], 1, &[&[(2, 3)]]);
-        check(&[5, 5, 5, 5], &[], 1, &[]);
-        // Between two that are wanted: what is read counts.
-        check(&[1, 8, 1, 10], &[0, 2], 1, &[&[(0, 3)]]);
-        check(&[1, 10, 10, 10, 10, 10, 1], &[0, 6], 1, &[&[(0, 1)], &[(6, 7)]]);
-        check(&[1, 9, 10, 9, 1], &[0, 4], 2, &[&[(0, 1), (4, 5)]]);
-        // One without bytes is not wanted.
-        check(&[0, 5, 5, 0], &[0, 1, 2, 3], 1, &[&[(1, 3)]]);
-    }
-
-    #[test]
-    fn a_stage_has_as_many_fragments_as_its_bytes_need() {
-        // Planned are 4 of at most 100. A fragment should have 10 to 1,000 bytes.
-        let width = Width { planned: 4, most: 100, lanes: 1, bytes_min: 10, bytes_max: 1_000 };
-        for (bytes, expect) in
-            [(1, 1), (10, 1), (25, 3), (40, 4), (4_000, 4), (4_001, 5), (50_000, 50), (100_001, 100), (u64::MAX, 100)]
-        {
-            assert_eq!(width.fragments(bytes), expect, "{bytes}");
-        }
-        // With a number of partitions all planned ones are used.
-        assert_eq!(Width { bytes_min: 1, ..width }.fragments(25), 4);
-    }
-
-    #[test]
-    fn every_partition_with_rows_is_in_one_run() {
-        for seed in 0_u64..200 {
-            let weights: Vec<u64> = (0..1 + seed % 17).map(|at| (seed * 31 + at * at * 7) % 5 * (at % 3)).collect();
-            let may_have_rows = |at: usize| !(seed as usize + at * 5).is_multiple_of(4);
-            for (most, lanes) in [(1, 1), (3, 1), (4, 2), (100, 3)] {
-                let width = Width { planned: most, most, lanes, bytes_min: 1, bytes_max: u64::MAX };
-                let runs: Vec<Range<usize>> = fragments(&weights, &may_have_rows, width).concat();
-                let covered = |at: &usize| runs.iter().filter(|run| run.contains(at)).count();
-                for (at, weight) in weights.iter().enumerate() {
-                    let is_wanted = *weight > 0 && may_have_rows(at);
-                    assert!(covered(&at) == 1 || (covered(&at) == 0 && !is_wanted), "{weights:?} {runs:?}");
-                }
-                assert!(runs.len() <= most * lanes);
-            }
-        }
-    }
 }

@@ -15,6 +15,7 @@ use gust_protocol::parts::{LaneSlices, Regions, Slice};
 use gust_protocol::{Base64, FragmentId, FragmentResult, LostInput, PartsPlace, StreamSummary};
 use object_store::path::Path;
 
+use super::width::LaneParts;
 use super::{PartsWork, ReceivedParts, SLICE_BYTES};
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::query::QueryContext;
@@ -245,16 +246,33 @@ impl Produced {
         events.push(QueryEvent::RowsParted { stage, partitions, objects, bytes });
     }
 
-    /// Returns the slices of a run of partitions. Producers without rows in it are left out.
-    pub(super) fn slices(&self, partitions: &Range<usize>) -> LaneSlices {
-        let slices = self.fragments.iter().filter_map(|fragment| fragment.rows().slice(&fragment.id, partitions));
-        LaneSlices { slices: slices.collect() }
+    /// Lists the producers that a lane reads, where these rows are those of the leaf of this number.
+    fn read_by(&self, lane: &LaneParts, leaf: usize) -> &[ProducedFragment] {
+        let some = lane.producers(leaf).and_then(|producers| self.fragments.get(producers.clone()));
+        some.unwrap_or(&self.fragments)
     }
 
-    /// Adds the work of a lane with a run of partitions.
-    pub(super) fn add_work(&self, partitions: &Range<usize>, work: &mut PartsWork) {
-        for rows in self.fragments.iter().map(ProducedFragment::rows) {
-            match rows.bytes_of(partitions) {
+    /// Returns the slices of a lane, where these rows are those of the leaf of this number. Producers without rows for it are left out.
+    pub(super) fn slices(&self, lane: &LaneParts, leaf: usize) -> LaneSlices {
+        let slice = |fragment: &ProducedFragment| fragment.rows().slice(&fragment.id, &lane.partitions);
+        LaneSlices { slices: self.read_by(lane, leaf).iter().filter_map(slice).collect() }
+    }
+
+    /// Returns the bytes of a lane, where these rows are those of the leaf of this number.
+    pub(super) fn bytes_of(&self, lane: &LaneParts, leaf: usize) -> u64 {
+        let bytes = |fragment: &ProducedFragment| fragment.rows().bytes_of(&lane.partitions);
+        self.read_by(lane, leaf).iter().map(bytes).sum()
+    }
+
+    /// Lists the bytes of a partition by the producers of its rows.
+    pub(super) fn bytes_by_producer(&self, partition: usize) -> Vec<u64> {
+        self.fragments.iter().map(|fragment| fragment.rows().bytes_of(&(partition..partition + 1))).collect()
+    }
+
+    /// Adds the work of a lane, where these rows are those of the leaf of this number.
+    pub(super) fn add_work(&self, lane: &LaneParts, leaf: usize, work: &mut PartsWork) {
+        for rows in self.read_by(lane, leaf).iter().map(ProducedFragment::rows) {
+            match rows.bytes_of(&lane.partitions) {
                 0 => continue,
                 bytes if rows.inline.is_some() => work.inline_bytes += bytes,
                 bytes => (work.reads, work.bytes) = (work.reads + 1, work.bytes + bytes),

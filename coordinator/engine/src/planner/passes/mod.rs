@@ -7,6 +7,7 @@ pub mod facts;
 pub mod kept;
 pub mod pack;
 pub mod shuffle;
+pub mod skew;
 pub mod spread;
 pub mod stages;
 pub mod tails;

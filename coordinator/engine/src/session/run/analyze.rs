@@ -77,7 +77,7 @@ impl RunningStatement {
         let plans = plan.map(|plan| analyzed::plans(&plan, &statement, &options));
         // The rows were the query's.
         let rows = std::mem::take(&mut self.rows);
-        if let Some(ClosedAtEnd(attempts)) = &self.attempts {
+        for ClosedAtEnd(attempts) in &self.attempts {
             attempts.close();
         }
         let reads = own_reads(&self.session, &self.ahead).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fragment_fn::ahead::AheadAccount;
+use futures::future::join_all;
 use tracing::Instrument;
 
 use super::{RunningStatement, Session};
@@ -61,12 +62,11 @@ impl RunningStatement {
         self.stream = None;
         if self.work.as_ref().is_some_and(|work| work.keeps_objects()) {
             // Another coordinator may read what is in the exchange. The one that ends the journal removes it.
-            self.attempts = None;
+            self.attempts.clear();
             self.session.engine.has_settled(&self.id);
         }
-        if let Some(closed) = self.attempts.take() {
-            let attempts = closed.0.clone();
-            drop(closed);
+        let attempts: Vec<QueryAttempts> = self.attempts.drain(..).map(|closed| closed.0.clone()).collect();
+        if !attempts.is_empty() {
             let leftovers = Leftovers::of(&self.events.snapshot());
             clean(self.session.clone(), self.id.clone(), attempts, leftovers).await;
         }
@@ -98,7 +98,7 @@ async fn completed(account: &AheadAccount) {
 }
 
 /// Removes the objects of the attempts now, and again when the last attempt has ended.
-async fn clean(session: Session, id: String, attempts: QueryAttempts, leftovers: Leftovers) {
+async fn clean(session: Session, id: String, attempts: Vec<QueryAttempts>, leftovers: Leftovers) {
     let engine = session.engine.clone();
     let exchange = engine.exchange();
     // The engine's stores serve if the query's cannot be opened.
@@ -116,7 +116,7 @@ async fn clean(session: Session, id: String, attempts: QueryAttempts, leftovers:
     }
     let workers = engine.workers.clone();
     let later = async move {
-        attempts.all_ended().await;
+        join_all(attempts.iter().map(QueryAttempts::all_ended)).await;
         engine.clean(&id, &exchange).await;
         engine.has_settled(&id);
     };

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  hash joins ──── memory is full ───► sort-merge joins, at the same place ──► rows, or an error that names the need
+//!  hash joins in functions ─ memory of one is full ─► sort-merge joins in functions ─┐
+//!  other functions ───────── memory of one is full ──────────────────────────────────┴─► functions of the next larger size, if there is one ─► …
 //!  functions that read of functions
 //!     └── rows are lost and not made anew ──► the same once more ──► rows, or an error that names what is lost
 //!  files of earlier listings ──── the store has others by now ──► decided anew, by its own listings
@@ -14,7 +16,9 @@
 //! as a whole. The report counts both runs. A cap and the deadline hold for both together. The place stays the same,
 //! unless the new plan cannot run on functions, or files have changed: other files may be many more.
 //!
-//! Non-goals: other operators that cannot spill, memory of functions, and rows that CREATE TABLE AS has kept already.
+//! A fragment over rows of other functions has been tried partition by partition before (`exec/run.rs`).
+//!
+//! Non-goals: other operators of the coordinator that cannot spill, and rows that CREATE TABLE AS has kept already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +69,11 @@ impl Replan {
     }
 }
 
+/// Returns true if functions do hash joins.
+fn have_hash_joins(functions: &FunctionsPlan) -> bool {
+    functions.stages.iter().any(|stage| has_hash_joins(&stage.plan))
+}
+
 fn has_hash_joins(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.exists(|node| Ok(node.is::<HashJoinExec>())).unwrap_or(false)
 }
@@ -79,6 +88,29 @@ impl RunningStatement {
         self.events.push(QueryEvent::Replanned { reason: error.message().to_owned() });
         self.sort_merge_joins = true;
         Box::pin(self.run_again(replan, Again::Finer { more: MORE_FRAGMENTS })).await
+    }
+
+    /// Runs the query once more after a function's memory did not suffice: with sort-merge joins where functions did hash joins, else on larger functions. A
+    /// query for which there is neither may still fall back; else it returns the error.
+    pub(super) async fn replan_functions_after(&mut self, error: QueryError) -> Result<(), QueryError> {
+        let replan = self.replan.take().filter(|_| self.rows == 0);
+        let functions = replan.as_ref().and_then(|replan| replan.functions.as_ref());
+        let again = match functions {
+            Some(functions) if !self.sort_merge_joins && have_hash_joins(functions) => Some(Again::Alike),
+            // A cap counts on the first size's price, and another coordinator would go on with the first size.
+            Some(functions) if self.cap.is_none() && self.work.is_none() => {
+                functions.larger().map(|size| Again::Larger { memory_mb: size.memory_mb })
+            }
+            _ => None,
+        };
+        let Some((replan, again)) = replan.zip(again) else { return Box::pin(self.fall_back(error)).await };
+        let reason = error.message().to_owned();
+        self.events.push(match again {
+            Again::Larger { memory_mb } => QueryEvent::Enlarged { memory_mb, reason },
+            Again::Alike | Again::Finer { .. } => QueryEvent::Replanned { reason },
+        });
+        self.sort_merge_joins |= again == Again::Alike;
+        Box::pin(self.run_again(replan, again)).await
     }
 
     /// Runs the query once more from its beginning, after rows between functions were lost and not made anew.
@@ -128,8 +160,9 @@ impl RunningStatement {
                 None => planner.here(state, &logical, decision).await,
             };
             let planned = planned.map_err(QueryError::from_engine)?;
-            // Memory may be short after a restart, too.
-            let replan = (again == Again::Alike).then(|| Replan::of(&planned, &logical)).flatten();
+            // Memory may be short after a restart, too, and after sort-merge joins in functions there are larger functions.
+            let may_again = matches!(again, Again::Alike | Again::Larger { .. });
+            let replan = may_again.then(|| Replan::of(&planned, &logical)).flatten();
             Ok((planned, replan))
         };
         let (planned, replan) = self.planned_in_time(planning).await?;

@@ -139,7 +139,7 @@ impl Session {
             restarted: false,
             sort_merge_joins: false,
             functions: None,
-            attempts: None,
+            attempts: Vec::new(),
             cap: None,
             watched: None,
             creating: None,

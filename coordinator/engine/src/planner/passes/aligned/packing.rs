@@ -4,26 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::common::JoinType;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::joins::{HashJoinExec, SortMergeJoinExec};
-use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use gust_protocol::LeafId;
 use gust_protocol::plan::file_scan;
 
 use super::layout::{GroupKey, files};
 use crate::planner::keys::has_no_row_over;
-use crate::planner::passes::cut::is_partition_local;
 use crate::planner::passes::pack::{Lane, PackedFragment, PackedUnits, Packing, lightest_first, pack};
+use crate::planner::passes::skew::{SHARES_MIN, parts, splittable};
 use crate::planner::passes::units::{Unit, WeighedFile, units_of, weighed};
-
-/// Shares of a lane that a partition has at least for it to be split.
-const SHARES_MIN: u64 = 2;
-
-/// Most parts of a partition.
-const PARTS_MAX: u64 = 64;
 
 /// Files of an aligned stage, by partition.
 #[derive(Debug)]
@@ -53,7 +44,7 @@ impl AlignedFiles {
         }
         let mut partitions: Vec<PartitionFiles> = by_key.into_values().collect();
         partitions.retain(|PartitionFiles(files)| !has_no_row(plan, &|leaf| !files.contains_key(&leaf)));
-        Self { partitions, splittable: splittable(plan, &mut 0) }
+        Self { partitions, splittable: splittable_scans(plan) }
     }
 
     /// Packs the partitions, or parts of them, each into one lane.
@@ -125,9 +116,7 @@ impl PartitionFiles {
         let heaviest = splittable.iter().filter_map(|leaf| Some((weight_of(self.0.get(leaf)?), *leaf))).max();
         let Some((own, split)) = heaviest else { return whole() };
         let total = self.weight();
-        let wanted = own.div_ceil(share).min(PARTS_MAX);
-        let most = own.checked_div(total - own).map_or(wanted, |times| times.saturating_add(1));
-        let count = usize::try_from(wanted.min(most)).unwrap_or(1);
+        let count = parts(own, total, share);
         if total < share.saturating_mul(SHARES_MIN) || count < 2 {
             return whole();
         }
@@ -169,27 +158,8 @@ fn has_no_row(plan: &Arc<dyn ExecutionPlan>, is_empty: &dyn Fn(LeafId) -> bool) 
     visit(plan, &mut 0, is_empty)
 }
 
-/// Lists the scans whose rows may be in several lanes, each with all rows of the others: the plan's rows are then those of all lanes, each once. `next` is
-/// the number of the plan's first scan.
-fn splittable(plan: &Arc<dyn ExecutionPlan>, next: &mut LeafId) -> Vec<LeafId> {
-    if file_scan(plan).is_some() {
-        *next += 1;
-        return vec![*next - 1];
-    }
-    let mut below: Vec<Vec<LeafId>> = plan.children().into_iter().map(|child| splittable(child, next)).collect();
-    let hash = plan.downcast_ref::<HashJoinExec>().map(|join| *join.join_type());
-    let sorted = || plan.downcast_ref::<SortMergeJoinExec>().map(SortMergeJoinExec::join_type);
-    match (hash.or_else(sorted), below.len()) {
-        (Some(JoinType::Inner), _) => below.concat(),
-        // A row of the other side without a match would come once a lane.
-        (Some(JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark), 2) => {
-            below.swap_remove(0)
-        }
-        (Some(JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark), 2) => {
-            below.swap_remove(1)
-        }
-        // Groups and windows have all rows of a key in one lane.
-        (None, 1) if is_partition_local(plan) || plan.is::<SortPreservingMergeExec>() => below.swap_remove(0),
-        _ => Vec::new(),
-    }
+/// Lists the scans of a plan whose rows may be in several lanes, by their numbers.
+fn splittable_scans(plan: &Arc<dyn ExecutionPlan>) -> Vec<LeafId> {
+    let mut scans = 0..;
+    splittable(plan, &mut |plan| file_scan(plan).and_then(|_| scans.next()))
 }

@@ -1,0 +1,343 @@
+//! Partitions of a stage's rows, cut into lanes and fragments once the bytes of all are known. Pure.
+//!
+//! ```text
+//!  bytes of partitions   1 1 1 | 9 9 9 | 1 1 1 1      nine times the median: three lanes have a part of one leaf's rows each
+//!  lanes                 0..3    3 3 3   6..10        others have some neighbouring partitions, as even as can be
+//! ```
+
+use std::ops::Range;
+
+use crate::planner::passes::skew::SHARES_MIN;
+
+/// Times of the median that a partition has at least for it to be much larger than the others.
+const MEDIANS_MIN: u64 = 4;
+
+/// Rows of one lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LaneParts {
+    /// Neighbouring partitions.
+    pub(super) partitions: Range<usize>,
+    /// Part that it has of one leaf's rows. Other lanes have the rest of them, and each has all rows of the other leaves. None where it has all rows.
+    pub(super) part: Option<LeafPart>,
+}
+
+/// Part of the rows of one leaf of a stage's plan: those of some neighbouring producers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LeafPart {
+    pub(super) leaf: usize,
+    pub(super) producers: Range<usize>,
+}
+
+impl LaneParts {
+    /// Returns a lane that has all rows of these partitions.
+    pub(super) fn whole(partitions: Range<usize>) -> Self {
+        Self { partitions, part: None }
+    }
+
+    /// Returns the producers whose rows it has of a leaf. None where it has those of all.
+    pub(super) fn producers(&self, leaf: usize) -> Option<&Range<usize>> {
+        self.part.as_ref().filter(|part| part.leaf == leaf).map(|part| &part.producers)
+    }
+
+    /// Returns a lane of each of its partitions, in their order. Parts stay as they are.
+    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+        let part = &self.part;
+        self.partitions.clone().map(move |at| Self { partitions: at..at + 1, part: part.clone() })
+    }
+}
+
+/// Bounds of a stage's fragments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Width {
+    /// Fragments by the plan.
+    pub(super) planned: usize,
+    /// Most fragments.
+    pub(super) most: usize,
+    pub(super) lanes: usize,
+    /// Bytes that a fragment has at least, unless there are fewer.
+    pub(super) bytes_min: u64,
+    /// Bytes above which there are more fragments than planned.
+    pub(super) bytes_max: u64,
+}
+
+impl Width {
+    fn fragments(&self, bytes: u64) -> usize {
+        let of = |each: u64| usize::try_from(bytes.div_ceil(each.max(1))).unwrap_or(usize::MAX);
+        of(self.bytes_min).min(self.planned).max(of(self.bytes_max)).clamp(1, self.most.max(1))
+    }
+
+    /// Returns the least bytes of a partition whose rows may be in several lanes: it is much larger than the others or than what a lane should read, has at least two
+    /// lanes' even share, and is not smaller than a fragment should be.
+    fn large(&self, weights: &[u64], share: u64) -> u64 {
+        let mut sorted = weights.to_vec();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        let of_lane = (self.bytes_max / self.lanes.max(1) as u64).saturating_add(1);
+        let large = median.saturating_mul(MEDIANS_MIN).min(of_lane);
+        large.max(share.saturating_mul(SHARES_MIN)).max(self.bytes_min)
+    }
+}
+
+/// Cuts partitions of these bytes into lanes, and these into fragments. A lane begins and ends with a partition that has bytes and whose join may have rows. Its other
+/// partitions are read, too, so that all bytes count for its length. `parts` makes the parts of a large partition, for lanes of so many bytes; none where its
+/// rows have to stay together.
+pub(super) fn fragments(
+    weights: &[u64],
+    may_have_rows: &dyn Fn(usize) -> bool,
+    parts: &dyn Fn(usize, u64) -> Vec<LeafPart>,
+    width: Width,
+) -> Vec<Vec<LaneParts>> {
+    let total: u64 = weights.iter().sum();
+    if total == 0 {
+        return Vec::new();
+    }
+    let lanes = width.lanes.max(1);
+    let count = width.fragments(total).saturating_mul(lanes);
+    // Bytes of a lane, if all had as many.
+    let share = (total / count as u64).max(1);
+    let large = width.large(weights, share);
+    let is_wanted = |partition: usize| weights[partition] > 0 && may_have_rows(partition);
+    let whole = |among: Range<usize>| {
+        let count = match among.len() == weights.len() {
+            true => count,
+            false => {
+                let bytes: u64 = weights[among.clone()].iter().sum();
+                usize::try_from((bytes + share / 2) / share).unwrap_or(usize::MAX).clamp(1, count)
+            }
+        };
+        runs(weights, among, count, &is_wanted).into_iter().map(LaneParts::whole)
+    };
+    let (mut cut, mut begin): (Vec<LaneParts>, usize) = (Vec::new(), 0);
+    for partition in (0..weights.len()).filter(|partition| weights[*partition] >= large && is_wanted(*partition)) {
+        let parts = parts(partition, share);
+        if parts.len() > 1 {
+            cut.extend(whole(begin..partition));
+            let lane = |part| LaneParts { part: Some(part), ..LaneParts::whole(partition..partition + 1) };
+            cut.extend(parts.into_iter().map(lane));
+            begin = partition + 1;
+        }
+    }
+    cut.extend(whole(begin..weights.len()));
+    cut.chunks(lanes).map(<[LaneParts]>::to_vec).collect()
+}
+
+/// Cuts some neighbours with these bytes into at most so many runs, of bytes as even as can be. A run begins and ends with a neighbour that is wanted.
+pub(super) fn runs(
+    weights: &[u64],
+    among: Range<usize>,
+    count: usize,
+    is_wanted: &dyn Fn(usize) -> bool,
+) -> Vec<Range<usize>> {
+    let heaviest = |ends: &[usize]| {
+        let starts = std::iter::once(&among.start).chain(ends);
+        starts.zip(ends).map(|(start, end)| weights[*start..*end].iter().sum::<u64>()).max()
+    };
+    let own = &weights[among.clone()];
+    let share = own.iter().sum::<u64>() / count.max(1) as u64;
+    let even = even(weights, &among, count);
+    // One of more than a share is better alone.
+    let light = own.iter().any(|weight| *weight > share).then(|| light(weights, &among, count));
+    let ends = match light {
+        Some(light) if heaviest(&light) < heaviest(&even) => light,
+        _ => even,
+    };
+    let starts = std::iter::once(among.start).chain(ends.iter().copied());
+    let trimmed = |(start, end): (usize, &usize)| {
+        let first = (start..*end).find(|at| is_wanted(*at))?;
+        let end = (first..*end).rfind(|at| is_wanted(*at))? + 1;
+        Some(first..end)
+    };
+    starts.zip(&ends).filter_map(trimmed).collect()
+}
+
+/// Returns the ends of runs, each of which ends where the sum of the bytes has its share. Some may be empty.
+fn even(weights: &[u64], among: &Range<usize>, count: usize) -> Vec<usize> {
+    let total: u128 = weights[among.clone()].iter().map(|weight| u128::from(*weight)).sum();
+    let (mut ends, mut sum) = (vec![among.start; count], 0_u128);
+    for at in among.clone() {
+        sum += u128::from(weights[at]);
+        let full = (sum * count as u128).checked_div(total).unwrap_or_default() as usize;
+        ends[..full.min(count)].iter_mut().filter(|end| **end == among.start).for_each(|end| *end = at + 1);
+    }
+    ends
+}
+
+/// Returns the ends of at most so many runs, the heaviest of which is as light as can be.
+fn light(weights: &[u64], among: &Range<usize>, count: usize) -> Vec<usize> {
+    let ends = |most: u64| {
+        let (mut ends, mut sum) = (Vec::new(), 0_u64);
+        for at in among.clone() {
+            let more = sum.saturating_add(weights[at]);
+            let is_full = more > most && sum > 0;
+            if is_full {
+                ends.push(at);
+            }
+            sum = if is_full { weights[at] } else { more };
+        }
+        ends.push(among.end);
+        ends
+    };
+    let own = &weights[among.clone()];
+    let (mut least, mut most) = (own.iter().copied().max().unwrap_or_default(), own.iter().sum::<u64>());
+    while least < most {
+        let middle = least + (most - least) / 2;
+        if ends(middle).len() <= count { most = middle } else { least = middle + 1 }
+    }
+    ends(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wholes(fragments: &[Vec<LaneParts>]) -> Vec<Vec<(usize, usize)>> {
+        let ends = |lane: &LaneParts| (lane.partitions.start, lane.partitions.end);
+        fragments.iter().map(|lanes| lanes.iter().map(ends).collect()).collect()
+    }
+
+    fn none(_: usize, _: u64) -> Vec<LeafPart> {
+        Vec::new()
+    }
+
+    #[test]
+    fn partitions_are_cut_into_runs_of_like_size() {
+        #[track_caller]
+        fn check(weights: &[u64], most: usize, lanes: usize, bytes_min: u64, expect: &[&[(usize, usize)]]) {
+            let width = Width { planned: most, most, lanes, bytes_min, bytes_max: u64::MAX };
+            let cut = wholes(&fragments(weights, &|_| true, &none, width));
+            assert_eq!(cut, expect, "{weights:?} {most} {lanes} {bytes_min}");
+        }
+        check(&[1, 1, 1, 1], 2, 1, 1, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 2, 2, 1, &[&[(0, 1), (1, 2)], &[(2, 3), (3, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 2, &[&[(0, 2)], &[(2, 4)]]);
+        check(&[1, 1, 1, 1], 8, 1, 100, &[&[(0, 4)]]);
+        check(&[0, 0, 5, 0], 4, 1, 1, &[&[(2, 3)]]);
+        check(&[5, 0, 0, 5], 4, 2, 1, &[&[(0, 1), (3, 4)]]);
+        check(&[0, 0, 0], 4, 1, 1, &[]);
+    }
+
+    #[test]
+    fn a_large_partition_has_a_function_alone_and_small_ones_share_one() {
+        #[track_caller]
+        fn check(weights: &[u64], most: usize, expect: &[&[(usize, usize)]]) {
+            let width = Width { planned: most, most, lanes: 1, bytes_min: 1, bytes_max: u64::MAX };
+            assert_eq!(wholes(&fragments(weights, &|_| true, &none, width)), expect, "{weights:?} {most}");
+        }
+        check(&[9, 1, 1, 1], 2, &[&[(0, 1)], &[(1, 4)]]);
+        check(&[1, 1, 1, 9], 2, &[&[(0, 3)], &[(3, 4)]]);
+        check(&[1, 1, 10, 1, 1], 3, &[&[(0, 2)], &[(2, 3)], &[(3, 5)]]);
+        let mut weights = vec![1; 256];
+        weights[100] = 1_000;
+        check(&weights, 3, &[&[(0, 100)], &[(100, 101)], &[(101, 256)]]);
+    }
+
+    #[test]
+    fn partitions_whose_join_has_no_row_are_trimmed_and_count() {
+        #[track_caller]
+        fn check(weights: &[u64], wanted: &[usize], lanes: usize, expect: &[&[(usize, usize)]]) {
+            // A lane should read at most 10 bytes.
+            let width = Width { planned: 1, most: 100, lanes, bytes_min: 1, bytes_max: 10 * lanes as u64 };
+            let cut = wholes(&fragments(weights, &|partition| wanted.contains(&partition), &none, width));
+            assert_eq!(cut, expect, "{weights:?} {wanted:?} {lanes}");
+        }
+        // At the ends, and all.
+        check(&[5, 5, 5, 5], &[1], 1, &[&[(1, 2)]]);
+        check(&[5, 5, 5, 5], &[2], 1, &[&[(2, 3)]]);
+        check(&[5, 5, 5, 5], &[], 1, &[]);
+        // Between two that are wanted: what is read counts.
+        check(&[1, 8, 1, 10], &[0, 2], 1, &[&[(0, 3)]]);
+        check(&[1, 10, 10, 10, 10, 10, 1], &[0, 6], 1, &[&[(0, 1)], &[(6, 7)]]);
+        check(&[1, 9, 10, 9, 1], &[0, 4], 2, &[&[(0, 1), (4, 5)]]);
+        // One without bytes is not wanted.
+        check(&[0, 5, 5, 0], &[0, 1, 2, 3], 1, &[&[(1, 3)]]);
+    }
+
+    #[test]
+    fn large_partitions_are_split_and_others_are_not() {
+        /// Checks the lanes: partitions, and the producers of the leaf that is split.
+        #[track_caller]
+        fn check(weights: &[u64], width: Width, expect: &[&str]) {
+            let halves = |_: usize, _: u64| -> Vec<LeafPart> {
+                [0..2, 2..5].into_iter().map(|producers| LeafPart { leaf: 1, producers }).collect()
+            };
+            let lane = |lane: &LaneParts| {
+                let part = lane.producers(1).map_or_else(String::new, |producers| format!(" of {producers:?}"));
+                assert_eq!(lane.producers(0), None);
+                format!("{:?}{part}", lane.partitions)
+            };
+            let cut = fragments(weights, &|_| true, &halves, width).concat();
+            assert_eq!(cut.iter().map(lane).collect::<Vec<_>>(), expect, "{weights:?} {width:?}");
+        }
+        let width = Width { planned: 4, most: 4, lanes: 1, bytes_min: 1, bytes_max: u64::MAX };
+        check(&[1, 1, 20, 1, 1], width, &["0..2", "2..3 of 0..2", "2..3 of 2..5", "3..5"]);
+        check(&[20, 1, 1], width, &["0..1 of 0..2", "0..1 of 2..5", "1..3"]);
+        // All of one key.
+        check(&[0, 20, 0], width, &["1..2 of 0..2", "1..2 of 2..5"]);
+        // Two lanes' share, and not four times the others; and the other way round.
+        check(&[8, 3, 3, 2], width, &["0..1", "1..3", "3..4"]);
+        check(&[8, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], Width { planned: 2, most: 2, ..width }, &["0..2", "2..11"]);
+        // It is as large as the others, and no lane should read so much.
+        check(
+            &[8, 8],
+            Width { bytes_max: 5, ..width },
+            &["0..1 of 0..2", "0..1 of 2..5", "1..2 of 0..2", "1..2 of 2..5"],
+        );
+        // A fragment should have more.
+        check(&[1, 1, 20, 1, 1], Width { bytes_min: 21, lanes: 4, ..width }, &["0..2", "2..3", "3..5"]);
+        // Two lanes in a function.
+        let cut = fragments(&[1, 1, 20, 1, 1], &|_| true, &none, Width { planned: 2, lanes: 2, ..width });
+        assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn a_stage_has_as_many_fragments_as_its_bytes_need() {
+        // Planned are 4 of at most 100. A fragment should have 10 to 1,000 bytes.
+        let width = Width { planned: 4, most: 100, lanes: 1, bytes_min: 10, bytes_max: 1_000 };
+        for (bytes, expect) in
+            [(1, 1), (10, 1), (25, 3), (40, 4), (4_000, 4), (4_001, 5), (50_000, 50), (100_001, 100), (u64::MAX, 100)]
+        {
+            assert_eq!(width.fragments(bytes), expect, "{bytes}");
+        }
+        // With a number of partitions all planned ones are used.
+        assert_eq!(Width { bytes_min: 1, ..width }.fragments(25), 4);
+    }
+
+    #[test]
+    fn every_partition_with_rows_is_in_one_lane_or_each_of_its_parts_is() {
+        for seed in 0_u64..200 {
+            let weights: Vec<u64> =
+                (0..1 + seed % 17).map(|at| (seed * 31 + at * at * 7) % 5 * (at % 3).pow(4)).collect();
+            let may_have_rows = |at: usize| !(seed as usize + at * 5).is_multiple_of(4);
+            for (most, lanes) in [(1, 1), (3, 1), (4, 2), (100, 3)] {
+                for pieces in [0, 3] {
+                    let width = Width { planned: most, most, lanes, bytes_min: 1, bytes_max: u64::MAX };
+                    let parts = |_: usize, _: u64| -> Vec<LeafPart> {
+                        (0..pieces).map(|at| LeafPart { leaf: 0, producers: at..at + 1 }).collect()
+                    };
+                    let cut: Vec<LaneParts> = fragments(&weights, &may_have_rows, &parts, width).concat();
+                    let what = format!("{weights:?} {most} {lanes}: {cut:?}");
+                    for (at, weight) in weights.iter().enumerate() {
+                        let own: Vec<&LaneParts> = cut.iter().filter(|lane| lane.partitions.contains(&at)).collect();
+                        let (wholes, split) = (own.iter().filter(|lane| lane.part.is_none()).count(), own.len());
+                        let is_wanted = *weight > 0 && may_have_rows(at);
+                        match (wholes, split) {
+                            (0, 0) => assert!(!is_wanted, "{at}: {what}"),
+                            (0, split) => assert_eq!(split, pieces, "{at}: {what}"),
+                            both => assert_eq!(both, (1, 1), "{at}: {what}"),
+                        }
+                    }
+                    assert!(pieces > 0 || cut.len() <= most * lanes, "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_taken_apart_by_partitions() {
+        let part = LeafPart { leaf: 1, producers: 3..5 };
+        let split = LaneParts { partitions: 7..8, part: Some(part) };
+        let each = |lane: &LaneParts| lane.each().collect::<Vec<_>>();
+        assert_eq!(each(&split), [split.clone()]);
+        assert_eq!(each(&LaneParts::whole(2..4)), [LaneParts::whole(2..3), LaneParts::whole(3..4)]);
+    }
+}
