@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cpu_time::ProcessTime;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
     FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest, Usage, wire,
@@ -21,29 +22,31 @@ use crate::panics;
 const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// Answers one request. It never panics, and never outlives the earlier of the request's deadline and the platform's.
-pub async fn handle(environment: &Arc<Environment>, payload: Bytes, platform_deadline: SystemTime) -> Bytes {
-    let started = Instant::now();
-    let cpu = ProcessTime::now();
-    let cold = environment.take_cold();
-    let (id, attempt, outcome, mut usage) = match wire::decode_request(&payload) {
-        Ok(request) => {
-            let span = tracing::info_span!("attempt", fragment = %request.fragment.id, attempt = request.attempt);
-            let (outcome, usage) = attempt(environment, &request, platform_deadline).instrument(span).await;
-            (request.fragment.id, request.attempt, outcome, usage)
+pub fn handle(environment: &Arc<Environment>, payload: Bytes, platform_deadline: SystemTime) -> BoxFuture<'_, Bytes> {
+    Box::pin(async move {
+        let started = Instant::now();
+        let cpu = ProcessTime::now();
+        let cold = environment.take_cold();
+        let (id, attempt, outcome, mut usage) = match wire::decode_request(&payload) {
+            Ok(request) => {
+                let span = tracing::info_span!("attempt", fragment = %request.fragment.id, attempt = request.attempt);
+                let (outcome, usage) = attempt(environment, &request, platform_deadline).instrument(span).await;
+                (request.fragment.id, request.attempt, outcome, usage)
+            }
+            Err(error) => {
+                let unknown = FragmentId { query: String::new(), stage: 0, index: 0 };
+                (unknown, 0, Err(FragmentError::from(error)), Usage::default())
+            }
+        };
+        if let Err(FragmentError { kind, message, .. }) = &outcome {
+            tracing::warn!(fragment = %id, attempt, ?kind, message, "fragment failed");
         }
-        Err(error) => {
-            let unknown = FragmentId { query: String::new(), stage: 0, index: 0 };
-            (unknown, 0, Err(FragmentError::from(error)), Usage::default())
-        }
-    };
-    if let Err(FragmentError { kind, message, .. }) = &outcome {
-        tracing::warn!(fragment = %id, attempt, ?kind, message, "fragment failed");
-    }
-    usage.cold = cold;
-    usage.cpu_us = u64::try_from(cpu.elapsed().as_micros()).unwrap_or(u64::MAX);
-    usage.spans.total_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage };
-    wire::encode_response(&response).unwrap_or_else(|error| Bytes::from(error.to_string()))
+        usage.cold = cold;
+        usage.cpu_us = u64::try_from(cpu.elapsed().as_micros()).unwrap_or(u64::MAX);
+        usage.spans.total_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let response = FragmentResponse { version: PROTOCOL_VERSION, id, attempt, outcome, usage };
+        wire::encode_response(&response).unwrap_or_else(|error| Bytes::from(error.to_string()))
+    })
 }
 
 /// Runs the request within its deadline and turns a panic into an error.

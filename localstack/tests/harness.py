@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 START = HERE.parent / "start"
 READY_S_MAX = 90
 ROLE = "arn:aws:iam::000000000000:role/function"
+# Seconds between two looks of boto3's waiters, which look every one to five seconds by themselves.
+OFTEN = {"Delay": 0.05, "MaxAttempts": 1200}
 
 
 class Started:
@@ -116,7 +118,7 @@ class Cloud:
             Environment={"Variables": variables},
             **{**defaults, **settings},
         )
-        self.awslambda.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+        self.awslambda.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig=OFTEN)
         return Function(self, name)
 
 

@@ -5,7 +5,7 @@ import platform
 import re
 
 import pytest
-from harness import Cloud, Function, function_zip, is_alive, wait_until
+from harness import OFTEN, Cloud, Function, function_zip, is_alive, wait_until
 
 REQUEST_ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -53,7 +53,9 @@ def test_a_published_version_runs_behind_its_alias(cloud: Cloud) -> None:
     function = cloud.deploy()
     version = cloud.awslambda.publish_version(FunctionName=function.name)["Version"]
     cloud.awslambda.create_alias(FunctionName=function.name, Name="live", FunctionVersion=version)
-    cloud.awslambda.get_waiter("published_version_active").wait(FunctionName=function.name, Qualifier=version)
+    cloud.awslambda.get_waiter("published_version_active").wait(
+        FunctionName=function.name, Qualifier=version, WaiterConfig=OFTEN
+    )
     answer = cloud.awslambda.invoke(FunctionName=function.name, Qualifier="live", Payload=b"{}")
     assert answer["ExecutedVersion"] == version
     assert json.loads(answer["Payload"].read())["variables"]["AWS_LAMBDA_FUNCTION_VERSION"] == version

@@ -29,8 +29,10 @@ impl Place {
 
     /// Returns the program in this folder, on functions that are the real function binary.
     pub(crate) fn gust(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gust_under_test"));
+        // A program does not hear SIGHUP if it is started under `nohup`. This one hears it, however the tests were started.
+        let mut command = Command::new("/usr/bin/env");
         command
+            .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_gust_under_test")])
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("GUST_LOG")
@@ -286,7 +288,7 @@ async fn signal_leaves_nothing(signal: &str, code: i32, words: &str) {
     let place = Place::new("");
     place.parquet("t/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let endless = "SELECT count(*) FROM (SELECT sum(k) AS s FROM 't/') t, generate_series(1, 10000000) a, generate_series(1, 10000000) b WHERE a.value * b.value = s - 1";
-    let mut command = place.gust(&["query", "--on", "processes", endless]);
+    let mut command = place.gust(&["query", "--on", "processes", "--timeout", "60s", endless]);
     // The mark is found in the environment of the children, which inherit the program's.
     let mark = place.path("mark");
     let running =

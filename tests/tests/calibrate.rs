@@ -72,8 +72,8 @@ async fn figures_are_printed_kept_and_used_by_decisions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_on_lambda_are_measured_too() {
     let Some(localstack) = localstack::shared() else { return };
-    let zip = localstack::zip("bootstrap", &std::fs::read(env!("CARGO_BIN_EXE_bootstrap_under_test")).expect("built"));
-    let function = localstack.deploy("measured", zip, Setup::default()).await;
+    let package = localstack::package_of(env!("CARGO_BIN_EXE_bootstrap_under_test"), &[]);
+    let function = localstack.deploy("measured", package, Setup::default()).await;
     let bucket = localstack.bucket("exchange").await;
     let exchange = format!("s3://{bucket}/results");
     let config = Config {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::thread;
 
 use gust_tests::chaos;
@@ -24,6 +25,9 @@ fn trials(seeds: std::ops::Range<u64>, adoption: Adoption) -> Vec<(u64, Trial)> 
     on_both_cores(seeds, |seed| trial(seed, adoption))
 }
 
+/// Trials in which all works as it should. Several tests look at them.
+static TRIALS: LazyLock<Vec<(u64, Trial)>> = LazyLock::new(|| trials(0..300, Adoption::On));
+
 /// Counts the seeds whose queries had wrong rows.
 fn with_wrong_rows(trials: &[(u64, Trial)]) -> usize {
     let wrong = |trial: &Trial| trial.broken.iter().any(|what| what.contains("wrong rows"));
@@ -32,9 +36,9 @@ fn with_wrong_rows(trials: &[(u64, Trial)]) -> usize {
 
 #[test]
 fn every_query_is_right_or_fails_as_it_may() {
-    let trials = trials(0..300, Adoption::On);
+    let trials = &*TRIALS;
     let mut fired: BTreeMap<Fault, u64> = BTreeMap::new();
-    for (seed, trial) in &trials {
+    for (seed, trial) in trials {
         assert!(trial.broken.is_empty(), "{:?}\nreproduce it with: lab faults --seed {seed}", trial.broken);
         trial.fired.iter().for_each(|(fault, times)| *fired.entry(*fault).or_default() += times);
     }
@@ -58,7 +62,7 @@ fn the_suite_notices_missing_adoption() {
 
 #[test]
 fn lost_rows_of_functions_are_made_anew() {
-    let trials = trials(0..300, Adoption::On);
+    let trials = &*TRIALS;
     let restored: usize = trials.iter().map(|(_, trial)| trial.restored).sum();
     assert!(restored >= 50, "rows were made anew {restored} times");
     let unplanned: usize = trials.iter().map(|(_, trial)| trial.unplanned).sum();

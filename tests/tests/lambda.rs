@@ -12,8 +12,10 @@ use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::invokers::{Subject, echo_of, request, wait_for};
 use gust_tests::localstack::{self, LocalStack, Setup};
-use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, run_with_events};
+use gust_tests::query::{assert_partly_remote, assert_remote, run, run_with_events};
 use gust_tests::tpch;
+
+use crate::tpch::judged;
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
 const FUNCTION: &str = env!("CARGO_BIN_EXE_bootstrap_under_test");
@@ -99,13 +101,13 @@ async fn attempts_go_round_the_clones_and_a_missing_one_is_named() {
     assert_eq!(processes.len(), 2, "each clone has an environment of its own");
 }
 
-/// Opens a session whose functions are deployed, with TPC-H tables in S3. Returns it with the judge's setup.
+/// Opens a session whose functions are deployed, with TPC-H tables in S3.
 async fn tpch_session(
     localstack: &LocalStack,
     functions: &[String],
     functions_max: u32,
     prefer: Option<Prefer>,
-) -> (Session, Vec<String>) {
+) -> Session {
     let tables = tpch::tables(std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
     let bucket = localstack.bucket("lake").await;
     let exchange = localstack.bucket("exchange").await;
@@ -124,7 +126,7 @@ async fn tpch_session(
     for statement in &setup {
         run(&session, statement).await.expect("setup");
     }
-    (session, tables.create_statements())
+    session
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,12 +134,12 @@ async fn tpch_on_lambda_equals_local() {
     let Some(localstack) = localstack::shared() else { return };
     let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
     let function = localstack.deploy("gust", zip, Setup::default()).await;
-    let (session, judge) = tpch_session(localstack, &[function], 4, None).await;
+    let session = tpch_session(localstack, &[function], 4, None).await;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on Lambda");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let expected = plain(&judge, queries::query(number)).await;
-        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        let expected = judged(queries::query(number)).await;
+        compare(expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         if number == 17 { assert_partly_remote(&report, &what) } else { assert_remote(&report, &what) }
     }
     let checks = session.examine().await;
@@ -151,13 +153,13 @@ async fn tpch_on_lambda_equals_local() {
 #[tokio::test(flavor = "multi_thread")]
 async fn money_picks_the_smaller_of_two_sizes() {
     let Some(localstack) = localstack::shared() else { return };
-    let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
+    let package = localstack::package_of(FUNCTION, &[]);
     let mut functions = Vec::new();
     for memory_mb in [2048, 1024] {
-        functions.push(localstack.deploy("sized", zip.clone(), Setup { memory_mb, ..Setup::default() }).await);
+        functions.push(localstack.deploy("sized", package.clone(), Setup { memory_mb, ..Setup::default() }).await);
     }
     for (prefer, expect) in [(None, 2048), (Some(Prefer::Cost), 1024)] {
-        let (session, _) = tpch_session(localstack, &functions, 2, prefer).await;
+        let session = tpch_session(localstack, &functions, 2, prefer).await;
         let (_, asked) = run(&session, &format!("EXPLAIN COST {}", queries::query(6))).await.expect("a quote");
         let quote = asked.quote.expect("a quote");
         assert_eq!(quote.forecasts[quote.picked].memory_mb, Some(expect), "{quote}");

@@ -3,9 +3,9 @@
 use arrow::array::RecordBatch;
 use gust_engine::config::Target;
 use gust_tests::compare::{Rule, compare};
-use gust_tests::query::{assert_partly_remote, plain, run};
+use gust_tests::query::{assert_partly_remote, run};
 
-use crate::tpch::open;
+use crate::tpch::{judged, open};
 
 /// Queries with an order: their rows are compared in the order in which they come.
 const ORDERED: &[&str] = &[
@@ -48,19 +48,19 @@ const COUNTED: &[&str] =
     &["SELECT * FROM lineitem LIMIT 5", "SELECT l_orderkey FROM lineitem WHERE l_quantity > 5 LIMIT 1000 OFFSET 10"];
 
 async fn check(target: Target, functions_max: u32) {
-    let (session, setup) = open(target, functions_max).await;
+    let session = open(target, functions_max).await;
     let cases =
         [(ORDERED, Some(Rule::same_engine())), (UNORDERED, Some(Rule::same_engine().in_any_order())), (COUNTED, None)];
     for (queries, rule) in cases {
         for sql in queries {
             let what = format!("{target:?}, at most {functions_max} functions: {sql}");
             let (rows, report) = run(&session, sql).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-            let expected = plain(&setup, sql).await;
+            let expected = judged(sql).await;
             match rule {
                 Some(rule) => {
-                    compare(&expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {difference}"))
+                    compare(expected, &rows, rule).unwrap_or_else(|difference| panic!("{what}: {difference}"))
                 }
-                None => assert_eq!(count(&rows), count(&expected), "{what}"),
+                None => assert_eq!(count(&rows), count(expected), "{what}"),
             }
             if target != Target::Local {
                 assert_partly_remote(&report, &what);

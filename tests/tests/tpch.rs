@@ -1,7 +1,10 @@
 //! All 22 TPC-H queries, everywhere, against DataFusion alone on the same files.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{LazyLock, Mutex};
 
+use arrow::array::RecordBatch;
 use gust::demo::queries;
 use gust_engine::config::{Config, JoinPlace, ShufflePlace, Target};
 use gust_engine::report::Report;
@@ -10,20 +13,31 @@ use gust_tests::compare::{Rule, compare};
 use gust_tests::duckdb;
 use gust_tests::query::{assert_partly_remote, assert_remote, plain, run, session};
 use gust_tests::tpch;
+use tokio::sync::OnceCell;
 
 /// Queries that stop early. At this scale no part is of query 17's brand and container: its join has nothing to look up and drops
 /// lineitem's rows.
 const STOPS_EARLY: [usize; 1] = [17];
 
-/// Opens a session that knows the tables. Returns also the statements by which DataFusion alone knows them.
-pub(crate) async fn open(target: Target, functions_max: u32) -> (Session, Vec<String>) {
-    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
-    let setup = tables.create_statements();
+fn tables() -> tpch::Tables {
+    tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data")
+}
+
+/// Opens a session that knows the tables.
+pub(crate) async fn open(target: Target, functions_max: u32) -> Session {
     let session = session(target, functions_max, env!("CARGO_BIN_EXE_bootstrap_under_test"));
-    for statement in &setup {
-        run(&session, statement).await.expect("setup");
+    for statement in tables().create_statements() {
+        run(&session, &statement).await.expect("setup");
     }
-    (session, setup)
+    session
+}
+
+/// Returns the rows of a query over the tables by DataFusion alone. It is asked once for all tests.
+pub(crate) async fn judged(sql: &'static str) -> &'static [RecordBatch] {
+    static JUDGED: LazyLock<Mutex<HashMap<&'static str, &'static OnceCell<Vec<RecordBatch>>>>> =
+        LazyLock::new(Mutex::default);
+    let rows = *JUDGED.lock().expect("no holder panics").entry(sql).or_insert_with(|| Box::leak(Box::default()));
+    rows.get_or_init(|| async { plain(&tables().create_statements(), sql).await }).await
 }
 
 /// Fails unless a query's rows came from functions.
@@ -38,12 +52,12 @@ pub(crate) fn assert_used(number: usize, report: &Report, what: &str) {
 
 /// Checks every query on one target.
 async fn check(target: Target, functions_max: u32) {
-    let (session, setup) = open(target, functions_max).await;
+    let session = open(target, functions_max).await;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let expected = plain(&setup, queries::query(number)).await;
-        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        let expected = judged(queries::query(number)).await;
+        compare(expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         match target {
             Target::Local => assert_eq!(report.attempts, 0, "{what}: functions were used"),
             _ => assert_used(number, &report, &what),
@@ -57,7 +71,7 @@ const JOINING: [usize; 16] = [2, 3, 5, 7, 8, 9, 10, 11, 12, 14, 16, 17, 18, 19, 
 
 /// Checks every query with its joins in functions.
 async fn check_joining(target: Target, functions_max: u32) {
-    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let tables = tables();
     let mut config = Config { on: target, functions_max, join: JoinPlace::Broadcast, ..Config::default() };
     config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
     let session = Session::new(config).expect("a session");
@@ -68,8 +82,8 @@ async fn check_joining(target: Target, functions_max: u32) {
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}, joining");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let expected = plain(&tables.create_statements(), queries::query(number)).await;
-        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        let expected = judged(queries::query(number)).await;
+        compare(expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         assert_used(number, &report, &what);
         // A build side without rows is not sent: no function is invoked for the other.
         if report.broadcasts > 0 || report.left_out_fragments > 0 {
@@ -96,7 +110,7 @@ const WITHOUT_SHUFFLES: [usize; 1] = [6];
 /// Checks every query with its groups and its joins in functions. Its rows are those of DataFusion alone, and those of DuckDB.
 async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<u32>) {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let tables = tpch::tables(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("TPC-H data");
+    let tables = tables();
     let mut config = Config {
         on: target,
         functions_max,
@@ -110,17 +124,17 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
         run(&session, &statement).await.expect("setup");
     }
     let statements: Vec<&str> = (1..=queries::COUNT).map(queries::query).collect();
-    let judged = duckdb::answers(cache, tables.root(), &statements).expect("DuckDB's rows");
+    let answers = duckdb::answers(cache, tables.root(), &statements).expect("DuckDB's rows");
     let mut objects = 0;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}, shuffling");
         let (rows, report) = run(&session, queries::query(number)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let expected = plain(&tables.create_statements(), queries::query(number)).await;
-        compare(&expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
+        let expected = judged(queries::query(number)).await;
+        compare(expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         assert_used(number, &report, &what);
-        if let Some(judged) = &judged {
+        if let Some(answers) = &answers {
             let rule = Rule::other_engine().in_any_order();
-            let judged = duckdb::named_as(&judged[number - 1], &rows);
+            let judged = duckdb::named_as(&answers[number - 1], &rows);
             compare(&judged, &rows, rule).unwrap_or_else(|difference| panic!("{what}, DuckDB: {difference}"));
         }
         assert_eq!(report.shuffles > 0, !WITHOUT_SHUFFLES.contains(&number), "{what}: {report:?}");

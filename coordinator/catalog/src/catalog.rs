@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures::future::BoxFuture;
+
 use crate::error::{Error, Result};
 use crate::rest::{RestCatalog, RestSettings};
 use crate::room::NamesRoom;
@@ -25,8 +27,13 @@ impl Catalog {
     ///
     /// # Errors
     /// Not found, unreachable (no database, or not readable), invalid (not a catalog).
-    pub async fn sqlite(database: &Path, name: &str, warehouse: &str, stores: CatalogStores) -> Result<Catalog> {
-        Ok(Catalog::Sqlite(SqliteCatalog::open(database, name, warehouse, stores).await?))
+    pub fn sqlite<'a>(
+        database: &'a Path,
+        name: &'a str,
+        warehouse: &'a str,
+        stores: CatalogStores,
+    ) -> BoxFuture<'a, Result<Catalog>> {
+        Box::pin(async move { Ok(Catalog::Sqlite(SqliteCatalog::open(database, name, warehouse, stores).await?)) })
     }
 
     /// Opens the catalog as `sqlite` does, and creates the database and its tables where they are missing.
@@ -66,22 +73,26 @@ impl Catalog {
     ///
     /// # Errors
     /// Those of reaching the catalog; invalid: too many names.
-    pub async fn namespaces_within(&self, room: &NamesRoom) -> Result<Vec<String>> {
-        match self {
-            Catalog::Sqlite(catalog) => counted(catalog.namespaces().await?, room),
-            Catalog::Rest(catalog) => catalog.namespaces(room).await,
-        }
+    pub fn namespaces_within<'a>(&'a self, room: &'a NamesRoom) -> BoxFuture<'a, Result<Vec<String>>> {
+        Box::pin(async move {
+            match self {
+                Catalog::Sqlite(catalog) => counted(catalog.namespaces().await?, room),
+                Catalog::Rest(catalog) => catalog.namespaces(room).await,
+            }
+        })
     }
 
     /// Lists the namespaces that a first answer of the catalog has: those in other namespaces may be missing.
     ///
     /// # Errors
     /// Those of reaching the catalog.
-    pub async fn first_namespaces(&self) -> Result<Vec<String>> {
-        match self {
-            Catalog::Sqlite(catalog) => catalog.namespaces().await,
-            Catalog::Rest(catalog) => catalog.top_namespaces().await,
-        }
+    pub fn first_namespaces(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        Box::pin(async move {
+            match self {
+                Catalog::Sqlite(catalog) => catalog.namespaces().await,
+                Catalog::Rest(catalog) => catalog.top_namespaces().await,
+            }
+        })
     }
 
     /// Returns the seconds by which a service's clock is ahead of ours, by its last answer. None for a file.
@@ -96,11 +107,13 @@ impl Catalog {
     ///
     /// # Errors
     /// Those of reaching the catalog.
-    pub async fn has_namespace(&self, namespace: &str) -> Result<bool> {
-        match self {
-            Catalog::Sqlite(catalog) => Ok(catalog.namespaces().await?.iter().any(|known| known == namespace)),
-            Catalog::Rest(catalog) => catalog.has_namespace(namespace).await,
-        }
+    pub fn has_namespace<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            match self {
+                Catalog::Sqlite(catalog) => Ok(catalog.namespaces().await?.iter().any(|known| known == namespace)),
+                Catalog::Rest(catalog) => catalog.has_namespace(namespace).await,
+            }
+        })
     }
 
     /// Lists the names of a namespace's tables, and loads none. A namespace that does not exist has none.
@@ -115,22 +128,26 @@ impl Catalog {
     ///
     /// # Errors
     /// Those of reaching the catalog; invalid: too many names.
-    pub async fn tables_within(&self, namespace: &str, room: &NamesRoom) -> Result<Vec<String>> {
-        match self {
-            Catalog::Sqlite(catalog) => counted(catalog.tables(namespace).await?, room),
-            Catalog::Rest(catalog) => catalog.tables(namespace, room).await,
-        }
+    pub fn tables_within<'a>(&'a self, namespace: &'a str, room: &'a NamesRoom) -> BoxFuture<'a, Result<Vec<String>>> {
+        Box::pin(async move {
+            match self {
+                Catalog::Sqlite(catalog) => counted(catalog.tables(namespace).await?, room),
+                Catalog::Rest(catalog) => catalog.tables(namespace, room).await,
+            }
+        })
     }
 
     /// Loads a table.
     ///
     /// # Errors
     /// Not found, those of reaching the catalog, and those of a table's metadata.
-    pub async fn load(&self, namespace: &str, name: &str) -> Result<Table> {
-        match self {
-            Catalog::Sqlite(catalog) => catalog.load(namespace, name).await,
-            Catalog::Rest(catalog) => catalog.load(namespace, name).await,
-        }
+    pub fn load<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Table>> {
+        Box::pin(async move {
+            match self {
+                Catalog::Sqlite(catalog) => catalog.load(namespace, name).await,
+                Catalog::Rest(catalog) => catalog.load(namespace, name).await,
+            }
+        })
     }
 
     /// Creates a namespace.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use serde_json::Value as Json;
 
 use crate::error::Result;
@@ -168,21 +169,23 @@ impl Table {
     ///
     /// # Errors
     /// Those of reading the list.
-    pub async fn manifest_facts(&self) -> Result<Vec<ManifestFacts>> {
-        let Some(snapshot) = &self.metadata().snapshot else { return Ok(Vec::new()) };
-        let manifests = self.manifests(snapshot).await?;
-        let facts = manifests.iter().map(|manifest| ManifestFacts {
-            path: manifest.path.clone(),
-            bytes: manifest.bytes,
-            spec_id: manifest.spec_id,
-            has_deletes: manifest.has_deletes,
-            sequence_number: manifest.sequence_number,
-            snapshot: manifest.snapshot,
-            added_files: manifest.added_files,
-            existing_files: manifest.existing_files,
-            deleted_files: manifest.deleted_files,
-        });
-        Ok(facts.collect())
+    pub fn manifest_facts(&self) -> BoxFuture<'_, Result<Vec<ManifestFacts>>> {
+        Box::pin(async move {
+            let Some(snapshot) = &self.metadata().snapshot else { return Ok(Vec::new()) };
+            let manifests = self.manifests(snapshot).await?;
+            let facts = manifests.iter().map(|manifest| ManifestFacts {
+                path: manifest.path.clone(),
+                bytes: manifest.bytes,
+                spec_id: manifest.spec_id,
+                has_deletes: manifest.has_deletes,
+                sequence_number: manifest.sequence_number,
+                snapshot: manifest.snapshot,
+                added_files: manifest.added_files,
+                existing_files: manifest.existing_files,
+                deleted_files: manifest.deleted_files,
+            });
+            Ok(facts.collect())
+        })
     }
 
     /// Lists the fields of all partition specs, ascending by id. Those that part nothing, or by a transform that nobody knows, are
@@ -208,10 +211,12 @@ impl Table {
     ///
     /// # Errors
     /// Those of reading the manifests.
-    pub async fn live_files(&self) -> Result<Vec<FileInfo>> {
-        let Some(snapshot) = &self.metadata().snapshot else { return Ok(Vec::new()) };
-        let manifests = self.manifests(snapshot).await?;
-        self.list_files(&manifests).await
+    pub fn live_files(&self) -> BoxFuture<'_, Result<Vec<FileInfo>>> {
+        Box::pin(async move {
+            let Some(snapshot) = &self.metadata().snapshot else { return Ok(Vec::new()) };
+            let manifests = self.manifests(snapshot).await?;
+            self.list_files(&manifests).await
+        })
     }
 }
 

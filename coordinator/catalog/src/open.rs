@@ -4,6 +4,7 @@
 //! `version-hint.text` names another. A commit that failed half-way can leave a higher number behind.
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 
 use crate::error::{Error, Result};
 use crate::location::Location;
@@ -17,15 +18,17 @@ impl Table {
     ///
     /// # Errors
     /// Those of a table of a catalog, and invalid where the folder's current version is ambiguous.
-    pub async fn open(location: &str, stores: &CatalogStores) -> Result<Table> {
-        let location = location.trim_end_matches('/');
-        if METADATA_SUFFIXES.iter().any(|suffix| location.ends_with(suffix)) {
-            let folder = location.rsplit('/').nth(2).unwrap_or(location);
-            return Table::load(folder, location, stores).await;
-        }
-        let metadata_location = current_metadata(location, stores).await?;
-        let folder = location.rsplit('/').next().unwrap_or(location);
-        Table::load(folder, &metadata_location, stores).await
+    pub fn open<'a>(location: &'a str, stores: &'a CatalogStores) -> BoxFuture<'a, Result<Table>> {
+        Box::pin(async move {
+            let location = location.trim_end_matches('/');
+            if METADATA_SUFFIXES.iter().any(|suffix| location.ends_with(suffix)) {
+                let folder = location.rsplit('/').nth(2).unwrap_or(location);
+                return Table::load(folder, location, stores).await;
+            }
+            let metadata_location = current_metadata(location, stores).await?;
+            let folder = location.rsplit('/').next().unwrap_or(location);
+            Table::load(folder, &metadata_location, stores).await
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::cache::in_background;
@@ -107,29 +108,31 @@ impl Table {
 ///
 /// # Errors
 /// Those of [`Table::plan`].
-pub async fn plan_versions(requests: &[VersionRequest<'_>]) -> Result<Vec<FilePlan>> {
-    let lists = lists(requests).await?;
-    let mut sizes = Vec::with_capacity(requests.len());
-    for VersionRequest { table, request } in requests {
-        let manifests = table.snapshot_id().and_then(|id| lists.get(&id));
-        let files = manifests.into_iter().flat_map(|manifests| manifests.iter());
-        let files = files.map(|manifest| manifest.live_files().unwrap_or(0)).fold(0, u64::saturating_add);
-        let of_file = FILE_BYTES + METRIC_BYTES.saturating_mul(request.columns.len() as u64);
-        sizes.push(files.saturating_mul(of_file));
-    }
-    let (mut plans, mut rest, mut sizes) = (Vec::with_capacity(requests.len()), requests, sizes.as_slice());
-    while !rest.is_empty() {
-        let mut held = 0_u64;
-        let fits = |bytes: &&u64| {
-            held = held.saturating_add(**bytes);
-            held <= TOGETHER_BYTES_MAX
-        };
-        let count = sizes.iter().take_while(fits).count().max(1);
-        let (together, others) = rest.split_at(count);
-        plans.extend(planned_together(together, &lists).await?);
-        (rest, sizes) = (others, sizes.get(count..).unwrap_or_default());
-    }
-    Ok(plans)
+pub fn plan_versions<'a>(requests: &'a [VersionRequest<'a>]) -> BoxFuture<'a, Result<Vec<FilePlan>>> {
+    Box::pin(async move {
+        let lists = lists(requests).await?;
+        let mut sizes = Vec::with_capacity(requests.len());
+        for VersionRequest { table, request } in requests {
+            let manifests = table.snapshot_id().and_then(|id| lists.get(&id));
+            let files = manifests.into_iter().flat_map(|manifests| manifests.iter());
+            let files = files.map(|manifest| manifest.live_files().unwrap_or(0)).fold(0, u64::saturating_add);
+            let of_file = FILE_BYTES + METRIC_BYTES.saturating_mul(request.columns.len() as u64);
+            sizes.push(files.saturating_mul(of_file));
+        }
+        let (mut plans, mut rest, mut sizes) = (Vec::with_capacity(requests.len()), requests, sizes.as_slice());
+        while !rest.is_empty() {
+            let mut held = 0_u64;
+            let fits = |bytes: &&u64| {
+                held = held.saturating_add(**bytes);
+                held <= TOGETHER_BYTES_MAX
+            };
+            let count = sizes.iter().take_while(fits).count().max(1);
+            let (together, others) = rest.split_at(count);
+            plans.extend(planned_together(together, &lists).await?);
+            (rest, sizes) = (others, sizes.get(count..).unwrap_or_default());
+        }
+        Ok(plans)
+    })
 }
 
 /// Reads the manifest lists of the scans' snapshots, each once.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use futures::future::LocalBoxFuture;
 use gust_engine::config::{Config, ServerConfig, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
@@ -129,37 +130,40 @@ impl Server {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if the address cannot be listened at, others can reach it and it is not protected, or the
     /// tokens or the certificate cannot be read; and the errors of the engine and of the set-up statements.
-    pub async fn start(config: Config, options: ServerOptions) -> Result<Self, QueryError> {
-        let Ready { door, listener, for_postgres, address, hosts, tls, drain, connections_max } =
-            Ready::of(config, options, Purpose::Serve).await?;
-        let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
-        tokio::spawn(Arc::clone(&door).tidy());
-        tokio::spawn(Arc::clone(&door).keep_budgets());
-        // A client that asks for a statement of an earlier server is not to hear that there is none.
-        let (shown, is_shown) = oneshot::channel();
-        tokio::spawn(Arc::clone(&door).take_over(shown));
-        drop(tokio::time::timeout(SHOWN_TIME_MAX, is_shown).await);
-        // A provider that is down locks nobody out who has a token of the file. The log has the error.
-        drop(door.fetch_keys().await);
-        tokio::spawn(Arc::clone(&door).refresh_keys());
-        let handle = Handle::new();
-        let failed = |error: io::Error| refused(address, "--listen", &error);
-        let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
-        let routes = routes(Arc::clone(&door), hosts).into_make_service();
-        let serving = match &tls {
-            Some(Tls { used, .. }) => {
-                let used = used.clone();
-                let encrypted = RustlsAcceptor::new(used).handshake_timeout(HEAD_TIME_MAX);
-                tokio::spawn(server.acceptor(Bounded::new(encrypted, connections_max, times)).serve(routes))
-            }
-            None => {
-                let plain = DefaultAcceptor::new();
-                tokio::spawn(server.acceptor(Bounded::new(plain, connections_max, times)).serve(routes))
-            }
-        };
-        let used = || tls.as_ref().map(|tls| tls.used.clone());
-        let postgres = for_postgres.map(|listener| Postgres::start(listener, Arc::clone(&door), used())).transpose()?;
-        Ok(Self { door, address, drain, tls, handle, serving, postgres, drained: None })
+    pub fn start(config: Config, options: ServerOptions) -> LocalBoxFuture<'static, Result<Self, QueryError>> {
+        Box::pin(async move {
+            let Ready { door, listener, for_postgres, address, hosts, tls, drain, connections_max } =
+                Ready::of(config, options, Purpose::Serve).await?;
+            let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
+            tokio::spawn(Arc::clone(&door).tidy());
+            tokio::spawn(Arc::clone(&door).keep_budgets());
+            // A client that asks for a statement of an earlier server is not to hear that there is none.
+            let (shown, is_shown) = oneshot::channel();
+            tokio::spawn(Arc::clone(&door).take_over(shown));
+            drop(tokio::time::timeout(SHOWN_TIME_MAX, is_shown).await);
+            // A provider that is down locks nobody out who has a token of the file. The log has the error.
+            drop(door.fetch_keys().await);
+            tokio::spawn(Arc::clone(&door).refresh_keys());
+            let handle = Handle::new();
+            let failed = |error: io::Error| refused(address, "--listen", &error);
+            let server = bounded(axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone()));
+            let routes = routes(Arc::clone(&door), hosts).into_make_service();
+            let serving = match &tls {
+                Some(Tls { used, .. }) => {
+                    let used = used.clone();
+                    let encrypted = RustlsAcceptor::new(used).handshake_timeout(HEAD_TIME_MAX);
+                    tokio::spawn(server.acceptor(Bounded::new(encrypted, connections_max, times)).serve(routes))
+                }
+                None => {
+                    let plain = DefaultAcceptor::new();
+                    tokio::spawn(server.acceptor(Bounded::new(plain, connections_max, times)).serve(routes))
+                }
+            };
+            let used = || tls.as_ref().map(|tls| tls.used.clone());
+            let postgres =
+                for_postgres.map(|listener| Postgres::start(listener, Arc::clone(&door), used())).transpose()?;
+            Ok(Self { door, address, drain, tls, handle, serving, postgres, drained: None })
+        })
     }
 
     /// Checks that a server could start, that the identity provider tells its keys, that each catalog answers, and that the exchange can
@@ -167,16 +171,18 @@ impl Server {
     ///
     /// # Errors
     /// Those of [`Self::start`], and [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
-    pub async fn check(config: Config, options: ServerOptions) -> Result<(), QueryError> {
-        let Ready { door, .. } = Ready::of(config, options, Purpose::Check).await?;
-        let checked = async {
-            door.fetch_keys().await?;
-            door.ask_catalogs().await?;
-            door.try_journals().await
-        };
-        let checked = checked.await;
-        door.close().await;
-        checked
+    pub fn check(config: Config, options: ServerOptions) -> LocalBoxFuture<'static, Result<(), QueryError>> {
+        Box::pin(async move {
+            let Ready { door, .. } = Ready::of(config, options, Purpose::Check).await?;
+            let checked = async {
+                door.fetch_keys().await?;
+                door.ask_catalogs().await?;
+                door.try_journals().await
+            };
+            let checked = checked.await;
+            door.close().await;
+            checked
+        })
     }
 
     /// Reads tokens, certificate and key anew. After an error the earlier ones hold. A broken certificate does not hold up

@@ -10,6 +10,8 @@ use std::time::Duration;
 const BURST_OVER_BYTES: f64 = (320 << 20) as f64;
 /// Longest search for the end of a long burst. Runs that go on longer have none.
 const LOOKED_FOR: Duration = Duration::from_secs(10);
+/// Most runs of that search. Tables of 5 MiB and more reach the end of a burst before.
+const RUNS_MAX: usize = 64;
 /// Factor between the first run and a run after a burst. Both this and [`SLOWER_WAITS`] have to be exceeded.
 const SLOWER: f64 = 1.5;
 /// Difference between the first run and a run after a burst, in first bytes.
@@ -67,8 +69,9 @@ impl ReadTimes {
         if last > SLOWER * first && last - first > SLOWER_WAITS * self.latency {
             return LongBurst::Over;
         }
-        let enough = self.whole.len() > 2
-            && (self.whole_bytes() * self.whole.len() as f64 > BURST_OVER_BYTES || passed > LOOKED_FOR);
+        let runs = self.whole.len();
+        let is_read = self.whole_bytes() * runs as f64 > BURST_OVER_BYTES;
+        let enough = runs > 2 && (is_read || passed > LOOKED_FOR || runs >= RUNS_MAX);
         if enough { LongBurst::None } else { LongBurst::Unknown }
     }
 

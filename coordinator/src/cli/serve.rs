@@ -23,14 +23,14 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
     let mut signals = Signals::listen()?;
     if args.check {
         tokio::select! {
-            checked = Box::pin(Server::check(config, options)) => checked?,
+            checked = Server::check(config, options) => checked?,
             ended = signals.server_ended() => return Err(ended),
         }
         say!("the server can start");
         return Ok(());
     }
     let mut server = tokio::select! {
-        server = Box::pin(Server::start(config, options)) => server?,
+        server = Server::start(config, options) => server?,
         ended = signals.server_ended() => return Err(ended),
     };
     say!("listening at {}", server.url());

@@ -199,6 +199,19 @@ async fn a_body_slower_than_its_likes_is_finished_by_a_second_read() {
     assert_eq!(ranges, [0..1024 * KIB, 256 * KIB..1024 * KIB].map(|range| Some(GetRange::Bounded(range))));
 }
 
+/// Bytes that came are counted, whichever read they are of. A read that loses before its answer has brought none.
+#[tokio::test(start_paused = true)]
+async fn bytes_of_the_read_that_loses_count_as_far_as_they_came() {
+    let bench = Bench::new([slowness(140, 1), slowness(20, 1)]).await;
+    assert_eq!(bench.read(0..100).await, 141);
+    assert_eq!((bench.counts(), bench.counters.bytes_read()), ((2, 1, 1), 100));
+    // The second body is due after 279 ms, as above. While its last twelve pieces come, the first read brings two of them.
+    let bench = Bench::new([HEALTHY, slowness(20, 60), slowness(20, 10)]).await;
+    bench.read(0..1024 * KIB).await;
+    assert_eq!(bench.read(0..1024 * KIB).await, 279 + 20 + 120);
+    assert_eq!((bench.counts(), bench.counters.bytes_read()), ((3, 1, 1), (2 * 1024 + 2 * 64) * KIB));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_second_read_leaves_the_first() {
     let bench = Bench::new([slowness(300, 1), Slowness { fails: true, ..HEALTHY }]).await;

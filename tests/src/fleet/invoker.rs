@@ -15,7 +15,7 @@ use gust_protocol::parts::Regions;
 use gust_protocol::version::PROTOCOL_VERSION;
 use gust_protocol::{
     Base64, Fragment, FragmentError, FragmentErrorKind, FragmentId, FragmentResponse, FragmentResult, InvokeRequest,
-    ObjectRef, Output, PartsPlace, Requests, Usage, wire,
+    ObjectRef, Output, PartsPlace, Requests, wire,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::SmallRng;

@@ -11,6 +11,7 @@ use datafusion::sql::parser::Statement as EngineStatement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, ObjectName, ObjectNamePart, SetExpr, Statement as SqlStatement, TableFactor, Use, Value,
 };
+use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use gust_catalog::NamesRoom;
 
@@ -43,17 +44,19 @@ impl Session {
     /// # Errors
     /// [`crate::error::ErrorKind::Setup`] if no catalog has the name, it cannot be opened or listed, or the history
     /// cannot be shown.
-    pub async fn use_catalog(&self, name: &str) -> Result<(), QueryError> {
-        if !self.engine.catalogs.has(name) {
-            return Err(self.unknown_catalog(name));
-        }
-        let first = async { self.engine.catalogs.open(name).await?.first_namespaces().await };
-        let first = first.await.map_err(|error| in_catalog(name, error))?;
-        let default = match first.as_slice() {
-            [only] => only.clone(),
-            _ => "default".to_owned(),
-        };
-        self.look_up_in(name, &default)
+    pub fn use_catalog<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), QueryError>> {
+        Box::pin(async move {
+            if !self.engine.catalogs.has(name) {
+                return Err(self.unknown_catalog(name));
+            }
+            let first = async { self.engine.catalogs.open(name).await?.first_namespaces().await };
+            let first = first.await.map_err(|error| in_catalog(name, error))?;
+            let default = match first.as_slice() {
+                [only] => only.clone(),
+                _ => "default".to_owned(),
+            };
+            self.look_up_in(name, &default)
+        })
     }
 
     fn look_up_in(&self, name: &str, schema: &str) -> Result<(), QueryError> {

@@ -15,6 +15,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use fragment_fn::ahead::ReadBudget;
+use futures::future::BoxFuture;
 use gust_catalog::MetadataCache;
 use gust_protocol::Usage;
 use gust_protocol::functions as sql_functions;
@@ -268,23 +269,26 @@ impl Engine {
     /// Ends all function processes and removes their objects and files. A program calls it before it ends.
     ///
     /// Busy operators are not waited for. Their files are removed all the same.
-    pub async fn close(&self) {
-        let engine = self.clone();
-        let closing = async move {
-            engine.fleet.close().await;
-            let unsettled = std::mem::take(&mut *engine.unsettled.lock().expect("no holder panics"));
-            for query in unsettled {
-                engine.clean(&query, engine.exchange()).await;
+    pub fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let engine = self.clone();
+            let closing = async move {
+                engine.fleet.close().await;
+                let unsettled = std::mem::take(&mut *engine.unsettled.lock().expect("no holder panics"));
+                for query in unsettled {
+                    engine.clean(&query, engine.exchange()).await;
+                }
+            };
+            // Workers that compute without a pause cannot end the children. The children then end when they lose their
+            // parent.
+            if self.fleet.has_started() && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err()
+            {
+                tracing::warn!("the functions were not ended in order: every thread is busy");
             }
-        };
-        // Workers that compute without a pause cannot end the children. The children then end when they lose their
-        // parent.
-        if self.fleet.has_started() && tokio::time::timeout(CLEANING_MAX, self.workers.run(closing)).await.is_err() {
-            tracing::warn!("the functions were not ended in order: every thread is busy");
-        }
-        if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
-            tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");
-        }
+            if let Err(error) = std::fs::remove_dir_all(self.folder.path()) {
+                tracing::debug!(folder = %self.folder.path().display(), %error, "the temporary folder stays");
+            }
+        })
     }
 
     /// Deletes all objects that a query's attempts wrote. It tries again itself, for a store's client does not repeat

@@ -7,6 +7,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan, Statement as PlanStatement};
+use futures::future::BoxFuture;
 
 use super::Session;
 use super::catalogs::used;
@@ -40,12 +41,18 @@ impl Session {
     ///
     /// # Errors
     /// The error of a statement that cannot be planned.
-    pub async fn describe(&self, statement: Statement, declared: &[Option<DataType>]) -> Result<Described, QueryError> {
-        let (session, declared) = (self.for_query(), declared.to_vec());
-        let describing = async move { session.described(statement, &declared).await };
-        let timeout = self.timeout();
-        let described = tokio::time::timeout(timeout, self.engine.workers.run(describing)).await;
-        described.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+    pub fn describe<'a>(
+        &'a self,
+        statement: Statement,
+        declared: &'a [Option<DataType>],
+    ) -> BoxFuture<'a, Result<Described, QueryError>> {
+        Box::pin(async move {
+            let (session, declared) = (self.for_query(), declared.to_vec());
+            let describing = async move { session.described(statement, &declared).await };
+            let timeout = self.timeout();
+            let described = tokio::time::timeout(timeout, self.engine.workers.run(describing)).await;
+            described.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+        })
     }
 
     async fn described(self, statement: Statement, declared: &[Option<DataType>]) -> Result<Described, QueryError> {

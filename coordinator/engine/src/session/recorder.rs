@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec;
 
 use chrono::Utc;
+use futures::future::BoxFuture;
 
 use super::run::NewStatement;
 use super::running::Listed;
@@ -206,29 +207,32 @@ impl Recorder {
         self.end(&error.into()).await
     }
 
-    async fn end(&self, ended: &StatementEnd) -> Report {
-        let open = self.open().take();
-        let Some(OpenRecord { meta, events, purse, work, .. }) = open else { return Report::default() };
-        let events = events.snapshot();
-        let tariff = self.session.tariff().await;
-        let priced = Report::priced(&events, tariff.as_ref());
-        if let Some(purse) = purse {
-            let inherited = match (&work, &tariff) {
-                (Some(work), Ok(tariff)) => work.inherited_money(tariff),
-                _ => Money::ZERO,
-            };
-            purse.pay(priced.cost.as_ref().map(|cost| cost.at_most.saturating_sub(inherited)));
-        }
-        let process_memory_peak_bytes = machine::process_peak_bytes();
-        let mut report = Report { id: Some(meta.id.clone()), process_memory_peak_bytes, ..priced };
-        let input = RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
-        if work.is_some_and(|work| work.is_disowned()) {
-            // The server that has it now records all of it.
-            return report;
-        }
-        let written = self.session.engine.history.write(&input, &self.session.config().history).await;
-        report.history_not_recorded = written.err().map(|error| error.to_string());
-        report
+    fn end<'a>(&'a self, ended: &'a StatementEnd) -> BoxFuture<'a, Report> {
+        Box::pin(async move {
+            let open = self.open().take();
+            let Some(OpenRecord { meta, events, purse, work, .. }) = open else { return Report::default() };
+            let events = events.snapshot();
+            let tariff = self.session.tariff().await;
+            let priced = Report::priced(&events, tariff.as_ref());
+            if let Some(purse) = purse {
+                let inherited = match (&work, &tariff) {
+                    (Some(work), Ok(tariff)) => work.inherited_money(tariff),
+                    _ => Money::ZERO,
+                };
+                purse.pay(priced.cost.as_ref().map(|cost| cost.at_most.saturating_sub(inherited)));
+            }
+            let process_memory_peak_bytes = machine::process_peak_bytes();
+            let mut report = Report { id: Some(meta.id.clone()), process_memory_peak_bytes, ..priced };
+            let input =
+                RecordInput { meta: &meta, ended, events: &events, report: &report, tariff: tariff.as_ref().ok() };
+            if work.is_some_and(|work| work.is_disowned()) {
+                // The server that has it now records all of it.
+                return report;
+            }
+            let written = self.session.engine.history.write(&input, &self.session.config().history).await;
+            report.history_not_recorded = written.err().map(|error| error.to_string());
+            report
+        })
     }
 
     fn open(&self) -> MutexGuard<'_, Option<OpenRecord>> {

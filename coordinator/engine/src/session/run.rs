@@ -17,6 +17,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, LogicalPlan};
 use fragment_fn::ahead::AheadAccount;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
@@ -171,21 +172,23 @@ impl RunningStatement {
     ///
     /// # Errors
     /// Any error of the query. The statement is then over, and [`RunningStatement::finish`] still has to be called.
-    pub async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
-        let span = self.events.span().clone();
-        let next = async {
-            if let Some(target) = self.copying.take() {
-                self.stream = None;
-                let message = format!("COPY TO `{}`: no file is written here", target.path.display());
-                return Err(self.failed(QueryError::sql(message).with_hint("run it as a statement of its own")));
-            }
-            match self.creating.take() {
-                Some(create) => Box::pin(self.create(create)).await.map(|()| None),
-                None if self.analyzing.is_some() => Box::pin(self.analyze()).await,
-                None => self.next_batch().await,
-            }
-        };
-        next.instrument(span).await
+    pub fn next(&mut self) -> BoxFuture<'_, Result<Option<RecordBatch>, QueryError>> {
+        Box::pin(async move {
+            let span = self.events.span().clone();
+            let next = async {
+                if let Some(target) = self.copying.take() {
+                    self.stream = None;
+                    let message = format!("COPY TO `{}`: no file is written here", target.path.display());
+                    return Err(self.failed(QueryError::sql(message).with_hint("run it as a statement of its own")));
+                }
+                match self.creating.take() {
+                    Some(create) => Box::pin(self.create(create)).await.map(|()| None),
+                    None if self.analyzing.is_some() => Box::pin(self.analyze()).await,
+                    None => self.next_batch().await,
+                }
+            };
+            next.instrument(span).await
+        })
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {

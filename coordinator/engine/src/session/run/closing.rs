@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fragment_fn::ahead::AheadAccount;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tracing::Instrument;
 
 use super::{RunningStatement, Session};
@@ -52,9 +52,11 @@ impl RunningStatement {
     ///
     /// Attempts that still run may write later. Their objects are removed when the last attempt has ended, or when the
     /// engine is closed.
-    pub async fn finish(self) -> EventLog {
-        let span = self.events.span().clone();
-        self.end().instrument(span).await
+    pub fn finish(self) -> BoxFuture<'static, EventLog> {
+        Box::pin(async move {
+            let span = self.events.span().clone();
+            self.end().instrument(span).await
+        })
     }
 
     async fn end(mut self) -> EventLog {

@@ -9,6 +9,7 @@ use arrow::datatypes::Schema;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, ResetVariable, Statement as PlanStatement};
 use datafusion::prelude::SessionConfig;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -51,32 +52,34 @@ impl NewStatement {
         &self.query.stores
     }
 
-    pub async fn run(self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        if let Some(purse) = &self.purse {
-            purse.check().map_err(|over| QueryError::over_cap(over.into()))?;
-        }
-        let session = self.session.clone();
-        // Time of an earlier coordinator is a part of it.
-        let deadline = Instant::now() + session.timeout().saturating_sub(self.events.elapsed());
-        let (span, timeout) = (self.events.span().clone(), session.timeout());
-        let workers = session.engine.workers.clone();
-        // Reads of planning are spent as it goes.
-        let (query, purse, events) = (self.query.clone(), self.purse.clone(), self.events.clone());
-        let over = Box::pin(async move { query.over_budget(purse, events).await });
-        let starting = async move {
-            let started = Box::pin(session.start(statement, self, deadline));
-            let started = AssertUnwindSafe(started).catch_unwind().await;
-            started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
-        };
-        let starting = workers.run(starting.instrument(span));
-        let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
-        tokio::select! {
-            biased;
-            started = starting => {
-                started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+    pub fn run(self, statement: Statement) -> BoxFuture<'static, Result<RunningStatement, QueryError>> {
+        Box::pin(async move {
+            if let Some(purse) = &self.purse {
+                purse.check().map_err(|over| QueryError::over_cap(over.into()))?;
             }
-            over = over => Err(QueryError::over_cap(over.into())),
-        }
+            let session = self.session.clone();
+            // Time of an earlier coordinator is a part of it.
+            let deadline = Instant::now() + session.timeout().saturating_sub(self.events.elapsed());
+            let (span, timeout) = (self.events.span().clone(), session.timeout());
+            let workers = session.engine.workers.clone();
+            // Reads of planning are spent as it goes.
+            let (query, purse, events) = (self.query.clone(), self.purse.clone(), self.events.clone());
+            let over = Box::pin(async move { query.over_budget(purse, events).await });
+            let starting = async move {
+                let started = Box::pin(session.start(statement, self, deadline));
+                let started = AssertUnwindSafe(started).catch_unwind().await;
+                started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
+            };
+            let starting = workers.run(starting.instrument(span));
+            let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
+            tokio::select! {
+                biased;
+                started = starting => {
+                    started.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
+                }
+                over = over => Err(QueryError::over_cap(over.into())),
+            }
+        })
     }
 }
 
@@ -86,8 +89,8 @@ impl Session {
     /// # Errors
     /// [`crate::error::ErrorKind::TimedOut`] if the start takes longer than the time-out, and the error of a statement
     /// that cannot be planned or started.
-    pub async fn run(&self, statement: Statement) -> Result<RunningStatement, QueryError> {
-        self.new_statement(None).run(statement).await
+    pub fn run(&self, statement: Statement) -> BoxFuture<'static, Result<RunningStatement, QueryError>> {
+        self.new_statement(None).run(statement)
     }
 
     /// Opens the log of a statement, whose work others may go on with, and the session's view that counts its reads.
@@ -235,14 +238,16 @@ impl Session {
     /// # Errors
     /// [`crate::error::ErrorKind::Sql`] for a statement that changes the session, and the error of a statement that
     /// cannot be planned.
-    pub async fn explain(&self, statement: Statement) -> Result<String, QueryError> {
-        let session = self.for_query();
-        let explaining = async move {
-            let (sql, _) = statement.without_copy()?;
-            let (logical, _) = session.logical_plan(sql).await?;
-            session.explain_plan(&explained(session.executed(logical)?)).await
-        };
-        self.engine.workers.run(explaining).await
+    pub fn explain(&self, statement: Statement) -> BoxFuture<'_, Result<String, QueryError>> {
+        Box::pin(async move {
+            let session = self.for_query();
+            let explaining = async move {
+                let (sql, _) = statement.without_copy()?;
+                let (logical, _) = session.logical_plan(sql).await?;
+                session.explain_plan(&explained(session.executed(logical)?)).await
+            };
+            self.engine.workers.run(explaining).await
+        })
     }
 
     async fn explain_plan(&self, logical: &LogicalPlan) -> Result<String, QueryError> {
