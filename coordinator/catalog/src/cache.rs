@@ -90,6 +90,12 @@ impl MetadataCache {
         Self { bytes_max, state: Mutex::default(), reads: Mutex::default(), decodes: Semaphore::new(cores.max(2)) }
     }
 
+    /// Returns an empty cache with the same bound.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self::new(self.bytes_max)
+    }
+
     /// Returns the bytes that it holds.
     pub fn held_bytes(&self) -> usize {
         self.lock().held_bytes

@@ -2,6 +2,8 @@
 //!
 //! Users take turns, and each user's queries run in the order in which they came. A user with fifty waiting queries has
 //! therefore one turn in two beside a user with one. A user leaves one place to run for others.
+//!
+//! What is bounded may also be bytes of memory: a query then takes as many as it is expected to need, and no smaller one overtakes it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,13 +21,17 @@ pub(crate) struct Admission(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
+    /// Places, or bytes.
     running_max: usize,
-    /// Most running queries of a user by name.
+    /// Most of them of a user by name.
     of_user_max: usize,
     waiting_max: usize,
+    /// Places, or bytes, that are taken.
     running: usize,
-    /// Running queries of each user who has some.
+    /// Those of each user who has some.
     running_of: HashMap<String, usize>,
+    /// Queries that have taken them.
+    queries: usize,
     waiting: usize,
     /// Number of the next ticket.
     next_ticket: u64,
@@ -45,6 +51,8 @@ struct Turn {
 #[derive(Debug)]
 struct Queued {
     ticket: Ticket,
+    /// Places, or bytes, that it takes.
+    weight: usize,
     sender: oneshot::Sender<Permit>,
 }
 
@@ -85,6 +93,7 @@ pub(crate) struct Permit {
     /// None once it was given back.
     shared: Option<Arc<Mutex<State>>>,
     user: String,
+    weight: usize,
     /// Time at which the query had its turn; None for one that never waited for it.
     began: Option<Instant>,
 }
@@ -106,6 +115,7 @@ pub(crate) struct Full {
 }
 
 impl Admission {
+    /// Makes an admission with so many places, or bytes.
     pub(crate) fn new(running_max: usize, waiting_max: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             running_max,
@@ -113,6 +123,7 @@ impl Admission {
             waiting_max,
             running: 0,
             running_of: HashMap::new(),
+            queries: 0,
             waiting: 0,
             next_ticket: 0,
             turns: VecDeque::new(),
@@ -126,36 +137,45 @@ impl Admission {
         self
     }
 
-    fn permit(&self, user: &str) -> Permit {
-        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), began: Some(Instant::now()) }
+    fn permit(&self, user: &str, weight: usize) -> Permit {
+        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), weight, began: Some(Instant::now()) }
     }
 
     /// Counts a query that computes on without a right to, until the permit is dropped. It waits for no place.
     pub(crate) fn overrun(&self, user: &str) -> Permit {
-        lock(&self.0).begin(user);
-        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), began: None }
+        lock(&self.0).begin(user, 1);
+        Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), weight: 1, began: None }
     }
 
     /// Takes a place of a user, if there is one now.
     pub(crate) fn take(&self, user: &str) -> Option<Permit> {
         let mut state = lock(&self.0);
-        state.has_place(user).then(|| state.begin(user))?;
-        Some(self.permit(user))
+        (state.has_room(1) && state.has_share(user, 1)).then(|| state.begin(user, 1))?;
+        Some(self.permit(user, 1))
     }
 
-    /// Queues a query of a user.
+    /// Queues a query of a user, which takes one place.
     ///
     /// # Errors
     /// [`Full`] if too many wait already.
     pub(crate) fn queue(&self, user: &str) -> Result<Waiting, Full> {
+        self.queue_of(user, 1)
+    }
+
+    /// Queues a query of a user, which takes so many places, or bytes. One that wants more than there are takes all.
+    ///
+    /// # Errors
+    /// [`Full`] if too many wait already.
+    pub(crate) fn queue_of(&self, user: &str, weight: usize) -> Result<Waiting, Full> {
         let mut state = lock(&self.0);
         state.forget_the_gone();
-        let ticket = Ticket(state.next_ticket);
-        // A user who waits although there is a place has his share of them already.
-        if state.has_place(user) && !state.turns.iter().any(|turn| turn.user == user) {
-            state.begin(user);
+        let (ticket, weight) = (Ticket(state.next_ticket), weight.min(state.running_max));
+        // A user who waits although there is a place has his share of them already. Others may wait for more than there is.
+        let waits_before = |turn: &Turn| turn.user == user || state.waits_for_room(turn);
+        if state.has_room(weight) && state.has_share(user, weight) && !state.turns.iter().any(waits_before) {
+            state.begin(user, weight);
             state.next_ticket += 1;
-            return Ok(Waiting { ticket, turn: Turned::Now(self.permit(user)) });
+            return Ok(Waiting { ticket, turn: Turned::Now(self.permit(user, weight)) });
         }
         if state.waiting >= state.waiting_max {
             return Err(Full { waiting: state.waiting });
@@ -168,7 +188,7 @@ impl Admission {
         let (sender, receiver) = oneshot::channel();
         state.next_ticket += 1;
         state.waiting += 1;
-        let queued = Queued { ticket, sender };
+        let queued = Queued { ticket, weight, sender };
         match state.turns.iter_mut().find(|turn| turn.user == user) {
             Some(turn) => turn.queries.push_back(queued),
             None => state.turns.push_back(Turn { user: user.to_owned(), queries: VecDeque::from([queued]) }),
@@ -180,14 +200,16 @@ impl Admission {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let mut state = lock(&self.0);
         state.forget_the_gone();
-        (state.running, state.waiting)
+        (state.queries, state.waiting)
     }
 
     /// Returns the place of a query in the queue; None if it does not wait.
     pub(crate) fn place(&self, ticket: Ticket) -> Option<Place> {
         let state = lock(&self.0);
         let position = state.position(ticket)?;
-        let turns = (position + 1) as f64 / state.running_max as f64;
+        // Queries that take many places have few beside them.
+        let at_once = state.running_max.min(state.queries).max(1);
+        let turns = (position + 1) as f64 / at_once as f64;
         let expected_wait = state.seconds_mean.map(|seconds| Duration::from_secs_f64(turns * seconds));
         Some(Place { position, expected_wait })
     }
@@ -212,30 +234,44 @@ impl State {
         self.waiting = self.turns.iter().map(|turn| turn.queries.len()).sum();
     }
 
-    /// Returns true if a query of the user may run. A user by name leaves places for others.
-    fn has_place(&self, user: &str) -> bool {
+    /// Returns true if a query finds what it takes.
+    fn has_room(&self, weight: usize) -> bool {
+        self.running + weight <= self.running_max
+    }
+
+    /// Returns true if a query of the user may run where there is room. A user by name leaves places for others.
+    fn has_share(&self, user: &str, weight: usize) -> bool {
         let of_user_max = if user.is_empty() { self.running_max } else { self.of_user_max };
-        self.running < self.running_max && self.running_of.get(user).copied().unwrap_or_default() < of_user_max
+        self.running_of.get(user).copied().unwrap_or_default() + weight <= of_user_max
     }
 
-    fn begin(&mut self, user: &str) {
-        self.running += 1;
-        *self.running_of.entry(user.to_owned()).or_default() += 1;
+    /// Tells if a user's next query runs as soon as there is room for it.
+    fn waits_for_room(&self, turn: &Turn) -> bool {
+        turn.queries.front().is_some_and(|next| self.has_share(&turn.user, next.weight))
     }
 
-    fn end(&mut self, user: &str) {
-        self.running -= 1;
+    fn begin(&mut self, user: &str, weight: usize) {
+        self.queries += 1;
+        self.running += weight;
+        *self.running_of.entry(user.to_owned()).or_default() += weight;
+    }
+
+    fn end(&mut self, user: &str, weight: usize) {
+        self.queries -= 1;
+        self.running -= weight;
         if let Some(running) = self.running_of.get_mut(user) {
-            *running -= 1;
+            *running -= weight;
             if *running == 0 {
                 self.running_of.remove(user);
             }
         }
     }
 
-    /// Takes the next query out that may run, and puts its user at the end.
+    /// Takes the next query out that may run, and puts its user at the end. Where there is no room for it, nobody else is the next: smaller
+    /// ones would keep it waiting for ever.
     fn next(&mut self) -> Option<(String, Queued)> {
-        let at = self.turns.iter().position(|turn| self.has_place(&turn.user))?;
+        let at = self.turns.iter().position(|turn| self.waits_for_room(turn))?;
+        self.turns[at].queries.front().filter(|next| self.has_room(next.weight))?;
         let mut turn = self.turns.remove(at)?;
         let user = turn.user.clone();
         let query = turn.queries.pop_front();
@@ -251,7 +287,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         let mut state = lock(&shared);
-        state.end(&self.user);
+        state.end(&self.user, self.weight);
         if let Some(began) = self.began {
             let seconds = began.elapsed().as_secs_f64();
             let mean = state.seconds_mean.unwrap_or(seconds);
@@ -259,8 +295,9 @@ impl Drop for Permit {
         }
         while let Some((user, query)) = state.next() {
             let began = Some(Instant::now());
-            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone(), began }) {
-                Ok(()) => state.begin(&user),
+            let weight = query.weight;
+            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone(), weight, began }) {
+                Ok(()) => state.begin(&user, weight),
                 // Its client has gone. The permit never counted, and the lock is held.
                 Err(mut unused) => unused.shared = None,
             }
@@ -352,6 +389,82 @@ mod tests {
         // A server without users has no shares.
         let all: Vec<_> = (0..3).map(|_| now("").expect("a place")).collect();
         drop(all);
+    }
+
+    /// Ten bytes. Each step is a query with its bytes, which begins at once or waits, or the end of one, after which others begin.
+    #[tokio::test]
+    async fn queries_take_bytes_and_the_small_do_not_overtake_the_large() {
+        enum Step {
+            Begins(&'static str, usize),
+            Waits(&'static str, usize, usize),
+            Ends(&'static str, &'static [&'static str]),
+        }
+        use Step::{Begins, Ends, Waits};
+        for (name, steps) in [
+            ("side by side", vec![Begins("ada 1", 4), Begins("bob 1", 6), Ends("ada 1", &[]), Begins("eve 1", 4)]),
+            (
+                "nothing is free",
+                vec![Begins("ada 1", 8), Begins("ada 2", 0), Waits("ada 3", 3, 0), Ends("ada 1", &["ada 3"])],
+            ),
+            (
+                "a large one is not overtaken",
+                vec![
+                    Begins("ada 1", 6),
+                    Waits("bob 1", 8, 0),
+                    Waits("eve 1", 1, 1),
+                    Waits("ada 2", 1, 2),
+                    Ends("ada 1", &["bob 1", "eve 1", "ada 2"]),
+                ],
+            ),
+            (
+                "users take turns",
+                vec![
+                    Begins("ada 1", 10),
+                    Waits("ada 2", 10, 0),
+                    Waits("ada 3", 10, 1),
+                    Waits("bob 1", 10, 1),
+                    Ends("ada 1", &["ada 2"]),
+                    Ends("ada 2", &["bob 1"]),
+                    Ends("bob 1", &["ada 3"]),
+                ],
+            ),
+            (
+                "more than there is",
+                vec![Begins("ada 1", 1), Waits("bob 1", 99, 0), Ends("ada 1", &["bob 1"]), Waits("eve 1", 1, 0)],
+            ),
+        ] {
+            let admission = Admission::new(10, 10).with_user_max(10);
+            let (mut running, mut waiting) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Begins(query, bytes) => {
+                        let turn = admission.queue_of(&query[..3], bytes).expect("room to wait").turn();
+                        running.push((query, turn.now_or_never().unwrap_or_else(|| panic!("{name}: {query} waits"))));
+                    }
+                    Waits(query, bytes, position) => {
+                        let queued = admission.queue_of(&query[..3], bytes).expect("room to wait");
+                        let place = admission.place(queued.ticket());
+                        assert_eq!(place.map(|place| place.position), Some(position), "{name}: {query}");
+                        waiting.push((query, Box::pin(queued.turn())));
+                    }
+                    Ends(query, next) => {
+                        running.retain(|(other, _)| *other != query);
+                        let mut begun = Vec::new();
+                        waiting.retain_mut(|(other, turn)| match turn.now_or_never() {
+                            Some(permit) => {
+                                running.push((*other, permit));
+                                begun.push(*other);
+                                false
+                            }
+                            None => true,
+                        });
+                        assert_eq!(begun, next, "{name}: after {query}");
+                    }
+                }
+            }
+            drop((running, waiting));
+            assert_eq!(admission.counts(), (0, 0), "{name}");
+        }
     }
 
     #[test]

@@ -219,7 +219,7 @@ fn saved_at(path: &Path) -> Result<Option<Vec<SavedBudget>>, QueryError> {
     })
 }
 
-/// Checks that each holder is known, and has one budget for a period. The users and groups of an identity provider are its own.
+/// Checks that each holder is known, and has one budget for a period.
 fn check(budgets: &[BudgetConfig], tokens: Option<&Tokens>, provider: Option<&Provider>) -> Result<(), QueryError> {
     let refused = |words: String| QueryError::setup(format!("server.budget: {words}"));
     let none = Tokens::default();
@@ -227,24 +227,9 @@ fn check(budgets: &[BudgetConfig], tokens: Option<&Tokens>, provider: Option<&Pr
         (None, None) => return Err(refused("the server has no users".to_owned()).with_hint("set server.tokens")),
         (tokens, _) => tokens.unwrap_or(&none),
     };
-    let is_providers = |holder: &BudgetHolder| match (holder, provider) {
-        (_, None) => false,
-        (BudgetHolder::User(name), Some(provider)) => name.starts_with(&provider.prefix()),
-        (BudgetHolder::Group(_), Some(provider)) => provider.tells_groups(),
-    };
     for (at, BudgetConfig { holder, period, .. }) in budgets.iter().enumerate() {
-        let known: BTreeSet<&str> = match holder {
-            BudgetHolder::User(_) => tokens.users().collect(),
-            BudgetHolder::Group(_) => tokens.groups().collect(),
-        };
         let (kind, name) = (holder.kind(), holder.name());
-        if !known.contains(name) && !is_providers(holder) {
-            let hint = match nearest(name, known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("no token of server.tokens has this {kind}"),
-            };
-            return Err(refused(format!("there is no {kind} `{name}`")).with_hint(hint));
-        }
+        is_known("server.budget", holder, tokens, provider)?;
         let is_same = |other: &BudgetConfig| (&other.holder, other.period) == (holder, *period);
         if budgets[..at].iter().any(is_same) {
             return Err(
@@ -260,6 +245,31 @@ fn check(budgets: &[BudgetConfig], tokens: Option<&Tokens>, provider: Option<&Pr
         }
     }
     Ok(())
+}
+
+/// Checks that a setting names a user or a group that there is. Those of an identity provider are its own.
+///
+/// # Errors
+/// [`gust_engine::error::ErrorKind::Setup`] if there is none.
+pub(crate) fn is_known(
+    setting: &str,
+    holder: &BudgetHolder,
+    tokens: &Tokens,
+    provider: Option<&Provider>,
+) -> Result<(), QueryError> {
+    let (kind, name) = (holder.kind(), holder.name());
+    let (known, is_providers): (BTreeSet<&str>, bool) = match holder {
+        BudgetHolder::User(_) => (tokens.users().collect(), provider.is_some_and(|it| name.starts_with(&it.prefix()))),
+        BudgetHolder::Group(_) => (tokens.groups().collect(), provider.is_some_and(Provider::tells_groups)),
+    };
+    if known.contains(name) || is_providers {
+        return Ok(());
+    }
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("no token of server.tokens has this {kind}"),
+    };
+    Err(QueryError::setup(format!("{setting}: there is no {kind} `{name}`")).with_hint(hint))
 }
 
 /// Returns the path of a file beside the file.

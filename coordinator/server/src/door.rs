@@ -1,38 +1,41 @@
 //! The engine of the server, and the sessions that it opens for its users.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::Utc;
 use gust_engine::cap::SharedBudgets;
-use gust_engine::config::{CatalogConfig, Config, JournalsWanted, Label, LabelError};
+use gust_engine::config::{Config, JournalsWanted, Label, LabelError};
 use gust_engine::cost::{PriceError, Tariff};
 use gust_engine::error::QueryError;
 use gust_engine::exchange::Journals;
-use gust_engine::history::StatementEnd;
+use gust_engine::history::{HistoryWriter, LateRecord, StatementEnd};
 use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{
-    Allowed, Engine, EngineOptions, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions, SettingsPolicy,
+    Allowed, Engine, EngineOptions, OWN_CATALOG, Recorder, Session, SessionOptions, SettingsPolicy, TraceParent,
 };
-use gust_engine::storage::Reach;
-use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use gust_engine::tables::grants::TableGrants;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::budgets::KeptBudgets;
+use crate::grants;
 use crate::journal::Keeping;
 use crate::jwt::Provider;
 use crate::links::Links;
+use crate::memory::unshared;
 use crate::metrics::{Metrics, Moment};
+use crate::otlp::{Collector, Traces};
 use crate::recording::Recording;
 use crate::statements::Statements;
 use crate::tokens::{Credential, NoUser, PREFIX, Principal, Tokens};
+use base::{deployment, look_up_in, reach_of, set_up};
+
+mod base;
 
 /// Settings of DataFusion that SET may change. Those of the whole process, and sizes without a bound, are not among them.
 const SETTINGS: &[Allowed] = &[
@@ -42,9 +45,6 @@ const SETTINGS: &[Allowed] = &[
 
 /// SQLSTATE code of PostgreSQL for a catalog that is not there.
 const NO_CATALOG: &str = "3D000";
-
-/// Name under which the history has the set-up statements of a server with users.
-const SETUP: &str = "--setup";
 
 /// Results that are written for their readers at the same time, and twice the queries if that is more. Each holds a thread, also while
 /// its reader stops.
@@ -71,9 +71,12 @@ const STOPPING_MAX: Duration = Duration::from_secs(5);
 /// Engine, queue and tasks of a server.
 #[derive(Debug)]
 pub(crate) struct Door {
-    engine: Engine,
-    /// Session whose tables every session shows.
-    base: Session,
+    /// Session whose tables every new session shows. Its engine has the catalogs that the configuration had when it was last read.
+    base: watch::Sender<Session>,
+    /// Held while catalogs are read anew.
+    reloading: tokio::sync::Mutex<()>,
+    /// Texts of the set-up statements.
+    setup: Vec<String>,
     /// Catalog in which bare names are looked up.
     catalog: Option<String>,
     cap: Option<Money>,
@@ -84,6 +87,8 @@ pub(crate) struct Door {
     /// Provider of identities; None without one.
     provider: Option<Provider>,
     pub(crate) admission: Admission,
+    /// Bytes of memory that belong to no query's share.
+    pub(crate) memory: Admission,
     /// Results that are written.
     pub(crate) results: Admission,
     /// Longest time in which a client reads nothing, before its answer is cut.
@@ -96,7 +101,11 @@ pub(crate) struct Door {
     /// Budgets of users and groups; None without any.
     budgets: Option<KeptBudgets>,
     metrics: Metrics,
+    /// Traces for a collector; None without one.
+    traces: Option<Traces>,
     recording: Recording,
+    /// Records for which their statements have not waited; None once somebody listens.
+    late: Mutex<Option<mpsc::Receiver<LateRecord>>>,
     /// Tasks of queries.
     pub(crate) tasks: TaskTracker,
     /// Token that stops all queries.
@@ -111,6 +120,8 @@ pub(crate) struct SessionWishes {
     pub(crate) cap: Option<Money>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) labels: Vec<Label>,
+    /// Span of the client that asks.
+    pub(crate) trace_parent: Option<TraceParent>,
 }
 
 impl SessionWishes {
@@ -131,16 +142,6 @@ pub(crate) enum Purpose {
     Check,
 }
 
-/// Returns a digest of what makes a statement mean the same on two servers: catalogs and their places, places that may be read, the place
-/// of bare names, the set-up, and the provider of users. A server without users is its machine's own, and so are its statements.
-fn deployment(config: &Config, catalog: Option<&str>, setup: &[String], has_users: bool) -> String {
-    let catalogs: Vec<_> = config.catalogs.iter().map(|(name, it)| (name, it.tables_in(), it.file())).collect();
-    let issuer = config.server.jwt.as_ref().map(|jwt| &jwt.issuer);
-    let machine = (!has_users).then(|| whoami::fallible::hostname().unwrap_or_default());
-    let facts = format!("{:?}", (catalogs, &config.server.reach, catalog, setup, issuer, machine));
-    BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(facts))
-}
-
 impl Door {
     /// Opens the engine, and runs the set-up statements. For a check nothing is written, and budgets hold nobody.
     pub(crate) async fn open(
@@ -153,10 +154,11 @@ impl Door {
     ) -> Result<Self, QueryError> {
         let server = &config.server;
         let (queries_max, queued_max) = (server.queries_max as usize, server.queued_max as usize);
-        let warehouses = config.catalogs.values().filter_map(CatalogConfig::tables_in);
-        let reach = Reach::of(warehouses.chain(server.reach.iter().map(String::as_str)))?;
+        let reach = reach_of(&config.catalogs, &server.reach)?;
+        grants::check(&config, &reach, tokens.as_ref(), provider.as_ref())?;
         let settings = SettingsPolicy::Listed(SETTINGS);
-        let options = EngineOptions { queries_max, settings, reach, ..EngineOptions::default() };
+        let (history, late) = HistoryWriter::of_server();
+        let options = EngineOptions { queries_max, settings, reach, history, ..EngineOptions::default() };
         let (cap, timeout) = (config.cost.max, config.timeout);
         let tokens_path = server.tokens.clone();
         let folder = config.temp_folder.clone().unwrap_or_else(std::env::temp_dir);
@@ -178,21 +180,19 @@ impl Door {
         let of_users = tokens.is_some() || provider.is_some();
         let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup, of_users));
         let links = server.links;
+        let (metrics, collector) = (Metrics::default(), server.otlp.as_deref().map(Collector::new).transpose()?);
+        let traces = collector.map(|collector| Traces::start(collector, metrics.traces.clone()));
         let engine = Engine::open(config, options)?;
         let stopping = CancellationToken::new();
         let links = Links::new(engine.kept_results(links)?, stopping.clone());
         let has_journals = journals == JournalsWanted::Yes && purpose == Purpose::Serve;
         let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
-        // Users see the views that it makes. So it has no history but its own.
-        let options = SessionOptions {
-            principal: of_users.then(|| SETUP.to_owned()),
-            own_history: of_users,
-            ..SessionOptions::default()
-        };
-        let base = engine.session(options)?;
-        let door = Self {
-            engine,
-            base,
+        let base = Box::pin(set_up(&engine, of_users, catalog.as_deref(), setup)).await?;
+        let memory = unshared(engine.memory().unshared_bytes());
+        Ok(Self {
+            base: watch::Sender::new(base),
+            reloading: tokio::sync::Mutex::default(),
+            setup: setup.to_vec(),
             catalog,
             cap,
             timeout,
@@ -200,27 +200,26 @@ impl Door {
             tokens: watch::Sender::new(tokens.map(Arc::new)),
             provider,
             admission: Admission::new(queries_max, queued_max),
+            memory,
             results: Admission::new(results_max, results_max).with_user_max(results_max / RESULTS_SHARE),
             stalled_max: STALLED_MAX,
             statements,
             keeping,
             links,
             budgets,
-            metrics: Metrics::default(),
+            metrics,
+            traces,
             recording: Recording::default(),
+            late: Mutex::new(Some(late)),
             tasks: TaskTracker::new(),
             stopping,
-        };
-        door.look_up_in(&door.base, None).await?;
-        for sql in setup {
-            door.base.set_up(sql).await?;
-        }
-        Ok(door)
+        })
     }
 
-    /// Returns the catalog in which bare names are looked up; None for the session's own tables.
-    pub(crate) fn catalog(&self) -> Option<&str> {
-        self.catalog.as_deref()
+    /// Returns the catalog in which a session looks bare names up of itself; None for its own tables, and where its user does not see the
+    /// server's catalog.
+    pub(crate) fn catalog_of(&self, session: &Session) -> Option<&str> {
+        self.catalog.as_deref().filter(|name| session.config().catalogs.contains_key(*name))
     }
 
     fn tokens(&self) -> Option<Arc<Tokens>> {
@@ -321,10 +320,33 @@ impl Door {
         }
     }
 
-    /// Counts a statement that has ended, and tells where the history does not take records any more.
-    pub(crate) fn count(&self, report: &Report, ended: &StatementEnd) {
+    /// Counts the statement that a recorder has ended, sends its trace, and tells where the history does not take records any more.
+    pub(crate) fn count(&self, recorder: &Recorder, report: &Report, ended: &StatementEnd) {
         self.metrics.count(report, ended);
-        self.recording.hear(report.id.as_deref(), report.history_not_recorded.as_deref());
+        // It is let go where nobody wants it.
+        if let (Some(statement), Some(traces)) = (recorder.take_ended(), &self.traces) {
+            traces.tell(statement, report, ended);
+        }
+        if !report.is_record_open {
+            self.recording.hear(report.id.as_deref(), report.history_not_recorded.as_deref());
+        }
+    }
+
+    /// Hears of the records for which their statements have not waited, until the server stops.
+    pub(crate) async fn hear_late(self: Arc<Self>) {
+        let Some(mut late) = self.late.lock().expect("no holder panics").take() else { return };
+        let heard = async {
+            while let Some(LateRecord { id, why }) = late.recv().await {
+                if why.is_some() {
+                    self.metrics.count_unrecorded();
+                }
+                self.recording.hear(Some(&id), why.as_deref());
+            }
+        };
+        tokio::select! {
+            () = heard => {}
+            () = self.stopping.cancelled() => {}
+        }
     }
 
     /// Returns the metrics of the server as text, with the budgets that a user shares.
@@ -338,7 +360,8 @@ impl Door {
 
     /// Returns the prices by which the cost of a running statement is told.
     pub(crate) async fn tariff(&self) -> Result<Tariff, PriceError> {
-        self.base.tariff().await
+        let base = self.base();
+        base.tariff().await
     }
 
     /// Returns the budgets that a user shares; None without any.
@@ -347,13 +370,30 @@ impl Door {
     /// Those of [`KeptBudgets::of`].
     pub(crate) fn budgets_of(&self, principal: &Principal) -> Result<Option<SharedBudgets>, QueryError> {
         let (Some(budgets), Some(user)) = (&self.budgets, principal.user.as_deref()) else { return Ok(None) };
-        match &principal.credential {
-            Some(Credential::Web(web)) => budgets.of(user, &web.groups),
-            Some(Credential::Token(_)) | None => {
+        budgets.of(user, &self.groups_of(principal))
+    }
+
+    /// Returns the groups of a user: those that the web token tells, or those of all tokens of the file.
+    fn groups_of(&self, principal: &Principal) -> Vec<String> {
+        match (&principal.credential, principal.user.as_deref()) {
+            (Some(Credential::Web(web)), _) => web.groups.clone(),
+            (Some(Credential::Token(_)) | None, Some(user)) => {
                 let groups = self.tokens().map(|tokens| tokens.groups_of(user, Utc::now())).unwrap_or_default();
-                budgets.of(user, &groups.into_iter().collect::<Vec<_>>())
+                groups.into_iter().collect()
             }
+            (Some(Credential::Token(_)) | None, None) => Vec::new(),
         }
+    }
+
+    /// Returns the tables and paths that exist for a user. None where there are no grants: then everything is there for everybody.
+    fn grants_of(&self, principal: &Principal) -> Result<Option<Arc<TableGrants>>, QueryError> {
+        let base = self.base();
+        let grants = &base.config().server.grants;
+        if grants.is_empty() {
+            return Ok(None);
+        }
+        let user = principal.user.as_deref().unwrap_or_default();
+        Ok(Some(Arc::new(grants::of(grants, user, &self.groups_of(principal))?)))
     }
 
     /// Keeps what is spent of the budgets in their file, until the server stops.
@@ -367,7 +407,7 @@ impl Door {
 
     /// Opens a session of a user for one request. Its history has the user's own statements.
     pub(crate) async fn session(&self, principal: &Principal, wishes: SessionWishes) -> Result<Session, QueryError> {
-        let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
+        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent } = wishes;
         let options = SessionOptions {
             principal: principal.user.clone(),
             own_history: principal.user.is_some(),
@@ -375,18 +415,21 @@ impl Door {
             cap: [cap, self.cap].into_iter().flatten().min(),
             timeout: timeout.map(|timeout| timeout.min(self.timeout)),
             budgets: self.budgets_of(principal)?,
+            grants: self.grants_of(principal)?,
+            trace_parent,
             ..SessionOptions::default()
         };
-        let session = self.engine.session(options)?;
-        session.show_tables_of(&self.base).await?;
+        let base = self.base();
+        let session = base.engine().session(options)?;
+        session.show_tables_of(&base).await?;
         if let Some(unknown) = catalog.as_deref().filter(|name| !session.config().catalogs.contains_key(*name)) {
             let refused = QueryError::sql(format!("there is no catalog `{unknown}` in the configuration"))
                 .with_sqlstate(NO_CATALOG);
             return Err(refused.with_hint("SHOW CATALOGS lists what there is"));
         }
-        self.look_up_in(&session, catalog.as_deref()).await?;
+        look_up_in(&session, catalog.as_deref().or(self.catalog_of(&session))).await?;
         if let Some(schema) = schema {
-            session.use_schema(catalog.as_deref().or(self.catalog.as_deref()).unwrap_or(OWN_CATALOG), &schema);
+            session.use_schema(catalog.as_deref().or(self.catalog_of(&session)).unwrap_or(OWN_CATALOG), &schema);
         }
         Ok(session)
     }
@@ -396,22 +439,16 @@ impl Door {
     /// # Errors
     /// Those of [`Engine::session`].
     pub(crate) fn plain_session(&self, principal: &Principal, labels: Vec<Label>) -> Result<Session, QueryError> {
+        let grants = self.grants_of(principal)?;
         let (principal, own_history) = (principal.user.clone(), principal.user.is_some());
-        self.engine.session(SessionOptions { principal, own_history, labels, ..SessionOptions::default() })
+        let options = SessionOptions { principal, own_history, labels, grants, ..SessionOptions::default() };
+        self.base().engine().session(options)
     }
 
-    /// Looks bare names up in `first`, else in the server's own catalog, else among the session's tables. All catalogs are at hand.
-    async fn look_up_in(&self, session: &Session, first: Option<&str>) -> Result<(), QueryError> {
-        session.use_schema(OWN_CATALOG, OWN_SCHEMA);
-        match first.or(self.catalog.as_deref()) {
-            Some(first) => session.use_catalog(first).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Tells if the configuration has such a catalog.
-    pub(crate) fn has_catalog(&self, name: &str) -> bool {
-        self.base.config().catalogs.contains_key(name)
+    /// Tells if a user sees such a catalog.
+    pub(crate) fn has_catalog(&self, principal: &Principal, name: &str) -> bool {
+        let is_seen = self.grants_of(principal).is_ok_and(|grants| grants.is_none_or(|it| it.show_catalog(name)));
+        is_seen && self.base.borrow().config().catalogs.contains_key(name)
     }
 
     /// Asks each catalog for its first namespaces.
@@ -419,7 +456,7 @@ impl Door {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
     pub(crate) async fn ask_catalogs(&self) -> Result<(), QueryError> {
-        let session = self.engine.session(SessionOptions::default())?;
+        let session = self.base().engine().session(SessionOptions::default())?;
         for name in session.config().catalogs.keys() {
             session.use_catalog(name).await?;
         }
@@ -431,11 +468,22 @@ impl Door {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if it cannot.
     pub(crate) async fn try_journals(&self) -> Result<(), QueryError> {
-        if self.base.config().journals() != JournalsWanted::Yes || self.engine.creates_once().await? {
+        if self.base().config().journals() != JournalsWanted::Yes || self.base().engine().creates_once().await? {
             return Ok(());
         }
         let what = "the exchange does not create an object once (If-None-Match): submitted statements would end with this server";
         Err(QueryError::setup(what).with_hint("set `journal = false` under [server] if they may"))
+    }
+
+    /// Tries if the collector takes traces, where there is one.
+    ///
+    /// # Errors
+    /// [`gust_engine::error::ErrorKind::Setup`] if it does not.
+    pub(crate) async fn try_traces(&self) -> Result<(), QueryError> {
+        match &self.traces {
+            Some(traces) => traces.check().await,
+            None => Ok(()),
+        }
     }
 
     /// Deletes what a query of another server has left in the exchange. Returns the number of objects.
@@ -443,7 +491,7 @@ impl Door {
     /// # Errors
     /// The store's, in words.
     pub(crate) async fn clean_exchange(&self, query: &str) -> Result<usize, String> {
-        self.engine.exchange().clean(query).await.map_err(|error| error.to_string())
+        self.base().engine().exchange().clean(query).await.map_err(|error| error.to_string())
     }
 
     /// Waits until no task of a query is left. No connection brings more of them.
@@ -475,6 +523,9 @@ impl Door {
             // A failure is logged. There is nothing else to be done with it.
             let _is_saved = budgets.save().await;
         }
-        self.engine.close().await;
+        if let Some(traces) = &self.traces {
+            traces.flush().await;
+        }
+        self.base().engine().close().await;
     }
 }

@@ -1,5 +1,6 @@
 //! The listening socket: its connections, their bounds, and their ends.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 use axum_server::Handle;
 use axum_server::accept::DefaultAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use futures::future::LocalBoxFuture;
-use gust_engine::config::{Config, ServerConfig, TlsConfig};
+use futures::future::{BoxFuture, LocalBoxFuture};
+use gust_engine::config::{CatalogConfig, Config, ServerConfig, TlsConfig};
 use gust_engine::error::QueryError;
 use hyper_util::rt::TokioTimer;
 use tokio::sync::oneshot;
@@ -136,6 +137,7 @@ impl Server {
                 Ready::of(config, options, Purpose::Serve).await?;
             let times = Times { beginning_max: HEAD_TIME_MAX, idle_max: IDLE_MAX, stalled_max: STALLED_MAX };
             tokio::spawn(Arc::clone(&door).tidy());
+            tokio::spawn(Arc::clone(&door).hear_late());
             tokio::spawn(Arc::clone(&door).keep_budgets());
             // A client that asks for a statement of an earlier server is not to hear that there is none.
             let (shown, is_shown) = oneshot::channel();
@@ -166,8 +168,8 @@ impl Server {
         })
     }
 
-    /// Checks that a server could start, that the identity provider tells its keys, that each catalog answers, and that the exchange can
-    /// have journals if they are wanted. No connection is taken. Nothing is written but an object in the exchange, which is deleted again.
+    /// Checks that a server could start, that the identity provider tells its keys, that each catalog answers, that the collector takes
+    /// traces, and that the exchange can have journals if they are wanted. No connection is taken. Nothing is written but an object in the exchange, which is deleted again.
     ///
     /// # Errors
     /// Those of [`Self::start`], and [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
@@ -177,6 +179,7 @@ impl Server {
             let checked = async {
                 door.fetch_keys().await?;
                 door.ask_catalogs().await?;
+                door.try_traces().await?;
                 door.try_journals().await
             };
             let checked = checked.await;
@@ -196,6 +199,16 @@ impl Server {
             used.reload_from_config(tls::read(files)?);
         }
         tokens
+    }
+
+    /// Returns a future that takes the catalogs that `read` returns, for sessions that are opened after. It tells if any has changed. The server
+    /// goes on meanwhile. After an error the earlier catalogs hold.
+    pub fn reload_catalogs(
+        &self,
+        read: impl FnOnce() -> Result<BTreeMap<String, CatalogConfig>, QueryError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<bool, QueryError>> {
+        let door = Arc::clone(&self.door);
+        Box::pin(async move { door.reload_catalogs(read).await })
     }
 
     /// Returns the URL at which it listens.

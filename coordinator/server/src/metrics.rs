@@ -51,6 +51,14 @@ pub(crate) struct Metrics {
     running: Gauge,
     waiting: Gauge,
     kept: Gauge,
+    pub(crate) traces: TraceCounts,
+}
+
+/// Statements by the fate of their traces. Clones share the counters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TraceCounts {
+    pub(crate) sent: Counter,
+    pub(crate) dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,6 +118,7 @@ impl Default for Metrics {
             running: Gauge::default(),
             waiting: Gauge::default(),
             kept: Gauge::default(),
+            traces: TraceCounts::default(),
             registry: Registry::default(),
         };
         let dollars = unit_of_dollars();
@@ -128,6 +137,9 @@ impl Default for Metrics {
         registry.register("cold_starts", "Attempts on functions that had to start", metrics.cold_starts.clone());
         registry.register_with_unit("read", "Bytes read from stores", Unit::Bytes, metrics.bytes_read.clone());
         registry.register("store_requests", "Requests to stores", metrics.requests.clone());
+        let TraceCounts { sent, dropped } = &metrics.traces;
+        registry.register("traces_sent", "Statements whose trace the collector has taken", sent.clone());
+        registry.register("traces_dropped", "Statements whose trace the collector has not taken", dropped.clone());
         registry.register("queries_running", "Queries that run", metrics.running.clone());
         registry.register("queries_waiting", "Queries that wait for their turn", metrics.waiting.clone());
         registry.register("statements_kept", "Submitted statements under way or kept", metrics.kept.clone());
@@ -153,7 +165,7 @@ impl Metrics {
             }
         }
         if report.history_not_recorded.is_some() {
-            self.unrecorded.inc();
+            self.count_unrecorded();
         }
         self.rows.inc_by(report.rows);
         self.fragments.inc_by(report.fragments as u64);
@@ -165,6 +177,11 @@ impl Metrics {
             self.bytes_read.get_or_create(&label).inc_by(usage.bytes_read);
             self.requests.get_or_create(&label).inc_by(usage.requests.total());
         }
+    }
+
+    /// Counts a statement that was counted before, and has no record after all.
+    pub(crate) fn count_unrecorded(&self) {
+        self.unrecorded.inc();
     }
 
     /// Writes all metrics in Prometheus' format of text.

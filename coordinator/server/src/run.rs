@@ -13,7 +13,9 @@ use gust_engine::resume::WorkLog;
 use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError, end_of};
 
+use crate::admission::Ticket;
 use crate::door::{Door, SessionWishes};
+use crate::memory::Gate;
 use crate::tokens::Principal;
 
 /// SQLSTATE codes of PostgreSQL.
@@ -79,6 +81,9 @@ pub(crate) trait Sink: Send + Sync {
     fn work(&self) -> Option<Arc<WorkLog>> {
         None
     }
+
+    /// Hears that the statement waits for memory, under its ticket, or that it does not wait any more.
+    fn waits(&mut self, _ticket: Option<Ticket>) {}
 
     /// Hears that the statement is about to end, before its objects are removed.
     fn ending(&mut self) -> impl Future<Output = ()> + Send {
@@ -156,8 +161,9 @@ pub(crate) async fn unrun(door: &Door, asked: Asked, work: Arc<WorkLog>, error: 
     };
     // A text that another version has read may be no SQL here.
     let last = parsed(&session, sql.clone()).await.ok().and_then(|mut statements| statements.pop());
-    let report = Recorder::new(session).refuse(last.as_ref(), &sql, work, &error).await;
-    door.count(&report, &StatementEnd::from(&error));
+    let recorder = Recorder::new(session);
+    let report = recorder.refuse(last.as_ref(), &sql, work, &error).await;
+    door.count(&recorder, &report, &StatementEnd::from(&error));
     Failure { id: report.id.clone(), error, report: Some(Box::new(report)) }
 }
 
@@ -204,22 +210,33 @@ async fn start(
     work: Option<Arc<WorkLog>>,
     sink: &mut impl Sink,
 ) -> Result<RunningStatement, Failure> {
-    let unwanted = sink.unwanted();
-    let gone = tokio::select! {
-        running = Box::pin(recorder.run_noted(statement, work.clone())) => {
-            return running.map_err(|refused| {
-                door.count(&refused.report, &StatementEnd::from(&refused.error));
-                Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
-            });
+    let (gate, mut tickets) = Gate::of(&door.memory, recorder.user().unwrap_or_default());
+    let mut leaving = Box::pin(gone(door, principal, sink.unwanted()));
+    let mut starting = Box::pin(recorder.run_noted(statement, work.clone(), Some(gate)));
+    let gone = loop {
+        tokio::select! {
+            running = &mut starting => {
+                return running.map_err(|refused| {
+                    door.count(recorder, &refused.report, &StatementEnd::from(&refused.error));
+                    hold_place(door, recorder);
+                    Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
+                });
+            }
+            gone = &mut leaving => break gone,
+            Ok(()) = tickets.changed() => {
+                let ticket = *tickets.borrow_and_update();
+                sink.waits(ticket);
+            }
         }
-        gone = gone(door, principal, unwanted) => gone,
     };
+    drop(starting);
     // Whose statement it is has to be known before it is recorded.
     sink.ending().await;
     let report = recorder.interrupt().await.map(Box::new);
     if let Some(report) = report.as_ref().filter(|_| !is_lost(work.as_ref())) {
-        door.count(report, &StatementEnd::from(&gone));
+        door.count(recorder, report, &StatementEnd::from(&gone));
     }
+    hold_place(door, recorder);
     let id = report.as_ref().and_then(|report| report.id.clone());
     Err(Failure { id, error: gone, report })
 }
@@ -265,21 +282,26 @@ async fn finish(
     end: &StatementEnd,
     is_lost: bool,
 ) -> Report {
-    let computing = running.computing().clone();
     let report = recorder.finish(running, end).await;
     if !is_lost {
-        door.count(&report, end);
+        door.count(recorder, &report, end);
     }
+    hold_place(door, recorder);
+    report
+}
+
+/// Holds a place for a statement that has ended, as long as it is planned or computed on: its right to run is given back before its threads
+/// are.
+fn hold_place(door: &Door, recorder: &Recorder) {
+    let computing = recorder.computing();
     computing.close();
     if !computing.is_empty() {
-        // Its right to run is given back before its threads are. So it holds a place beside it.
         let overrun = door.admission.overrun(recorder.user().unwrap_or_default());
         drop(tokio::spawn(async move {
             computing.wait().await;
             drop(overrun);
         }));
     }
-    report
 }
 
 async fn drained(running: &mut RunningStatement) -> Result<(), QueryError> {

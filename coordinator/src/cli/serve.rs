@@ -1,5 +1,11 @@
 //! `gust serve`: the server, from its start to its end by signals.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use futures::future::BoxFuture;
+use gust_engine::config::{CatalogConfig, Overrides};
+use gust_engine::error::QueryError;
 use gust_server::{Server, ServerOptions};
 
 use super::args::ServeArgs;
@@ -41,7 +47,12 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
         tokio::select! {
             ended = server.ended() => break ended,
             heard = signals.heard() => match heard {
-                Heard::HangUp => reload(&server),
+                Heard::HangUp => {
+                    reload(&server);
+                    let (named, overrides) = (args.config.clone(), args.run.overrides());
+                    let read = move || catalogs(named.as_deref(), &overrides);
+                    drop(tokio::spawn(told(server.reload_catalogs(read))));
+                }
                 Heard::Interrupt | Heard::Terminate => {
                     say!("no more connections are taken; queries have {drain} to end, and a second signal stops them");
                     server.drain();
@@ -58,6 +69,23 @@ pub(super) async fn serve(args: ServeArgs) -> Result<(), CommandError> {
     };
     server.close().await;
     Ok(ended?)
+}
+
+/// Reads the configuration, and returns its catalogs. The rest of it holds from the start on.
+fn catalogs(named: Option<&Path>, overrides: &Overrides) -> Result<BTreeMap<String, CatalogConfig>, QueryError> {
+    match configuration(named, overrides) {
+        Ok(config) => Ok(config.catalogs),
+        Err(CommandError { message, hint, .. }) => Err(QueryError::setup(message).with_default_hint(hint)),
+    }
+}
+
+/// Says how the reading of the catalogs ends.
+async fn told(reloading: BoxFuture<'static, Result<bool, QueryError>>) {
+    match reloading.await {
+        Ok(true) => say!("the catalogs were read anew"),
+        Ok(false) => say!("no catalog has changed"),
+        Err(error) => say!("the earlier catalogs hold: {error}"),
+    }
 }
 
 fn reload(server: &Server) {

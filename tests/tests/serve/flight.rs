@@ -12,7 +12,7 @@ use crate::bad_input::{Place, check, wait_until};
 
 impl Served<'_> {
     /// Returns the address as clients of Flight write it.
-    fn flight_uri(&self) -> String {
+    pub(super) fn flight_uri(&self) -> String {
         self.url.replacen("https://", "grpc+tls://", 1).replacen("http://", "grpc://", 1)
     }
 }
@@ -30,7 +30,7 @@ async fn two_users(more: &str) -> (Place, [String; 2]) {
 }
 
 /// Runs a script, whose last line begins with these words. Returns false where Python's packages cannot be had.
-fn speaks(script: &str, arguments: &[&str], last: &str) -> bool {
+pub(super) fn speaks(script: &str, arguments: &[&str], last: &str) -> bool {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     match run_with(cache, CLIENTS, script, arguments).unwrap_or_else(|error| panic!("{error:#}")) {
         Run::Done { stdout } => {

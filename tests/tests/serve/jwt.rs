@@ -16,9 +16,9 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
-use super::Served;
 use super::identity::{token, write_private};
 use super::postgres::{failed, has_psql};
+use super::{Answer as Answered, Served, pause};
 use crate::bad_input::{ENDLESS, Place, check, fails, wait_until};
 
 const ISSUER: &str = "https://idp.example";
@@ -130,12 +130,27 @@ enum Answer {
     Keys(Vec<Value>),
     Broken,
     Nothing,
+    /// The keys, after more time than a fetch has.
+    Late(Vec<Value>),
+    /// The keys, a byte now and then.
+    Dripping(Vec<Value>),
 }
+
+/// Pause before a late answer, longer than a fetch waits; and between the bytes of one that drips.
+const LATE: Duration = Duration::from_secs(8);
+const DRIP: Duration = Duration::from_millis(200);
+
+/// Time that a fetch may take, and a token with a key that is not known. The machine may be busy.
+const FETCH_MAX: Duration = Duration::from_millis(7_500);
 
 /// Provider that tells its keys, and counts how often it was asked.
 struct Idp {
     address: String,
     answer: Arc<Mutex<(Answer, usize)>>,
+}
+
+fn with_head(text: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
 }
 
 impl Idp {
@@ -151,16 +166,37 @@ impl Idp {
                 let _head = connection.read(&mut [0; 4096]).expect("a request");
                 let mut told = told.lock().expect("no holder panics");
                 told.1 += 1;
+                let of_keys = |keys: &[Value]| json!({ "keys": keys }).to_string();
                 let text = match &told.0 {
-                    Answer::Keys(keys) => json!({ "keys": keys }).to_string(),
+                    Answer::Keys(keys) => of_keys(keys),
                     Answer::Broken => "{".to_owned(),
+                    Answer::Late(keys) => {
+                        let text = of_keys(keys);
+                        std::thread::spawn(move || {
+                            pause(LATE);
+                            // The client has gone.
+                            let _sent = connection.write_all(with_head(&text).as_bytes());
+                        });
+                        continue;
+                    }
+                    Answer::Dripping(keys) => {
+                        let text = of_keys(keys);
+                        std::thread::spawn(move || {
+                            for byte in with_head(&text).bytes() {
+                                if connection.write_all(&[byte]).is_err() {
+                                    return;
+                                }
+                                pause(DRIP);
+                            }
+                        });
+                        continue;
+                    }
                     Answer::Nothing => {
                         silent.push(connection);
                         continue;
                     }
                 };
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
-                connection.write_all(format!("{head}{text}").as_bytes()).expect("sent");
+                connection.write_all(with_head(&text).as_bytes()).expect("sent");
             }
         });
         Self { address, answer }
@@ -365,4 +401,50 @@ fn keys_change_and_a_provider_that_is_down_locks_nobody_out() {
     wait_until("it is asked again", || status(&second) == 200);
     idp.tells(Answer::Nothing);
     assert_eq!(status(&second), 200, "its keys hold on");
+}
+
+/// Asks a server whose provider has become slow with a token of a new key, while others ask with a known one.
+fn holds_nobody_up(slow: fn(Vec<Value>) -> Answer) {
+    let (known, new) = (Key::p256("known"), Key::ed("new"));
+    let idp = Idp::start(Answer::Keys(vec![known.public()]));
+    let place = idp.place("['ES256', 'EdDSA']", "");
+    let server = Served::start(&place, &[]);
+    let ask = |key: &Key| {
+        let began = Instant::now();
+        (server.sql_of(&key.signed(&claims(json!({}))), "SELECT 1 AS one"), began.elapsed())
+    };
+    assert_eq!(ask(&known).0.status, 200);
+    let asked = idp.asked();
+    idp.tells(slow(vec![known.public(), new.public()]));
+    let is_refused = |answer: &Answered| {
+        assert!(answer.text().contains("the keys of the identity provider cannot be had"), "{answer:?}");
+        assert!(answer.status == 503 && answer.header("retry-after").is_some(), "{answer:?}");
+    };
+    std::thread::scope(|scope| {
+        let waiting = [(); 2].map(|()| scope.spawn(|| ask(&new)));
+        wait_until("the provider is asked", || idp.asked() == asked + 1);
+        // Tokens with a key that is known, and requests without one, do not wait for the provider.
+        assert_eq!((ask(&known).0.status, server.curl("/v1/health", &[]).status), (200, 200));
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "the provider has answered");
+        for waiting in waiting {
+            let (answer, taken) = waiting.join().expect("an answer");
+            is_refused(&answer);
+            assert!(taken < FETCH_MAX, "{taken:?}");
+        }
+    });
+    // It is not asked again at once. The earlier keys hold.
+    let (answer, taken) = ask(&new);
+    is_refused(&answer);
+    assert!(taken < Duration::from_secs(3), "{taken:?}");
+    assert_eq!((ask(&known).0.status, idp.asked()), (200, asked + 1));
+    // The text of a good token, and of what the provider answers, is in no log.
+    assert!(!server.said().contains("eyJ"), "{}", server.said());
+}
+
+#[test]
+fn a_provider_that_is_slow_holds_nobody_up() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| holds_nobody_up(Answer::Late));
+        scope.spawn(|| holds_nobody_up(Answer::Dripping));
+    });
 }

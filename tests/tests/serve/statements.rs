@@ -1,5 +1,7 @@
 //! Submitted statements: waits and polls, progress and dollars, pages, keys, cancelling, and what is nobody else's.
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -74,6 +76,41 @@ async fn rows_are_fetched_as_a_whole_or_in_pages() {
     assert_eq!((status, &failed["state"], &failed["error"]["code"]), (200, &json!("FAILED"), &json!("42P01")));
     let rows = server.curl(&format!("{}/result", href(&failed)), &[]);
     assert_eq!((rows.status, &rows.json()["code"]), (400, &json!("42P01")), "{rows:?}");
+}
+
+/// Each of four queries is sure of 4.5 of 36 MiB. A cross join holds 15.3 MiB until its last row is read: two do not fit into the other half.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_waits_for_the_memory_of_its_joins() {
+    let place = Place::new("on = 'local'\nmemory_bytes_max = '36MiB'\n[server]\nreach = ['data']\n");
+    place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 2000000)").await;
+    std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'data/'")
+        .expect("written");
+    let server = Served::start(&place, &["--setup", "setup.sql"]);
+    let pairs = "SELECT a.k, b.k AS l FROM t a, t b";
+    let flags = ["-H", "Content-Type: application/sql", "--data-binary", pairs];
+    let mut reading = server.command("/v1/query", &flags).stdout(Stdio::piped()).spawn().expect("curl");
+    let mut rows = reading.stdout.take().expect("its rows");
+    rows.read_exact(&mut [0; 16]).expect("rows");
+    let waiting = [0, 1].map(|position| {
+        let (status, told) = submit(&server, &json!({ "sql": pairs, "wait_seconds": 0 }), &[]);
+        assert_eq!(status, 202, "{told}");
+        wait_until("it waits for memory", || {
+            let told = server.curl(href(&told), &[]).json();
+            (&told["state"], &told["position"]) == (&json!("QUEUED"), &json!(position))
+        });
+        told
+    });
+    // Those who need no memory go past them.
+    server.is_well();
+    let gone = server.curl(href(&waiting[1]), &["-X", "DELETE"]).json();
+    assert_eq!(gone["state"], "CANCELLED", "{gone}");
+    let told = server.curl(href(&waiting[0]), &[]).json();
+    assert_eq!(told["state"], "QUEUED", "{told}");
+    reading.kill().expect("killed");
+    reading.wait().expect("its end");
+    wait_until("its turn has come", || server.curl(href(&waiting[0]), &[]).json()["progress"].is_object());
+    server.curl(href(&waiting[0]), &["-X", "DELETE"]);
+    wait_until("nothing runs", || server.metric("gust_queries_running") == 0.0);
 }
 
 #[test]

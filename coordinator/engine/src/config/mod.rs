@@ -14,6 +14,7 @@
 mod catalogs;
 mod error;
 mod function_name;
+mod grants;
 mod history;
 mod join;
 mod label;
@@ -37,6 +38,7 @@ use node::Node;
 pub use catalogs::{CatalogConfig, GlueConfig, RestAccess, RestConfig, S3TablesConfig, SecretSource, SqliteConfig};
 pub use error::{ConfigError, Origin, Setting};
 pub use function_name::{CLONES_MAX, FunctionName};
+pub use grants::{GrantConfig, OWN_CATALOG, OWN_SCHEMA, TablePattern};
 pub use history::{HistoryConfig, StatementKept};
 pub use join::{AlignedPlace, BuildFirst, JoinPlace, ShufflePlace, SortPlace};
 pub use label::{LABELS_MAX, Label, LabelError, is_label_key, labels};

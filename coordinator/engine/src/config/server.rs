@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Config, StatementKept, units};
+use super::{Config, GrantConfig, StatementKept, units};
 use crate::money::Money;
 
 /// The server: the places that its queries read, and how many of them run.
@@ -29,7 +29,7 @@ pub struct ServerConfig {
     /// `memory_bytes_max`.
     #[serde(deserialize_with = "units::queries")]
     pub queries_max: u32,
-    /// Most queries that wait for their turn. One more is refused at once. Default 100.
+    /// Most queries that wait for their turn. One more is refused at once. Default 50.
     #[serde(deserialize_with = "units::queries")]
     pub queued_max: u32,
     /// Most connections of HTTP, 1 to 10,000. One more is closed at once. Default 500.
@@ -68,6 +68,13 @@ pub struct ServerConfig {
     /// File in which the server keeps what was spent of the budgets. None is `gust/budgets.json` beside the history. Servers do not share it.
     #[serde(deserialize_with = "units::optional_path")]
     pub budgets_file: Option<PathBuf>,
+    /// Tables and paths that users and groups may read. Each `[[server.grant]]` has `users`, `groups` or both, and `tables`, `paths` or
+    /// both. With one, what no grant gives a user does not exist for the user. Default none: everybody reads everything.
+    #[serde(rename = "grant")]
+    pub grants: Vec<GrantConfig>,
+    /// URL of an OpenTelemetry collector that takes traces of statements by OTLP over HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is
+    /// appended. Default none: nothing is sent.
+    pub otlp: Option<String>,
 }
 
 /// Kind of the links by which a client reads rows in the exchange.
@@ -224,7 +231,7 @@ impl Default for ServerConfig {
             jwt: None,
             tls: None,
             queries_max: 4,
-            queued_max: 100,
+            queued_max: 50,
             connections_max: 500,
             statements_max: 1_000,
             keep: Duration::from_secs(3_600),
@@ -236,6 +243,8 @@ impl Default for ServerConfig {
             journal_after: Duration::from_secs(5),
             budgets: Vec::new(),
             budgets_file: None,
+            grants: Vec::new(),
+            otlp: None,
         }
     }
 }

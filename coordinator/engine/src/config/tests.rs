@@ -3,6 +3,7 @@ use gust_protocol::with_hint_line;
 use super::*;
 
 mod catalogs;
+mod grants;
 
 fn told(error: ConfigError) -> String {
     with_hint_line(&error, error.hint())
@@ -93,7 +94,7 @@ fn a_file_sets_everything() {
         reach = ["s3://lake/open/", "open"]
         hosts = ["gust.example"]
         queries_max = 8
-        queued_max = 50
+        queued_max = 60
         connections_max = 200
         drain_seconds = "1m"
         journal = false
@@ -106,6 +107,7 @@ fn a_file_sets_everything() {
         tokens = "tokens.toml"
         tls = { certificate = "cert.pem", key = "/etc/gust/key.pem" }
         budgets_file = "budgets.json"
+        otlp = "http://127.0.0.1:4318"
         [server.jwt]
         issuer = "https://idp.example"
         audience = "gust"
@@ -118,6 +120,11 @@ fn a_file_sets_everything() {
         [[server.budget]]
         group = "analysts"
         dollars_per_month = "100"
+        [[server.grant]]
+        users = ["ada"]
+        groups = ["analysts"]
+        tables = ["lake.sales.*", "trips"]
+        paths = ["s3://lake/web/", "web"]
     "#;
     let lake = CatalogConfig::sqlite("/data/catalog.db", "lake/warehouse");
     let expect = Config {
@@ -196,7 +203,7 @@ fn a_file_sets_everything() {
             }),
             tls: Some(TlsConfig { certificate: "lake/cert.pem".into(), key: "/etc/gust/key.pem".into() }),
             queries_max: 8,
-            queued_max: 50,
+            queued_max: 60,
             connections_max: 200,
             drain: Duration::from_secs(60),
             journal: false,
@@ -219,6 +226,13 @@ fn a_file_sets_everything() {
                 },
             ],
             budgets_file: Some("lake/budgets.json".into()),
+            grants: vec![GrantConfig {
+                users: vec!["ada".to_owned()],
+                groups: vec!["analysts".to_owned()],
+                tables: ["lake.sales.*", "trips"].map(grants::pattern).to_vec(),
+                paths: ["s3://lake/web/", "lake/web"].map(str::to_owned).to_vec(),
+            }],
+            otlp: Some("http://127.0.0.1:4318".to_owned()),
         },
         time_model: Some("lake/model.toml".into()),
         file: Some("lake/gust.toml".into()),

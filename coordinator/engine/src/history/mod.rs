@@ -22,7 +22,7 @@ pub use error::{HistoryError, HistoryFault};
 pub use record::{Outcome, Record, RecordInput, StatementEnd, StatementMeta, record};
 pub use store::Store;
 pub use tables::{SCHEMA, schema, table_names};
-pub use writer::HistoryWriter;
+pub use writer::{HistoryWriter, LateRecord, Recorded};
 
 /// Time that recording takes at most. A statement's rows are out by then, but its report waits.
 pub const WRITE_MAX: Duration = Duration::from_secs(5);

@@ -79,8 +79,12 @@ impl PageReader {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>, HistoryError> {
         let connection = match self.connection.as_mut() {
             Some(connection) => connection,
-            None if self.writer.hangs() => return Err(self.store.error(HistoryFault::Slow)),
             None => {
+                // Statements that have ended are seen, also where they have not waited for their records.
+                self.writer.settled().await;
+                if self.writer.hangs() {
+                    return Err(self.store.error(HistoryFault::Slow));
+                }
                 let Some(connection) = self.store.open().await? else { return Ok(None) };
                 self.connection.insert(connection)
             }

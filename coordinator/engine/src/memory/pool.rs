@@ -161,12 +161,12 @@ impl ProcessMemory {
     }
 
     /// Returns an even part of half of the memory; zero if one query is expected.
-    fn share_bytes(&self) -> usize {
+    pub fn share_bytes(&self) -> usize {
         if self.queries_max == 1 { 0 } else { self.bytes_max / 2 / self.queries_max }
     }
 
     /// Returns the bytes that belong to no query's share.
-    fn unshared_bytes(&self) -> usize {
+    pub fn unshared_bytes(&self) -> usize {
         self.bytes_max - self.share_bytes() * self.queries_max
     }
 }

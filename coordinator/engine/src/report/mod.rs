@@ -133,6 +133,9 @@ pub struct Report {
     pub cost_unknown_hint: Option<String>,
     /// Reason why the history has no record of the statement; None also if no record was wanted.
     pub history_not_recorded: Option<String>,
+    /// True if it is not known yet whether the history has the statement, or if no record was wanted.
+    #[serde(skip)]
+    pub is_record_open: bool,
 }
 
 /// Version of this program, as its crate has it.

@@ -49,8 +49,7 @@ impl Session {
             if !self.engine.catalogs.has(name) {
                 return Err(self.unknown_catalog(name));
             }
-            let first = async { self.engine.catalogs.open(name).await?.first_namespaces().await };
-            let first = first.await.map_err(|error| in_catalog(name, error))?;
+            let first = self.engine.catalogs.first_namespaces(name).await.map_err(|error| in_catalog(name, error))?;
             let default = match first.as_slice() {
                 [only] => only.clone(),
                 _ => "default".to_owned(),
@@ -104,8 +103,8 @@ impl Session {
         };
         let is_there = match self.engine.catalogs.has(&catalog) {
             true => {
-                let asked = async { self.engine.catalogs.open(&catalog).await?.has_namespace(&schema).await };
-                asked.await.map_err(|error| in_catalog(&catalog, error))?
+                let asked = self.engine.catalogs.has_namespace(&catalog, &schema).await;
+                asked.map_err(|error| in_catalog(&catalog, error))?
             }
             false => self.catalogs.catalog(&catalog).is_some_and(|found| found.schema(&schema).is_some()),
         };
@@ -123,8 +122,11 @@ impl Session {
     }
 
     async fn known_namespaces(&self, catalog: &str) -> Vec<String> {
-        let asked = async { self.engine.catalogs.open(catalog).await?.first_namespaces().await };
-        tokio::time::timeout(SEARCH_MAX, asked).await.ok().and_then(Result::ok).unwrap_or_default()
+        tokio::time::timeout(SEARCH_MAX, self.engine.catalogs.first_namespaces(catalog))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_default()
     }
 
     /// Lists the names that a statement asks for, so that the engine finds them. Statements that name their tables ask for none.
@@ -184,6 +186,20 @@ impl Session {
         Ok(())
     }
 
+    /// Tells the log of a name that no grant gives. Its user hears the same as of a table that nobody has.
+    pub(super) fn note_ungranted(&self, reference: &TableReference) {
+        let Some(grants) = self.engine.catalogs.grants() else { return };
+        let state = self.context.state();
+        let defaults = &state.config_options().catalog;
+        let resolved = reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
+        let ResolvedTableReference { catalog, schema, table } = &resolved;
+        // `t$files` is there with its table.
+        let of = table.split_once('$').map_or(&**table, |(of, _)| of);
+        if &**schema != history::SCHEMA && !grants.give(catalog, schema, table) && !grants.give(catalog, schema, of) {
+            grants.note(catalog, schema, table);
+        }
+    }
+
     /// Searches the catalogs for a name that is near a wrong one, for a while: in its namespace, then everywhere.
     ///
     /// Several namespaces may have a table of the very name. They are all returned, at most [`NEAR_MAX`]; else one name is.
@@ -194,8 +210,7 @@ impl Session {
         let ResolvedTableReference { catalog, schema, table } = &resolved;
         let search = async {
             if self.engine.catalogs.has(catalog) {
-                let asked = async { self.engine.catalogs.open(catalog).await?.tables(schema).await };
-                let beside = asked.await.unwrap_or_default();
+                let beside = self.engine.catalogs.tables(catalog, schema).await.unwrap_or_default();
                 if let Some(near) = nearest(table, beside.iter().map(String::as_str)) {
                     return vec![spelled(reference, near)];
                 }

@@ -1,6 +1,6 @@
 //! Parts that all sessions of a process share: clients of stores, footers, functions, prices, memory, threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -72,6 +72,8 @@ pub struct EngineOptions {
     pub digest: DigestBounds,
     /// Metadata of Iceberg tables that is kept for all queries.
     pub metadata: Arc<MetadataCache>,
+    /// Writer of the history.
+    pub history: HistoryWriter,
 }
 
 impl Default for EngineOptions {
@@ -83,6 +85,7 @@ impl Default for EngineOptions {
             reach: Reach::default(),
             digest: DigestBounds::default(),
             metadata: Arc::default(),
+            history: HistoryWriter::default(),
         }
     }
 }
@@ -192,7 +195,7 @@ impl Engine {
             catalogs,
             listings: Arc::default(),
             running: Arc::default(),
-            history: HistoryWriter::default(),
+            history: options.history,
             unsettled: Arc::default(),
             folder: Arc::new(folder),
         })
@@ -204,15 +207,18 @@ impl Engine {
     /// [`crate::error::ErrorKind::Setup`] if the history cannot be shown, or there are too many labels.
     pub fn session(&self, options: SessionOptions) -> Result<Session, QueryError> {
         let _inside = self.workers.handle().enter();
-        let (own_history, budgets) = (options.own_history, options.budgets.clone());
-        let config = options.over(&self.config)?;
+        let (own_history, budgets, grants) = (options.own_history, options.budgets.clone(), options.grants.clone());
+        let trace_parent = options.trace_parent.clone();
+        let mut config = options.over(&self.config)?;
+        let engine = Self { catalogs: self.catalogs.seen_by(grants), ..self.clone() };
+        config.catalogs.retain(|name, _| engine.catalogs.has(name));
         // A user without a name has no statements of his own.
         let history_of = own_history.then(|| config.history.user.clone().unwrap_or_default());
         let tables: Arc<dyn MemoryPool> = self.memory.for_tables();
-        let opened = self.context(&config, &tables, history_of.as_deref());
+        let opened = engine.context(&config, &tables, history_of.as_deref());
         let (context, catalogs) = opened.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         Ok(Session {
-            engine: self.clone(),
+            engine,
             config: Arc::new(config),
             context,
             catalogs,
@@ -222,7 +228,21 @@ impl Engine {
             prepared: Arc::default(),
             history_of,
             budgets,
+            trace_parent,
         })
+    }
+
+    /// Returns this engine with other catalogs, and with other places that queries may read. Memory, threads, functions and counters are the
+    /// same. Sessions that are open go on with the catalogs that they began with. What is kept of those goes with the last of them.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Setup`] if a place of the engine's own is none that can be kept from queries.
+    pub fn with_catalogs(&self, catalogs: BTreeMap<String, CatalogConfig>, reach: Reach) -> Result<Self, QueryError> {
+        let config = Arc::new(Config { catalogs, ..self.config.as_ref().clone() });
+        let own = private_places(&config, self.folder.path());
+        let stores = self.stores.with_reach(reach.without(own.iter().map(String::as_str))?);
+        let catalogs = Catalogs::new(&config, &stores);
+        Ok(Self { config, stores, catalogs, listings: Arc::default(), ..self.clone() })
     }
 
     /// Returns the engine's own stores. Their usage is that of all queries.
@@ -271,6 +291,7 @@ impl Engine {
     /// Busy operators are not waited for. Their files are removed all the same.
     pub fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            self.history.settled().await;
             let engine = self.clone();
             let closing = async move {
                 engine.fleet.close().await;
@@ -337,6 +358,9 @@ impl Engine {
             .with_extension(Arc::new(BridgeBytes(self.fleet.bridge_bytes_here(config.prefer))));
         defaults::settings(settings.options_mut(), self.memory.query_bytes_min());
         settings.options_mut().extensions.insert(Options::new(config.cost.max));
+        if let Some(grants) = self.catalogs.grants() {
+            settings.set_extension(Arc::clone(grants));
+        }
         let state = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::new(runtime))

@@ -43,12 +43,12 @@ pub use crate::fleet::Finding;
 pub use copy::{CopyFormat, CopyTarget};
 pub use engine::{Engine, EngineOptions};
 pub use fragment_fn::stack::on_big_stack;
-pub use options::{Allowed, SessionOptions, SettingsPolicy};
+pub use options::{Allowed, SessionOptions, SettingsPolicy, TraceParent};
 pub use parameters::Described;
 pub use pieces::{Piece, Word, WordKind, pieces};
 pub use plain::plain_type;
-pub use recorder::{Recorder, Refused, Script};
-pub use run::RunningStatement;
+pub use recorder::{EndedStatement, Recorder, Refused, Script};
+pub use run::{MemoryGate, RunningStatement};
 pub use setup::SetUpLog;
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 
@@ -63,6 +63,7 @@ use crate::planner::{Planner, PlannerSettings};
 use crate::storage::{Reach, Stores};
 use crate::tables::catalog::QueryCatalogs;
 use crate::tables::folder::{Listings, Paths};
+use crate::tables::grants::TableGrants;
 use crate::tables::iceberg::ScanPlans;
 use crate::tables::path_catalogs::PathCatalogs;
 use crate::tables::pins::Pins;
@@ -71,6 +72,7 @@ use prepared::Prepared;
 /// Connection with its settings, tables and prepared statements. Clones share it.
 #[derive(Clone)]
 pub struct Session {
+    /// Engine, with the catalogs that the user sees.
     engine: Engine,
     /// Configuration of the engine, overridden by this session's options.
     config: Arc<Config>,
@@ -87,6 +89,8 @@ pub struct Session {
     history_of: Option<String>,
     /// Budgets that the user shares with others.
     budgets: Option<SharedBudgets>,
+    /// Span of the client that asks.
+    trace_parent: Option<TraceParent>,
 }
 
 impl std::fmt::Debug for Session {
@@ -207,9 +211,10 @@ impl Session {
 
 /// Makes a context with these catalogs. A name that is no table's may be a path in it.
 fn with_paths(state: SessionStateBuilder, catalogs: Arc<dyn CatalogProviderList>, reach: &Reach) -> SessionContext {
-    let paths = Arc::new(Paths::new(reach));
     let mut state = state;
-    let defaults = state.config().get_or_insert_default().options().catalog.clone();
+    let config = state.config().get_or_insert_default();
+    let paths = Arc::new(Paths::new(reach, config.get_extension::<TableGrants>()));
+    let defaults = config.options().catalog.clone();
     let default = (defaults.default_catalog, defaults.default_schema);
     let catalogs = PathCatalogs { catalogs, default, paths: Arc::clone(&paths) as Arc<dyn UrlTableFactory> };
     let context: SessionContext = state.with_catalog_list(Arc::new(catalogs)).build().into();

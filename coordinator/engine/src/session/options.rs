@@ -4,6 +4,7 @@
 //! beyond it are refused.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::common::Result as EngineResult;
@@ -17,6 +18,7 @@ use crate::error::QueryError;
 use crate::money::{Money, MoneyError};
 use crate::nearest::nearest;
 use crate::sql::Dialect;
+use crate::tables::grants::TableGrants;
 
 /// Options of a session's own. None stands for the engine's configuration.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +38,21 @@ pub struct SessionOptions {
     pub deadline: Option<Duration>,
     /// Budgets that the session's statements share with others.
     pub budgets: Option<SharedBudgets>,
+    /// Tables and paths that exist for the user; None for all.
+    pub grants: Option<Arc<TableGrants>>,
+    /// Span of the client that asks. The engine hands it on with statements that have ended.
+    pub trace_parent: Option<TraceParent>,
+}
+
+/// Span in which a client asks for a statement, as W3C's Trace Context names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceParent {
+    pub trace: [u8; 16],
+    pub span: [u8; 8],
+    /// True if the client records its trace.
+    pub is_sampled: bool,
+    /// Facts of the client's for its own tracing.
+    pub state: String,
 }
 
 impl SessionOptions {

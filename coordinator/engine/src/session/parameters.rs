@@ -50,7 +50,7 @@ impl Session {
             let (session, declared) = (self.for_query(), declared.to_vec());
             let describing = async move { session.described(statement, &declared).await };
             let timeout = self.timeout();
-            let described = tokio::time::timeout(timeout, self.engine.workers.run(describing)).await;
+            let described = tokio::time::timeout(timeout, self.engine.workers.describe(describing)).await;
             described.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
         })
     }

@@ -6,15 +6,16 @@ use std::vec;
 
 use chrono::Utc;
 use futures::future::BoxFuture;
+use tokio_util::task::TaskTracker;
 
-use super::run::NewStatement;
+use super::run::{MemoryGate, NewStatement};
 use super::running::Listed;
-use super::{RunningStatement, Session, Statement, text_of};
+use super::{RunningStatement, Session, Statement, TraceParent, text_of};
 use crate::cap::Purse;
 use crate::config::StatementKept;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent, StampedEvent};
-use crate::history::{Outcome, RecordInput, StatementEnd, StatementMeta};
+use crate::history::{Outcome, RecordInput, Recorded, StatementEnd, StatementMeta};
 use crate::memory::machine;
 use crate::model::load::OwnUsage;
 use crate::money::Money;
@@ -26,6 +27,19 @@ use crate::storage::Stores;
 pub struct Recorder {
     session: Session,
     open: Mutex<Option<OpenRecord>>,
+    /// Tasks that plan and compute for the last statement.
+    computing: Mutex<TaskTracker>,
+    ended: Mutex<Option<EndedStatement>>,
+}
+
+/// A statement that has ended, for those who tell of it beside the history.
+#[derive(Debug, Clone)]
+pub struct EndedStatement {
+    pub id: String,
+    pub user: Option<String>,
+    pub events: EventLog,
+    /// Span of the client that asked.
+    pub trace_parent: Option<TraceParent>,
 }
 
 struct OpenRecord {
@@ -57,16 +71,27 @@ pub struct Script<'a> {
 
 impl Recorder {
     pub fn new(session: Session) -> Self {
-        Self { session, open: Mutex::default() }
+        Self { session, open: Mutex::default(), computing: Mutex::default(), ended: Mutex::default() }
     }
 
     pub fn session(&self) -> &Session {
         &self.session
     }
 
+    /// Takes the last statement that has ended. None if it was taken before, or another server has it now.
+    pub fn take_ended(&self) -> Option<EndedStatement> {
+        self.ended.lock().expect("no holder panics").take()
+    }
+
     /// Returns the user that the history has for the statements.
     pub fn user(&self) -> Option<&str> {
         self.session.config().history.user.as_deref()
+    }
+
+    /// Returns the tasks that plan the last statement and compute its rows here. One whose rows are not wanted any more may go on for
+    /// minutes.
+    pub fn computing(&self) -> TaskTracker {
+        self.computing.lock().expect("no holder panics").clone()
     }
 
     /// Returns a text's statements. In a dry run they are estimated instead of run.
@@ -87,10 +112,11 @@ impl Recorder {
     /// # Errors
     /// [`Refused`] if the statement does not begin to run. It is recorded already.
     pub async fn run(&self, statement: Statement) -> Result<RunningStatement, Box<Refused>> {
-        self.run_noted(statement, None).await
+        self.run_noted(statement, None, None).await
     }
 
-    /// Does the same with a log of the statement's work, which another coordinator may go on with.
+    /// Does the same with a log of the statement's work, which another coordinator may go on with, and a gate where it waits for memory
+    /// once it is planned.
     ///
     /// # Errors
     /// Those of [`Recorder::run`].
@@ -98,8 +124,10 @@ impl Recorder {
         &self,
         statement: Statement,
         work: Option<Arc<WorkLog>>,
+        gate: Option<Arc<dyn MemoryGate>>,
     ) -> Result<RunningStatement, Box<Refused>> {
-        let new = self.begin(&statement, work);
+        let mut new = self.begin(&statement, work);
+        new.gate = gate;
         let id = new.id.clone();
         match new.run(statement).await {
             Ok(running) => Ok(running),
@@ -174,6 +202,7 @@ impl Recorder {
         let (events, stores, purse) = (new.events.clone(), new.stores().clone(), new.purse.clone());
         let shows_text = history.statement == StatementKept::Text;
         let listed = self.session.engine.running.list(meta.clone(), shows_text, events.clone());
+        *self.computing.lock().expect("no holder panics") = new.computing.clone();
         *self.open() = Some(OpenRecord { meta, events, stores, purse, work, _listed: listed });
         new
     }
@@ -211,7 +240,7 @@ impl Recorder {
         Box::pin(async move {
             let open = self.open().take();
             let Some(OpenRecord { meta, events, purse, work, .. }) = open else { return Report::default() };
-            let events = events.snapshot();
+            let (log, events) = (events.clone(), events.snapshot());
             let tariff = self.session.tariff().await;
             let priced = Report::priced(&events, tariff.as_ref());
             if let Some(purse) = purse {
@@ -230,7 +259,11 @@ impl Recorder {
                 return report;
             }
             let written = self.session.engine.history.write(&input, &self.session.config().history).await;
+            report.is_record_open = matches!(written, Ok(Recorded::Unknown));
             report.history_not_recorded = written.err().map(|error| error.to_string());
+            let trace_parent = self.session.trace_parent.clone();
+            let ended = EndedStatement { id: meta.id, user: meta.user, events: log, trace_parent };
+            *self.ended.lock().expect("no holder panics") = Some(ended);
             report
         })
     }

@@ -53,7 +53,7 @@ fn kind(of: &str) -> Option<&'static str> {
         "Secret" => "secret text",
         "Money" | "Price" => "dollars",
         "Vec<FunctionName>" | "Vec<String>" => "list of texts",
-        "Vec<BudgetConfig>" => "list of tables",
+        "Vec<BudgetConfig>" | "Vec<GrantConfig>" => "list of tables",
         "BTreeMap<String, String>" => "table of texts",
         _ if of.ends_with("Config") || of.ends_with("CatalogConfig>") => return None,
         other => panic!("no words for {other}"),

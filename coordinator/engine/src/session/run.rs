@@ -7,6 +7,7 @@
 //!                         └ CREATE TABLE AS: the rows are a table's ([`create`]); EXPLAIN ANALYZE: they are dropped ([`analyze`])
 //! ```
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +33,7 @@ use crate::exchange::KeptParts;
 use crate::exec::QueryContext;
 use crate::model::{Decision, Reason, Workload};
 use crate::money::Money;
+use crate::planner::loads::memory::unspillable_bytes;
 use crate::planner::{FunctionsPlan, PackedSize, PlannedQuery};
 use crate::resume::WorkLog;
 use crate::scheduler::QueryAttempts;
@@ -53,6 +55,15 @@ mod kept;
 mod replan;
 mod start;
 mod stream;
+
+/// Memory that planned queries wait for, where several run side by side.
+pub trait MemoryGate: Debug + Send + Sync {
+    /// Waits until so many bytes are free beyond what each query is sure of. They are the query's own until the value is dropped.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<Box<dyn Send + Sync>, QueryError>>;
+}
 
 /// Statement on its way, with its rows and its events so far.
 pub struct RunningStatement {
@@ -99,6 +110,10 @@ pub struct RunningStatement {
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
     computing: TaskTracker,
+    /// Gate where it waits for memory once it is planned.
+    gate: Option<Arc<dyn MemoryGate>>,
+    /// Memory that it has claimed there.
+    memory: Option<Box<dyn Send + Sync>>,
     /// Purse of the budgets that its user shares.
     purse: Option<Arc<Purse>>,
     /// Log of its work, if another coordinator may go on with it.
@@ -144,11 +159,6 @@ impl RunningStatement {
     /// Returns the account of what the coordinator reads ahead, and waits for. It is complete once the statement has finished.
     pub fn read_ahead_account(&self) -> Arc<AheadAccount> {
         Arc::clone(&self.ahead)
-    }
-
-    /// Returns the tasks that compute its rows here. One whose rows are not wanted any more may go on for minutes.
-    pub fn computing(&self) -> &TaskTracker {
-        &self.computing
     }
 
     /// Returns the time at which the statement is stopped.
@@ -275,11 +285,22 @@ impl RunningStatement {
             self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));
             self.cap = Some(cap);
         }
+        if let Some(gate) = self.gate.take() {
+            let beyond = unspillable_bytes(&planned.plan).saturating_sub(self.sure_bytes());
+            if beyond > 0 {
+                self.memory = Some(gate.claim(beyond).await?);
+            }
+        }
         self.made = planned.plan.schema();
         if self.analyzing.is_none() {
             self.schema = shown(&self.made, &logical, &self.names);
         }
         Box::pin(self.start_planned(planned, logical)).await
+    }
+
+    /// Returns the bytes that a query has whatever others hold.
+    fn sure_bytes(&self) -> u64 {
+        self.session.engine.memory.share_bytes() as u64
     }
 
     /// Starts a query at the place that the planner chose.

@@ -82,7 +82,8 @@ impl Session {
         Ok(())
     }
 
-    /// Shows the tables and views of another session of the engine in this one, under their names. What either of them
+    /// Shows the tables and views of another session of the engine in this one, under their names, as far as they are granted. A view reads
+    /// what it is over, whatever is granted of that. What either of them
     /// makes or drops from then on is its own.
     ///
     /// # Errors
@@ -92,6 +93,9 @@ impl Session {
         let (Some(from), Some(to)) = (schema(other), schema(self)) else { return Ok(()) };
         let failed = |error: DataFusionError| QueryError::setup(error.strip_backtrace()).with_source(error);
         for name in from.table_names() {
+            if !self.engine.catalogs.gives(OWN_CATALOG, OWN_SCHEMA, &name) {
+                continue;
+            }
             if let Some(table) = from.table(&name).await.map_err(failed)? {
                 to.register_table(name, table).map_err(failed)?;
             }

@@ -19,6 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use fragment_fn::stack::on_big_stack;
 
 use super::{Session, system};
+pub use crate::config::{OWN_CATALOG, OWN_SCHEMA};
 use crate::dialect::mark_merged_keys;
 use crate::error::{ErrorKind, QueryError};
 use crate::history;
@@ -31,10 +32,6 @@ use crate::tables::iceberg::IcebergTable;
 
 /// Most statements of one text.
 const STATEMENTS_MAX: usize = 10_000;
-
-/// Catalog and schema of the tables that a session makes itself. They are DataFusion's defaults.
-pub const OWN_CATALOG: &str = "datafusion";
-pub const OWN_SCHEMA: &str = "public";
 
 /// Most tables that are searched for a near name.
 const NAMES_MAX: usize = 10_000;
@@ -394,6 +391,7 @@ impl Session {
     async fn not_found(&self, reference: &TableReference) -> QueryError {
         let named = with_table(reference, sql::versions::table_of(reference.table()));
         let reference = &named;
+        self.note_ungranted(reference);
         let name = reference.table();
         let known = match reference.schema() {
             Some(history::SCHEMA) => system::table_names(&self.config),

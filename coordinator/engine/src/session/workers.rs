@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fragment_fn::stack::{self, STACK_BYTES};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -19,22 +20,31 @@ pub(super) struct Workers(Arc<WorkerRuntime>);
 #[derive(Debug)]
 struct WorkerRuntime {
     handle: Handle,
+    /// Descriptions that are made at the same time.
+    describing: Arc<Semaphore>,
     /// None while it is dropped.
     runtime: Option<Runtime>,
 }
 
-/// Most threads. Only the touched part of a stack takes memory.
+/// Divisor of the threads of queries for those of descriptions.
+const DESCRIBING_SHARE: usize = 2;
+
+/// Most threads of queries. Only the touched part of a stack takes memory.
 const THREADS_MAX: usize = 512;
 
 impl Workers {
     /// Starts threads for this many queries at a time: each has as many as there are cores. A query whose operator computes for
-    /// minutes without a pause then leaves threads to the others, among which the system divides the cores.
+    /// minutes without a pause then leaves threads to the others, among which the system divides the cores. Descriptions, which have no
+    /// place among the queries, have threads of their own number.
     pub(super) fn start(queries_max: usize) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.saturating_mul(queries_max.max(1)).min(THREADS_MAX);
+        let of_queries = cores.saturating_mul(queries_max.max(1)).min(THREADS_MAX);
+        let describing = (of_queries / DESCRIBING_SHARE).max(1);
+        let threads = if queries_max > 1 { of_queries + describing } else { of_queries };
         let runtime =
             Builder::new_multi_thread().enable_all().worker_threads(threads).thread_stack_size(STACK_BYTES).build()?;
-        Ok(Self(Arc::new(WorkerRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })))
+        let (handle, describing) = (runtime.handle().clone(), Arc::new(Semaphore::new(describing)));
+        Ok(Self(Arc::new(WorkerRuntime { handle, describing, runtime: Some(runtime) })))
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -50,6 +60,21 @@ impl Workers {
     {
         let task = AbortOnDropHandle::new(self.0.handle.spawn(future.in_current_span()));
         async move { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
+    }
+
+    /// Does the same for a description, which is planned and not run. It waits while enough others are made. Planning cannot be stopped, and
+    /// so one that nobody waits for counts until it has ended.
+    pub(super) async fn describe<T, F>(&self, describing: F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.0.describing).acquire_owned().await;
+        let described = async move {
+            let _until_its_end = turn;
+            describing.await
+        };
+        self.run(described).await
     }
 }
 

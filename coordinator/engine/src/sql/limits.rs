@@ -36,6 +36,9 @@ const DEPTH_MAX: usize = 500;
 /// ANDs of a statement. The planner takes filters apart at AND and puts them together again, n² steps each time.
 const ANDED_MAX: usize = 3_000;
 
+/// ORs of a statement. The optimizer names a long condition anew at each of its steps: 20,000 ORs take ten seconds and more.
+const ORED_MAX: usize = 10_000;
+
 /// Expressions of a statement, in all its queries.
 const EXPRESSIONS_MAX: usize = 1_000_000;
 
@@ -169,6 +172,7 @@ pub(super) fn check(tree: &impl Visit) -> Result<(), Refusal> {
 struct LimitsVisitor {
     expressions: usize,
     ands: usize,
+    ors: usize,
     depth: usize,
     ctes: usize,
     with_depth: usize,
@@ -208,6 +212,9 @@ impl Visitor for LimitsVisitor {
         let is_and = matches!(expr, Expr::BinaryOp { op: BinaryOperator::And, .. });
         self.ands += usize::from(is_and);
         check_max(self.ands, ANDED_MAX, "ANDs or more", "compare with a list: a NOT IN (...)")?;
+        let is_or = matches!(expr, Expr::BinaryOp { op: BinaryOperator::Or, .. });
+        self.ors += usize::from(is_or);
+        check_max(self.ors, ORED_MAX, "ORs or more", "compare with a list: a IN (...)")?;
         if has_subquery(expr) {
             self.subquery_depth += 1;
             let hint = "name inner queries in a WITH clause";
@@ -430,6 +437,7 @@ mod tests {
             format!("{} expressions", counted(EXPRESSIONS_MAX)),
             format!("{} levels deep", counted(DEPTH_MAX)),
             format!("{} ANDs", counted(ANDED_MAX)),
+            format!("{} ORs", counted(ORED_MAX)),
             format!("{} columns of one SELECT", counted(COLUMNS_MAX)),
             format!("{} tables in one FROM", counted(JOINED_MAX)),
             format!("{} queries in WITH clauses", counted(CTES_MAX)),
@@ -457,6 +465,7 @@ mod tests {
             (format!("{}SELECT 1", "EXPLAIN ".repeat(101)), "nested 101 levels"),
             (format!("SELECT '{}'", "x".repeat(17 << 20)), "at most 16777216 are read"),
             (format!("SELECT {}", repeated("a", 3_002, " AND ")), "3001 ANDs or more; at most 3000"),
+            (format!("SELECT {}", repeated("a", 10_002, " OR ")), "10001 ORs or more; at most 10000"),
             (format!("SELECT {}", repeated("a", 502, "+")), "500 levels deep"),
             (format!("SELECT a{}", " IS NULL".repeat(501)), "500 levels deep"),
             (format!("SELECT {}", repeated("a", 10_001, ",")), "10001 columns in one SELECT; at most 10000"),

@@ -34,10 +34,10 @@ const NOT_ALLOWED: &str = "42501";
 const HINT: &str = "use a table of a catalog, or have the place added to `reach` under [server]";
 
 /// Places that queries may read. The default is every place, for a user's own process. Clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reach(Option<Arc<Places>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Places {
     allowed: Vec<Root>,
     /// Places that stay unreadable inside an allowed one, such as the exchange.
@@ -119,6 +119,15 @@ impl Reach {
         let more = places.into_iter().map(Root::parse).collect::<std::result::Result<Vec<_>, _>>()?;
         let private = listed.private.iter().cloned().chain(more).collect();
         Ok(Self(Some(Arc::new(Places { allowed: listed.allowed.clone(), private }))))
+    }
+
+    /// Tells if a place is one of these, or below one. Each place is a URL or a path.
+    ///
+    /// # Errors
+    /// Those of [`Self::of`].
+    pub fn holds(&self, place: &str) -> std::result::Result<bool, QueryError> {
+        let place = Root::parse(place)?;
+        Ok(self.0.as_ref().is_none_or(|places| places.allowed.iter().any(|root| root.holds(&place))))
     }
 
     pub fn is_everywhere(&self) -> bool {

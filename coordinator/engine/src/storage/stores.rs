@@ -35,9 +35,9 @@ struct StoreView {
     settings: Arc<StoreSettings>,
     /// Stores of the process; None if these are the process's own.
     process: Option<Stores>,
-    open: Mutex<BTreeMap<String, OpenStore>>,
+    open: Arc<Mutex<BTreeMap<String, OpenStore>>>,
     /// Usage of stores that are closed, all of S3.
-    closed: Mutex<Usage>,
+    closed: Arc<Mutex<Usage>>,
 }
 
 /// Settings and credentials for reaching stores, and what is known of their contents.
@@ -102,7 +102,26 @@ impl Stores {
             grants: Grants::default(),
             lent_connections: Connections::default(),
         });
-        Self(Arc::new(StoreView { settings, process: None, open: Mutex::default(), closed: Mutex::default() }))
+        Self(Arc::new(StoreView { settings, process: None, open: Arc::default(), closed: Arc::default() }))
+    }
+
+    /// Returns the process's stores with other places that queries may read. They share clients, credentials and counters with these. What
+    /// catalogs have told is not shared: the metadata of tables, and the credentials that they have lent, which a catalog of the same name
+    /// may lend no more. A lent client that either closes is opened again when the other asks for it.
+    #[must_use]
+    pub fn with_reach(&self, reach: Reach) -> Self {
+        let process = self.0.process.as_ref().unwrap_or(self);
+        let StoreSettings { s3, credentials, metadata, lent_connections, .. } = &*process.0.settings;
+        let settings = Arc::new(StoreSettings {
+            s3: s3.clone(),
+            reach,
+            credentials: Arc::clone(credentials),
+            metadata: Arc::new(metadata.emptied()),
+            grants: Grants::default(),
+            lent_connections: lent_connections.clone(),
+        });
+        let (open, closed) = (Arc::clone(&process.0.open), Arc::clone(&process.0.closed));
+        Self(Arc::new(StoreView { settings, process: None, open, closed }))
     }
 
     /// Returns a query's view of the stores, counted from zero. The process's counters include the view's.
@@ -112,8 +131,8 @@ impl Stores {
         Self(Arc::new(StoreView {
             settings: Arc::clone(&self.0.settings),
             process: Some(process),
-            open: Mutex::default(),
-            closed: Mutex::default(),
+            open: Arc::default(),
+            closed: Arc::default(),
         }))
     }
 
@@ -465,6 +484,23 @@ mod tests {
             let error = stores.access(&Url::parse(url).expect("a URL")).expect_err("no store");
             assert_eq!((error.message(), error.hint()), (message, Some(hint)));
         }
+    }
+
+    #[test]
+    fn stores_with_another_reach_share_clients_and_nothing_that_catalogs_told() {
+        let stores = Stores::new(S3Config::default());
+        let other = stores.with_reach(Reach::of(["/usr"]).expect("a place"));
+        stores.open_own(&Url::parse("file:///").expect("a URL")).expect("a store");
+        assert_eq!(other.lock().keys().collect::<Vec<_>>(), ["file:///"]);
+        assert!(!Arc::ptr_eq(&other.0.settings.metadata, &stores.0.settings.metadata));
+        let may_read = |stores: &Stores, key: &str| {
+            stores.for_query().reach().check("file:///", &object_store::path::Path::from(key)).is_ok()
+        };
+        assert!(may_read(&stores, "etc/passwd") && may_read(&other, "usr/bin"));
+        assert!(!may_read(&other, "etc/passwd"), "a query's view has the reach of its process");
+        // A third one is made from either.
+        let third = other.with_reach(Reach::of(["/etc"]).expect("a place"));
+        assert!(may_read(&third, "etc/passwd") && !may_read(&third, "usr/bin"));
     }
 
     #[test]

@@ -36,11 +36,9 @@ pub async fn list(
     with_tables: bool,
     room: &NamesRoom,
 ) -> gust_catalog::Result<Listing> {
-    let catalog = catalogs.open(name).await?;
-    let namespaces = catalog.namespaces_within(room).await?;
-    let catalog = &catalog;
+    let namespaces = catalogs.namespaces_within(name, room).await?;
     let tables = |namespace: String| async move {
-        let tables = if with_tables { catalog.tables_within(&namespace, room).await? } else { Vec::new() };
+        let tables = if with_tables { catalogs.tables_within(name, &namespace, room).await? } else { Vec::new() };
         Ok::<(String, Arc<[String]>), Error>((namespace, tables.into()))
     };
     stream::iter(namespaces).map(tables).buffer_unordered(LISTINGS_AT_ONCE).try_collect().await
@@ -51,7 +49,7 @@ pub async fn list(
 /// # Errors
 /// Those of opening and asking the catalog.
 pub async fn list_one(catalogs: &Catalogs, name: &str, namespace: &str) -> gust_catalog::Result<Listing> {
-    let tables = catalogs.open(name).await?.tables(namespace).await?;
+    let tables = catalogs.tables(name, namespace).await?;
     Ok(if tables.is_empty() { Listing::new() } else { Listing::from([(namespace.to_owned(), tables.into())]) })
 }
 
@@ -184,11 +182,15 @@ impl SchemaProvider for Namespace {
         self.catalog.listing.get(&self.name).map(|tables| tables.to_vec()).unwrap_or_default()
     }
 
-    /// Returns a [`BrokenTable`] for a table that cannot be loaded.
+    /// Returns a [`BrokenTable`] for a table that cannot be loaded. One that the user may not read is not there, and nobody is asked if it is.
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let IcebergCatalog { name: catalog, catalogs, .. } = &self.catalog;
+        if !catalogs.gives(catalog, &self.name, name) {
+            return Ok(None);
+        }
         let loaded = match self.load(name).await {
-            // The names of the database's other catalogs are worth telling.
-            Err(Error::NotFound { hint: None, .. }) => return Ok(None),
+            // The names of the database's other catalogs are worth telling, unless grants hide some.
+            Err(Error::NotFound { hint, .. }) if hint.is_none() || catalogs.grants().is_some() => return Ok(None),
             loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
         };
         let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);

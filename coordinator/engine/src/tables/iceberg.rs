@@ -35,6 +35,7 @@ use object_store::path::Path;
 use url::Url;
 
 use super::facts::matching_of;
+use super::grants::TableGrants;
 use super::metadata_table::{Facts, MetadataTable};
 use super::pruning::PruningNotes;
 use super::reading::{BridgeBytes, FOOTERS_BYTES_MAX};
@@ -226,6 +227,9 @@ impl TableProviderFactory for IcebergFactory {
             return plan_err!("an Iceberg table has one location: its folder or a metadata file");
         };
         let location = absolute(location)?;
+        if let Some(grants) = state.config().get_extension::<TableGrants>() {
+            grants.check_location(&location)?;
+        }
         let table = Table::open(&location, &stores_of(state)?.for_catalog()).await.map_err(external)?;
         Ok(Arc::new(IcebergTable::new(table)?))
     }

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod catalogs;
 pub mod facts;
 pub mod folder;
+pub mod grants;
 pub mod iceberg;
 pub mod keys;
 pub mod memory_table;

@@ -47,6 +47,7 @@ mod wishes;
 
 use crate::admission::Admission;
 use crate::door::{Door, SessionWishes};
+use crate::otlp::trace_parent;
 use crate::run::{Asked, dismissed, panicked, parsed};
 use crate::tokens::Principal;
 use calls::Calls;
@@ -129,6 +130,7 @@ impl Flight {
     fn asked<T>(&self, call: &Request<T>, sql: String) -> Result<Asked, Status> {
         let (principal, Wishes { mut session, dry_run }) = (principal(call)?, wishes(call)?);
         self.sessions.narrow(&principal, call, &mut session);
+        session.trace_parent = trace_parent(call.metadata().as_ref());
         Ok(Asked { principal, sql, dry_run, is_linked: false, wishes: session })
     }
 

@@ -337,7 +337,7 @@ impl FlightSqlService for Flight {
                 CancelFlightInfoResult { status: status.into() }.encode_to_vec().into()
             }
             "SetSessionOptions" => {
-                let is_catalog = |name: &str| self.door.has_catalog(name);
+                let is_catalog = |name: &str| self.door.has_catalog(&principal, name);
                 let changed = self.sessions.set(&principal, &request, message(body)?, is_catalog);
                 cookie = changed.cookie;
                 changed.refusals.encode_to_vec().into()

@@ -80,7 +80,7 @@ pub(super) fn progress(events: &[StampedEvent]) -> Value {
 }
 
 /// Returns an event with its number and its seconds from the query's start.
-pub(super) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) -> Value {
+pub(crate) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) -> Value {
     let attempt =
         |id: &FragmentId, attempt: &u32| json!({ "stage": id.stage, "fragment": id.index, "attempt": attempt });
     let (name, about) = match event {

@@ -31,7 +31,7 @@ mod statements;
 mod trace;
 
 pub(crate) use auth::secret;
-pub(crate) use events::{decimals, dollars};
+pub(crate) use events::{decimals, dollars, event};
 pub(crate) use guard::Hosts;
 pub(crate) use problem::Problem;
 pub(crate) use request::QueryRequest;

@@ -25,7 +25,8 @@ use super::events::decimals;
 use super::problem::{Problem, QUERY_ID};
 use super::request::read;
 use crate::chunks::{Part, start};
-use crate::door::Door;
+use crate::door::{Door, SessionWishes};
+use crate::otlp::trace_parent;
 use crate::run::{Asked, Failure, dismissed, gone};
 use crate::tokens::Principal;
 
@@ -60,7 +61,7 @@ pub(super) async fn query(
     let format = negotiated(&head.headers)?;
     let mut asked = read(&head.headers, body).await?;
     asked.is_one_shot()?;
-    let wishes = asked.wishes()?;
+    let wishes = SessionWishes { trace_parent: trace_parent(&head.headers), ..asked.wishes()? };
     let turn = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn();
     let permit = while_let_in(&door, &principal, turn).await?;
     let asked =

@@ -102,7 +102,7 @@ impl QueryRequest {
             schema: self.schema.take(),
             cap: self.max_cost,
             timeout: timeout.transpose()?,
-            labels: Vec::new(),
+            ..SessionWishes::default()
         };
         let labels = std::mem::take(&mut self.labels);
         wishes.with_labels(labels).map_err(|bad| Problem::malformed(format!("labels: expected {bad}")))

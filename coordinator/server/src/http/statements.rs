@@ -24,7 +24,8 @@ use super::problem::{Body as ProblemBody, Problem};
 use super::query::{cut, negotiated, stream_of, while_let_in};
 use super::request::{QueryRequest, read};
 use crate::chunks::Chunks;
-use crate::door::Door;
+use crate::door::{Door, SessionWishes};
+use crate::otlp::trace_parent;
 use crate::run::{Asked, spawn};
 use crate::statements::{Entry, Key, NotTaken, Rows, State as Progress};
 use crate::tokens::Principal;
@@ -235,7 +236,7 @@ pub(super) async fn submit(
     let wait = Wait { wait_seconds: asked.wait_seconds.or(wait_seconds) }.duration(WAIT_SECONDS)?;
     let cancels = asked.cancels_on_wait();
     let key = key(&head.headers, asked.fingerprint())?;
-    let wishes = asked.wishes()?;
+    let wishes = SessionWishes { trace_parent: trace_parent(&head.headers), ..asked.wishes()? };
     let is_linked = asked.is_linked();
     let asked = Asked { principal, sql: asked.sql, dry_run: asked.dry_run, is_linked, wishes };
     let of_wait = asked.principal.clone();
@@ -357,7 +358,7 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
         error: None,
     };
     if matches!(state, Progress::Queued)
-        && let Some(place) = entry.ticket().and_then(|ticket| door.admission.place(ticket))
+        && let Some(place) = entry.place(door)
     {
         told.position = Some(place.position);
         told.expected_wait_seconds = place.expected_wait.map(|wait| wait.as_secs_f64());

@@ -7,21 +7,19 @@
 //!
 //! Work that overlaps is on lanes beside each other. The format is Chrome's Trace Event Format, in microseconds from the statement's start.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use gust_engine::events::{AttemptOutcome, QueryEvent, StampedEvent};
-use gust_protocol::{Spans, Usage};
+use gust_engine::events::StampedEvent;
 use serde_json::{Value, json};
 
-use super::events::event;
 use super::problem::Problem;
 use super::statements::find;
 use crate::door::Door;
+use crate::timeline::{Mark, Timeline, Work};
 use crate::tokens::Principal;
 
 /// Most events that are drawn, the first ones.
@@ -49,72 +47,22 @@ pub(super) async fn show(
     Ok(axum::Json(trace(&events, state.is_ended())).into_response())
 }
 
-/// Something that took a time.
-struct Work {
-    name: String,
-    from: Duration,
-    to: Duration,
-    about: Value,
-    usage: Option<Usage>,
-}
-
 /// Draws events. Of a statement that has ended, attempts are left out whose end is not there.
 fn trace(events: &[(usize, StampedEvent)], is_ended: bool) -> Value {
-    let end = events.last().map_or(Duration::ZERO, |(_, stamped)| stamped.at);
-    let mut begun = BTreeMap::new();
-    let mut of_stages = BTreeMap::<u32, Vec<Work>>::new();
-    let mut reads = Vec::new();
-    let mut planned_from = Duration::ZERO;
+    let Timeline { end, planning, stages, reads, marks } =
+        Timeline::of(events.iter().map(|(_, stamped)| stamped), is_ended);
     let mut drawn = vec![
         named(COORDINATOR, "coordinator"),
         slice([COORDINATOR, 0], "statement", [Duration::ZERO, end], &json!({})),
     ];
-    for (number, stamped) in events {
-        let (at, told) = (stamped.at, event(*number, stamped));
-        let about = &told["about"];
-        match &stamped.event {
-            QueryEvent::Planned { .. } => drawn.push(slice([COORDINATOR, 0], "planning", [planned_from, at], about)),
-            QueryEvent::AttemptStarted { id, attempt, .. } => {
-                begun.insert((id.stage, id.index, *attempt), (at, about.clone()));
-            }
-            QueryEvent::AttemptEnded { id, attempt, outcome, wall, .. } => {
-                let cause = begun.remove(&(id.stage, id.index, *attempt)).map(|(_, about)| about["cause"].clone());
-                let mut about = about.clone();
-                about["cause"] = cause.unwrap_or_default();
-                let usage = match outcome {
-                    AttemptOutcome::Done { usage, .. } | AttemptOutcome::FragmentFailed { usage, .. } => Some(*usage),
-                    AttemptOutcome::InvokeFailed { .. } | AttemptOutcome::Cancelled => None,
-                };
-                let name = format!("fragment {}", id.index);
-                let work = Work { name, from: at.saturating_sub(*wall), to: at, about, usage };
-                of_stages.entry(id.stage).or_default().push(work);
-            }
-            QueryEvent::FragmentAdopted { id, read, .. } if !read.is_zero() => {
-                let name = format!("read {}/{}", id.stage, id.index);
-                reads.push(Work { name, from: at.saturating_sub(*read), to: at, about: about.clone(), usage: None });
-            }
-            other => {
-                if matches!(
-                    other,
-                    QueryEvent::FellBack { .. }
-                        | QueryEvent::Replanned { .. }
-                        | QueryEvent::Enlarged { .. }
-                        | QueryEvent::Restarted { .. }
-                ) {
-                    planned_from = at;
-                }
-                drawn.push(json!({
-                    "ph": "i", "s": "p", "pid": COORDINATOR, "tid": 0, "ts": micros(at), "name": told["event"], "args": about,
-                }));
-            }
-        }
-    }
-    for ((stage, index, _), (from, about)) in begun.into_iter().filter(|_| !is_ended) {
-        let work = Work { name: format!("fragment {index}"), from, to: end, about, usage: None };
-        of_stages.entry(stage).or_default().push(work);
-    }
+    drawn.extend(
+        planning.iter().map(|Work { name, from, to, about, .. }| slice([COORDINATOR, 0], name, [*from, *to], about)),
+    );
+    drawn.extend(marks.into_iter().map(|Mark { name, at, about }| {
+        json!({ "ph": "i", "s": "p", "pid": COORDINATOR, "tid": 0, "ts": micros(at), "name": name, "args": about })
+    }));
     draw(&mut drawn, COORDINATOR, 1, reads);
-    for (stage, attempts) in of_stages {
+    for (stage, attempts) in stages {
         let process = stage.saturating_add(1);
         drawn.push(named(process, &format!("stage {stage}")));
         draw(&mut drawn, process, 0, attempts);
@@ -126,7 +74,8 @@ fn trace(events: &[(usize, StampedEvent)], is_ended: bool) -> Value {
 fn draw(drawn: &mut Vec<Value>, process: u32, first_lane: u32, mut all: Vec<Work>) {
     all.sort_by_key(|work| work.from);
     let mut busy_until = Vec::<Duration>::new();
-    for Work { name, from, to, mut about, usage } in all {
+    for work in all {
+        let (from, to) = (work.from, work.to);
         let free = busy_until.iter().position(|until| *until <= from);
         let lane = free.unwrap_or(busy_until.len());
         match free {
@@ -134,17 +83,10 @@ fn draw(drawn: &mut Vec<Value>, process: u32, first_lane: u32, mut all: Vec<Work
             None => busy_until.push(to),
         }
         let track = [process, first_lane.saturating_add(u32::try_from(lane).unwrap_or(u32::MAX))];
-        if let Some(Usage { bytes_read, bytes_written, memory_peak_bytes, spilled_bytes, cold, spans, .. }) = usage {
-            about["bytes_read"] = bytes_read.into();
-            about["bytes_written"] = bytes_written.into();
-            about["memory_peak_bytes"] = memory_peak_bytes.into();
-            about["spilled_bytes"] = spilled_bytes.into();
-            about["cold"] = cold.into();
-            about["seconds_waited"] = Duration::from_micros(spans.waited_us).as_secs_f64().into();
-        }
-        drawn.push(slice(track, &name, [from, to], &about));
+        let work = work.with_figures();
+        drawn.push(slice(track, &work.name, [from, to], &work.about));
         let mut at = from;
-        for (step, time) in usage.into_iter().flat_map(|usage| steps(to.saturating_sub(from), usage.spans)) {
+        for (step, time) in work.steps().into_iter().flatten() {
             let next = at.saturating_add(time).min(to);
             if next > at {
                 drawn.push(slice(track, step, [at, next], &json!({})));
@@ -152,13 +94,6 @@ fn draw(drawn: &mut Vec<Value>, process: u32, first_lane: u32, mut all: Vec<Work
             at = next;
         }
     }
-}
-
-/// Returns the steps of an attempt. The way to the function and back, with its cold start, is told as a whole, before the others.
-fn steps(wall: Duration, spans: Spans) -> [(&'static str, Duration); 4] {
-    let Spans { decode_us, execute_us, write_us, total_us, .. } = spans;
-    let [decode, execute, write, total] = [decode_us, execute_us, write_us, total_us].map(Duration::from_micros);
-    [("invoke", wall.saturating_sub(total)), ("decode", decode), ("execute", execute), ("write", write)]
 }
 
 fn named(process: u32, name: &str) -> Value {
@@ -177,8 +112,8 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use gust_engine::attempt::Billing;
-    use gust_engine::events::AttemptCause;
-    use gust_protocol::FragmentId;
+    use gust_engine::events::{AttemptCause, AttemptOutcome, QueryEvent};
+    use gust_protocol::{FragmentId, Spans, Usage};
 
     use super::*;
 

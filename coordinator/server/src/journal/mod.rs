@@ -62,8 +62,8 @@ pub(crate) struct Keeping {
     journals: Journals,
     /// Name of this server's process, so that no two entries are equal.
     owner: String,
-    /// Digest of what makes statements mean the same on two servers. Others' are left alone.
-    deployment: String,
+    /// Digest of what makes statements mean the same on two servers. Others' are left alone. It changes with the catalogs.
+    deployment: Mutex<String>,
     /// Age of a statement from which on it has a journal.
     after: Duration,
     /// True once the store has shown that it creates an entry once.
@@ -159,7 +159,7 @@ enum SavedCredential {
 impl Submitted {
     fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>, deployment: &str) -> Self {
         let Asked { principal: Principal { user, credential }, sql, is_linked, wishes, .. } = asked.clone();
-        let SessionWishes { catalog, schema, cap, timeout, labels } = wishes;
+        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent: _ } = wishes;
         let credential = credential.map(|credential| match credential {
             Credential::Token(hash) => SavedCredential::Token(hash),
             Credential::Web(web) => {
@@ -201,7 +201,7 @@ impl Submitted {
         let principal = self.principal();
         let Self { sql, is_linked, catalog, schema, cap_nano_dollars, timeout, labels, .. } = self;
         let cap = cap_nano_dollars.map(Money::from_nano_dollars);
-        let wishes = SessionWishes { catalog, schema, cap, timeout, labels: Vec::new() }.with_labels(labels)?;
+        let wishes = SessionWishes { catalog, schema, cap, timeout, ..SessionWishes::default() }.with_labels(labels)?;
         Ok(Asked { principal, sql, dry_run: false, is_linked, wishes })
     }
 }
@@ -210,7 +210,18 @@ impl Keeping {
     pub(crate) fn new(journals: Journals, deployment: String, after: Duration) -> Arc<Self> {
         let owner = Uuid::now_v7().simple().to_string();
         let (is_usable, woken, claimed) = (AtomicBool::new(false), Notify::new(), Mutex::default());
+        let deployment = Mutex::new(deployment);
         Arc::new(Self { journals, owner, deployment, after, is_usable, woken, claimed })
+    }
+
+    fn deployment(&self) -> String {
+        self.deployment.lock().expect("no holder panics").clone()
+    }
+
+    /// Takes statements from now on for those of another deployment.
+    pub(crate) fn redeploy(&self, deployment: String) {
+        *self.deployment.lock().expect("no holder panics") = deployment;
+        self.look_soon();
     }
 
     /// Begins to take a statement over. None while this server does so already.
@@ -227,7 +238,7 @@ impl Keeping {
     /// Makes the entry of a statement that begins; None for one that ends with its server.
     pub(crate) fn submitted(&self, asked: &Asked, at: DateTime<Utc>, key: Option<&Key>) -> Option<Submitted> {
         let is_kept = self.is_usable.load(Ordering::Relaxed) && !asked.dry_run && may_be_kept(&asked.sql);
-        is_kept.then(|| Submitted::of(asked, at, key, &self.deployment))
+        is_kept.then(|| Submitted::of(asked, at, key, &self.deployment()))
     }
 
     /// Lets others' journals be looked at soon.

@@ -165,7 +165,7 @@ impl Door {
             return Some(Found::Alive(lease));
         }
         let submitted = keeping.begun(id).await?;
-        if submitted.deployment != keeping.deployment {
+        if submitted.deployment != keeping.deployment() {
             return Some(Found::Elsewhere(lease));
         }
         // It is another user's, whom this server does not know.
@@ -181,7 +181,7 @@ impl Door {
     /// Tells if a statement means the same here, and its user may still run it.
     fn lets_in(&self, keeping: &Keeping, submitted: &Submitted) -> bool {
         let principal = submitted.principal();
-        submitted.deployment == keeping.deployment
+        submitted.deployment == keeping.deployment()
             && self.has_users() == (principal.user.is_some() && principal.credential.is_some())
             && self.knows(&principal).is_ok()
     }

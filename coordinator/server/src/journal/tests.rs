@@ -13,6 +13,7 @@ fn a_request_comes_back_as_it_was() {
         cap: Some(Money::from_nano_dollars(7)),
         timeout: Some(Duration::from_millis(1_500)),
         labels: Vec::new(),
+        trace_parent: None,
     };
     let wishes = wishes.with_labels([("team".to_owned(), "ads".to_owned())]).expect("a label");
     let token = Credential::Token(Hash::of("gust_secret"));

@@ -1,9 +1,10 @@
 //! Keys of an identity provider: a JWKS (RFC 7517), fetched anew from time to time.
 //!
 //! A key that is not known is asked for once a minute at most, however many tokens name it. While the provider does not answer, the
-//! keys of the last answer hold for a day, and then none.
+//! keys of the last answer hold for a day, and then none. A token waits for an answer no longer than one fetch may take, whoever makes the
+//! fetch, and a token whose key is known does not wait.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
@@ -11,7 +12,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Pause between two fetches, and after one that failed.
 const REFRESH: Duration = Duration::from_secs(5 * 60);
@@ -37,7 +38,7 @@ pub(super) struct Keys {
     client: Client,
     state: Mutex<State>,
     /// Held while keys are fetched.
-    fetching: tokio::sync::Mutex<()>,
+    fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ struct Key {
 pub(super) enum Found {
     Key(DecodingKey),
     Unknown,
-    /// The provider has not told its keys for too long.
+    /// The provider does not answer, and so the key may be one of its own.
     NoKeys,
 }
 
@@ -102,6 +103,11 @@ impl State {
         }
     }
 
+    /// Tells if the keys are all that the provider has, as far as it was asked.
+    fn is_told(&self) -> bool {
+        self.has_fresh_keys() && !self.is_failing
+    }
+
     fn has_fresh_keys(&self) -> bool {
         self.fetched.is_some_and(|fetched| fetched.elapsed() < STALE_MAX)
     }
@@ -113,7 +119,7 @@ impl Keys {
     pub(super) fn told(&self, keys: &[Value]) {
         let mut state = self.state();
         state.keys = keys.iter().filter_map(Key::read).collect();
-        state.fetched = Some(Instant::now());
+        (state.fetched, state.is_failing) = (Some(Instant::now()), false);
     }
 }
 
@@ -147,7 +153,7 @@ impl Keys {
             .user_agent(concat!("gust/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self { url, client, state: Mutex::default(), fetching: tokio::sync::Mutex::default() })
+        Ok(Self { url, client, state: Mutex::default(), fetching: Arc::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,19 +166,28 @@ impl Keys {
     }
 
     /// Returns the key of a token. The provider is asked for one that is not known.
-    pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Found {
+    pub(super) async fn find(self: &Arc<Self>, id: Option<&str>, algorithm: Algorithm) -> Found {
         if let Some(key) = self.known(id, algorithm) {
             return Found::Key(key);
         }
+        let until = Instant::now() + FETCH_TIME_MAX;
         // Others that look for a new key at the same time wait for one answer.
-        let fetching = self.fetching.lock().await;
-        if self.known(id, algorithm).is_none() && self.may_ask() {
-            self.fetch_alone().await.unwrap_or_else(|why| tracing::debug!(why, "a key is looked for in vain"));
+        let mut is_in_time = false;
+        if let Ok(held) = timeout_at(until, Arc::clone(&self.fetching).lock_owned()).await {
+            is_in_time = true;
+            if self.known(id, algorithm).is_none() && self.may_ask() {
+                let keys = Arc::clone(self);
+                // It is the only one for a minute, and so it does not end with its client.
+                let fetching = tokio::spawn(async move {
+                    let _held = held;
+                    keys.fetch_alone().await.unwrap_or_else(|why| tracing::debug!(why, "a key is looked for in vain"));
+                });
+                is_in_time = timeout_at(until, fetching).await.is_ok();
+            }
         }
-        drop(fetching);
         match self.known(id, algorithm) {
             Some(key) => Found::Key(key),
-            None if self.state().has_fresh_keys() => Found::Unknown,
+            None if is_in_time && self.state().is_told() => Found::Unknown,
             None => Found::NoKeys,
         }
     }

@@ -47,7 +47,7 @@ const SEPARATOR: char = '#';
 pub(crate) struct Provider {
     config: JwtConfig,
     algorithms: Vec<Algorithm>,
-    keys: Keys,
+    keys: Arc<Keys>,
     /// True if a group has a budget: a token that does not tell its groups would get out of it.
     needs_groups: bool,
 }
@@ -87,7 +87,7 @@ impl Provider {
             return Err(refused("algorithms", "none is listed".to_owned()));
         }
         ring::install();
-        let keys = Keys::new(&config.jwks).map_err(|why| refused("jwks", why))?;
+        let keys = Arc::new(Keys::new(&config.jwks).map_err(|why| refused("jwks", why))?);
         Ok(Self { config: config.clone(), algorithms, keys, needs_groups: false })
     }
 

@@ -338,7 +338,7 @@ async fn open(shared: &Shared, principal: Principal, startup: &Startup) -> Resul
     })?;
     let mut settings = Settings::default();
     settings.set_user(user);
-    let catalog = wanted.or_else(|| shared.door.catalog().map(str::to_owned));
+    let catalog = wanted.or_else(|| shared.door.catalog_of(&session).map(str::to_owned));
     let state = session.context().state();
     let of_names = &state.config_options().catalog;
     let home = [of_names.default_catalog.clone(), of_names.default_schema.clone()];

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::admission::{Full, Ticket, Waiting};
+use crate::admission::{Full, Place, Ticket, Waiting};
 use crate::door::Door;
 use crate::journal::{Position, Submitted};
 use crate::links::LinkedRows;
@@ -73,6 +73,8 @@ pub(crate) struct Entry {
 enum Held {
     /// This one, with its place in the queue if it is to run.
     Here(Option<Ticket>),
+    /// This one, with its place among those that wait for memory.
+    ForMemory(Ticket),
     /// Another one, or nobody now.
     Elsewhere,
 }
@@ -426,11 +428,24 @@ impl Entries {
 }
 
 impl Entry {
-    /// Returns the place in the queue; None if it has none on this server.
-    pub(crate) fn ticket(&self) -> Option<Ticket> {
-        match *self.held.lock().expect("no holder panics") {
-            Held::Here(ticket) => ticket,
+    /// Returns the place among those that wait for their turn, or for memory; None if it has none on this server.
+    pub(crate) fn place(&self, door: &Door) -> Option<Place> {
+        let held = *self.held.lock().expect("no holder panics");
+        match held {
+            Held::Here(ticket) => door.admission.place(ticket?),
+            Held::ForMemory(ticket) => door.memory.place(ticket),
             Held::Elsewhere => None,
+        }
+    }
+
+    /// Shows that the statement waits for memory, under its ticket, or that it does not wait any more.
+    fn waits_for_memory(&self, ticket: Option<Ticket>) {
+        match ticket {
+            Some(ticket) => {
+                self.hold(Held::ForMemory(ticket));
+                self.state.send_replace(State::Queued);
+            }
+            None => drop(self.state.send_replace(State::Running { query: None })),
         }
     }
 

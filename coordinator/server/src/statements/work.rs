@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ended, Entry, Query, Rows, State};
-use crate::admission::Waiting;
+use crate::admission::{Ticket, Waiting};
 use crate::door::Door;
 use crate::journal::Keeper;
 use crate::links::Objects;
@@ -274,6 +274,10 @@ impl Sink for Spooling {
 
     fn work(&self) -> Option<Arc<WorkLog>> {
         self.journaled.as_ref().map(|journaled| Arc::clone(&journaled.work))
+    }
+
+    fn waits(&mut self, ticket: Option<Ticket>) {
+        self.entry.waits_for_memory(ticket);
     }
 
     async fn ending(&mut self) {

@@ -40,6 +40,18 @@ pub fn coordinator_need(plan: &Arc<dyn ExecutionPlan>) -> MemoryNeed {
     sum(held_by(plan))
 }
 
+/// Sums up the bytes that the coordinator is expected to hold for `plan` in operators that cannot spill: the sides of joins that are held. What
+/// sorts and aggregates hold beyond their bounds, they write to files.
+pub fn unspillable_bytes(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let children = plan.children();
+    let held = children.first().filter(|_| is_join(plan)).map_or(0, |held| output_bytes(held));
+    children.into_iter().fold(held, |sum, child| sum.saturating_add(unspillable_bytes(child)))
+}
+
+fn is_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<HashJoinExec>() || plan.is::<CrossJoinExec>() || plan.is::<NestedLoopJoinExec>()
+}
+
 /// Sums up the memory that the heaviest fragment of a stage is expected to hold. Its plan's operators hold `held`.
 pub fn fragment_need(stage: &Stage, held: &[MemoryNeed]) -> MemoryNeed {
     let fragments = 0..stage.fragments.len();
@@ -66,11 +78,8 @@ fn sum(needs: Vec<MemoryNeed>) -> MemoryNeed {
 
 fn collect(plan: &Arc<dyn ExecutionPlan>, needs: &mut Vec<MemoryNeed>) {
     let children = plan.children();
-    let held: Option<&Arc<dyn ExecutionPlan>> = if plan.is::<HashJoinExec>()
-        || plan.is::<CrossJoinExec>()
-        || plan.is::<NestedLoopJoinExec>()
-        || (plan.is::<SortExec>() && plan.fetch().is_none())
-    {
+    let is_sort = plan.is::<SortExec>() && plan.fetch().is_none();
+    let held: Option<&Arc<dyn ExecutionPlan>> = if is_join(plan) || is_sort {
         children.first().copied()
     } else if plan.is::<AggregateExec>() {
         // An aggregate holds its groups, not its input: as many as it is expected to put out.

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::analyze::Analyzing;
-use super::{RunningStatement, stream};
+use super::{MemoryGate, RunningStatement, stream};
 use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
@@ -44,6 +44,10 @@ pub(in crate::session) struct NewStatement {
     pub purse: Option<Arc<Purse>>,
     /// Log of its work, if another coordinator may go on with it.
     pub work: Option<Arc<WorkLog>>,
+    /// Gate where it waits for memory once it is planned.
+    pub gate: Option<Arc<dyn MemoryGate>>,
+    /// Tasks that plan it and compute for it.
+    pub computing: TaskTracker,
 }
 
 impl NewStatement {
@@ -65,12 +69,14 @@ impl NewStatement {
             // Reads of planning are spent as it goes.
             let (query, purse, events) = (self.query.clone(), self.purse.clone(), self.events.clone());
             let over = Box::pin(async move { query.over_budget(purse, events).await });
+            let computing = self.computing.clone();
             let starting = async move {
                 let started = Box::pin(session.start(statement, self, deadline));
                 let started = AssertUnwindSafe(started).catch_unwind().await;
                 started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
             };
-            let starting = workers.run(starting.instrument(span));
+            // Planning cannot be stopped. It counts until it has really ended.
+            let starting = workers.run(computing.track_future(starting.instrument(span)));
             let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
             tokio::select! {
                 biased;
@@ -103,7 +109,8 @@ impl Session {
             None => span.in_scope(EventLog::start),
         };
         let purse = self.budgets.as_ref().map(|budgets| Arc::new(budgets.purse()));
-        NewStatement { id, events, query, session: self.clone(), purse, work }
+        let computing = TaskTracker::new();
+        NewStatement { id, events, query, session: self.clone(), purse, work, gate: None, computing }
     }
 
     async fn start(
@@ -112,7 +119,7 @@ impl Session {
         new: NewStatement,
         deadline: Instant,
     ) -> Result<RunningStatement, QueryError> {
-        let NewStatement { id, events, query, purse, work, .. } = new;
+        let NewStatement { id, events, query, purse, work, gate, computing, .. } = new;
         let (mode, place) = (statement.mode, used(&statement.sql).cloned());
         if statement.is_copy() {
             self.engine.settings.check_copy()?;
@@ -151,7 +158,9 @@ impl Session {
             keeps_rows: false,
             kept: None,
             ahead: Arc::default(),
-            computing: TaskTracker::new(),
+            computing,
+            gate,
+            memory: None,
             purse,
             work,
         };

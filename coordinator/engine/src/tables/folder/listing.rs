@@ -93,12 +93,17 @@ pub(super) async fn find(
 ) -> Result<Listing> {
     let mut found = Listing::default();
     for reading in [Some(location.clone()), location.decoded()].into_iter().flatten() {
+        reading.check_granted()?;
         let store = ListedStore { store, url: &reading.store, listings: Listings::of(state) };
         let read = LocationLister { store, location: &reading, wanted }.read().await;
         found = read.map_err(|error| with_location(location, error))?;
         if !found.files.is_empty() || found.pruned {
             break;
         }
+    }
+    // A link, or another reading of the text, may lead out of what the writer may name.
+    if let Some(grants) = &location.grants {
+        found.files.iter().try_for_each(|file| grants.check(location.store.as_str(), &file.meta.location))?;
     }
     if location.is_local() {
         found.files = once_each(found.files);

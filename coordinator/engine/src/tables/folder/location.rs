@@ -4,6 +4,7 @@
 //! in AWS's tools. `%41` is read as `A` only if nothing has that name.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::execution::object_store::ObjectStoreUrl;
@@ -13,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use super::error::FolderError;
 use super::glob::is_pattern;
 use crate::storage::Reach;
+use crate::tables::grants::TableGrants;
 
 /// One location.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(super) struct TableLocation {
     pub(super) implied_names: usize,
     /// True if it can only be a folder.
     pub(super) is_folder: bool,
+    /// Grants of the user who wrote it; None for one who may name every place.
+    pub(super) grants: Option<Arc<TableGrants>>,
 }
 
 impl TableLocation {
@@ -63,7 +67,7 @@ impl TableLocation {
         let store = ObjectStoreUrl::parse(format!("{scheme}://{host}"))?;
         let names = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let is_folder = is_folder || path.is_empty();
-        Ok(Self { text: text.to_owned(), store, names, implied_names: 0, is_folder })
+        Ok(Self { text: text.to_owned(), store, names, implied_names: 0, is_folder, grants: None })
     }
 
     fn local(text: &str) -> Result<Self> {
@@ -85,7 +89,8 @@ impl TableLocation {
             }
         }
         let is_folder = text.ends_with(['/']) || std::path::Path::new(text).is_dir();
-        Ok(Self { text: text.to_owned(), store: ObjectStoreUrl::local_filesystem(), names, implied_names, is_folder })
+        let (text, store) = (text.to_owned(), ObjectStoreUrl::local_filesystem());
+        Ok(Self { text, store, names, implied_names, is_folder, grants: None })
     }
 
     /// Checks that a session may read below its names before the first pattern.
@@ -93,10 +98,22 @@ impl TableLocation {
     /// # Errors
     /// [`crate::error::QueryError`] if it may not.
     pub(super) fn check(&self, reach: &Reach) -> Result<()> {
-        let names = self.names.iter().map(String::as_str).take_while(|name| !is_pattern(name));
-        // A name that no store can hold is refused later, by its own words.
-        let Ok(prefix) = path_of(names) else { return Ok(()) };
-        Ok(reach.check(self.store.as_str(), &prefix)?)
+        let Some(beginning) = self.beginning() else { return Ok(()) };
+        Ok(reach.check(self.store.as_str(), &beginning)?)
+    }
+
+    /// Checks that its writer may name it, as far as it has no pattern.
+    ///
+    /// # Errors
+    /// [`crate::error::QueryError`] if no grant gives it.
+    pub(super) fn check_granted(&self) -> Result<()> {
+        let (Some(grants), Some(beginning)) = (&self.grants, self.beginning()) else { return Ok(()) };
+        Ok(grants.check(self.store.as_str(), &beginning)?)
+    }
+
+    /// Returns its names before the first pattern. A name that no store can hold is refused later, by its own words.
+    fn beginning(&self) -> Option<Path> {
+        path_of(self.names.iter().map(String::as_str).take_while(|name| !is_pattern(name))).ok()
     }
 
     pub(super) fn is_local(&self) -> bool {

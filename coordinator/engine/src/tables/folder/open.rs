@@ -26,6 +26,7 @@ use crate::error::QueryError;
 use crate::sql::Refusal;
 use crate::storage::{Reach, Stores};
 use crate::tables::broken::BrokenTable;
+use crate::tables::grants::TableGrants;
 use crate::tables::text::TextFormat;
 
 /// Factory of `CREATE EXTERNAL TABLE … STORED AS PARQUET | CSV | JSON | ARROW LOCATION …`.
@@ -121,6 +122,8 @@ impl FolderTable {
 pub struct Paths {
     /// True if a bare name may be a folder of this machine.
     has_files: bool,
+    /// Grants of the session's user; None for one who may name every place.
+    grants: Option<Arc<TableGrants>>,
     /// Function that returns the state of the session. It returns None when the session is gone.
     state: OnceLock<Box<dyn Fn() -> Option<SessionState> + Send + Sync>>,
 }
@@ -132,8 +135,16 @@ impl std::fmt::Debug for Paths {
 }
 
 impl Paths {
-    pub fn new(reach: &Reach) -> Self {
-        Self { has_files: reach.has_files(), state: OnceLock::new() }
+    pub fn new(reach: &Reach, grants: Option<Arc<TableGrants>>) -> Self {
+        Self { has_files: reach.has_files(), grants, state: OnceLock::new() }
+    }
+
+    /// Tells if a bare name is a folder or a file of this machine. Nobody looks for one that no grant gives.
+    fn is_there(&self, name: &str) -> bool {
+        let is_granted = |grants: &Arc<TableGrants>| {
+            TableLocation::parse(name).is_ok_and(|location| location.check(grants.paths()).is_ok())
+        };
+        self.has_files && self.grants.as_ref().is_none_or(is_granted) && std::path::Path::new(name).exists()
     }
 
     /// Looks paths up with this session's stores and settings from now on.
@@ -160,8 +171,7 @@ impl UrlTableFactory for Paths {
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let is_path = is_path(name);
         let is_table = TABLES_ONLY.try_with(|()| ()).is_ok();
-        let may_be_folder = || self.has_files && std::path::Path::new(name).exists();
-        if is_table || !(is_path || may_be_folder()) {
+        if is_table || !(is_path || self.is_there(name)) {
             return Ok(None);
         }
         let state = self.state.get().and_then(|state| state());
@@ -235,11 +245,14 @@ fn format(state: &dyn Session, kind: FileKind, options: &HashMap<String, String>
 /// [`FolderError`] for a second store or a second mention, and [`QueryError`] for a place that the session may not read.
 fn locations(state: &dyn Session, texts: &[String]) -> Result<Vec<TableLocation>> {
     let stores = state.config().get_extension::<Stores>();
+    let grants = state.config().get_extension::<TableGrants>();
     let parsed = |text: &String| {
         let reach = stores.as_ref().map(|stores| stores.reach());
-        // A refusal tells nothing about the disk.
+        // A refusal tells nothing about the disk. Without a grant it is the same everywhere.
+        grants.as_ref().map_or(Ok(()), |grants| grants.check_text(text))?;
         reach.map_or(Ok(()), |reach| reach.check_text(text))?;
-        let location = TableLocation::parse(text)?;
+        let location = TableLocation { grants: grants.clone(), ..TableLocation::parse(text)? };
+        location.check_granted()?;
         reach.map_or(Ok(()), |reach| location.check(reach))?;
         Ok(location)
     };

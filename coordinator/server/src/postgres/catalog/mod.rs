@@ -46,7 +46,8 @@ const KEPT_TIME: Duration = Duration::from_secs(60);
 static STATIC: LazyLock<Result<Arc<PgCatalogStaticTables>, String>> =
     LazyLock::new(|| PgCatalogStaticTables::try_new().map(Arc::new).map_err(|error| error.to_string()));
 
-/// Columns of tables of the configured catalogs, kept for all connections. Clones share them.
+/// Columns of tables of the configured catalogs, kept for all connections. Clones share them. A connection asks for those that its own
+/// listing has, and that lists what its user may read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeptColumns(Arc<Mutex<BTreeMap<[String; 3], Kept>>>);
 
