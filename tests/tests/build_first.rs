@@ -108,7 +108,9 @@ async fn rows_in_the_exchange_are_copied_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_tells_what_waits_and_what_has_taken_its_place() {
     let lake = large().await;
-    let sql = format!("SELECT f.n, count(*) FROM wide w JOIN fact f ON w.k = f.k WHERE {OPAQUE} GROUP BY f.n");
+    // Functions read more of `fact` than of `wide`: else it does not wait.
+    let sql =
+        format!("SELECT f.n, count(*), sum(f.v) FROM wide w JOIN fact f ON w.k = f.k WHERE {OPAQUE} GROUP BY f.n");
     for (build_first, join, copied) in [
         (BuildFirst::Auto, JoinPlace::Auto, 1),
         (BuildFirst::Never, JoinPlace::Auto, 0),

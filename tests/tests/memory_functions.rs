@@ -29,13 +29,13 @@ async fn the_same_rows_or_a_typed_error_in_functions() {
     assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     // The limits were felt, and many runs still ended well.
     assert!(tally.count(MemoryOutcome::Spilled) >= 10, "{tally}");
-    let after_refusals = [MemoryOutcome::TakenApart, MemoryOutcome::PlannedAgain];
-    assert!(after_refusals.iter().all(|outcome| tally.count(*outcome) > 0), "{tally}");
-    let refused: usize = after_refusals.iter().map(|outcome| tally.count(*outcome)).sum();
-    assert!(tally.count(MemoryOutcome::Refused) + refused >= 20, "{tally}");
+    // No join ends sorted here: a partition is one chunk of each producer, and a sort has to hold such chunks of both sides.
+    let taken_apart = tally.count(MemoryOutcome::TakenApart);
+    assert!(taken_apart > 0, "{tally}");
+    assert!(tally.count(MemoryOutcome::Refused) + taken_apart >= 20, "{tally}");
 }
 
-/// Machines of a run over [`wide`].
+/// Machines of a run.
 #[derive(Debug, Clone, Copy)]
 struct Machines {
     functions: u32,
@@ -44,7 +44,7 @@ struct Machines {
     memory: u64,
 }
 
-/// Runs a query over [`wide`] with so much memory, and compares its rows with those of DataFusion alone.
+/// Runs a query with so much memory, and compares its rows with those of DataFusion alone.
 async fn ended(lake: &Lake, sql: &str, machines: Machines) -> Result<Report, QueryError> {
     let Machines { functions, partitions, function_memory, memory } = machines;
     let config = config(Target::InProcess, functions, Some(partitions), 1);
@@ -87,12 +87,29 @@ async fn a_fragment_that_runs_out_of_memory_goes_on_partition_by_partition() {
     }
 }
 
+/// Makes 64,000 rows of ten fixed widths in 64 row groups. Sorts count the bytes of texts several times: batches share them.
+async fn numbers() -> Lake {
+    let mut lake = Lake::new().await;
+    let doubles = of_doubles(|column| format!("sin(value + {column}) AS c{column}"));
+    let rows = format!("SELECT value AS k, value % 2 AS half, {doubles} FROM generate_series({{from}}, {{to}})");
+    lake.add("numbers", &rows, 16, 4_000).await;
+    lake
+}
+
+/// Lists an expression of each column of doubles of [`numbers`].
+fn of_doubles(expression: impl Fn(usize) -> String) -> String {
+    (0..8).map(expression).collect::<Vec<_>>().join(", ")
+}
+
 /// All rows are in one partition, which is sorted where it is too large for a hash table.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows() {
-    let lake = wide().await;
-    let machines = Machines { functions: 8, partitions: 1, function_memory: 6 << 20, memory: PLENTY };
-    let report = ended(&lake, JOINED, machines).await.expect("rows");
+    let lake = numbers().await;
+    let greatest = of_doubles(|column| format!("max(x.c{column} + y.c{column})"));
+    let sql = format!("SELECT count(*), {greatest} FROM numbers AS x JOIN numbers AS y ON x.k = y.k");
+    // What a function reads of each producer is a small part of its memory. A hash join needs 5.5 MiB.
+    let machines = Machines { functions: 32, partitions: 1, function_memory: 4 << 20, memory: PLENTY };
+    let report = ended(&lake, &sql, machines).await.expect("rows");
     let why = report.planned_again.as_deref().unwrap_or_else(|| panic!("not planned again: {report:?}"));
     assert!(why.contains("HashJoinInput"), "{why}");
     assert!(report.attempts_failed.get("OutOfMemory").is_some_and(|times| *times > 0), "{report:?}");
@@ -104,38 +121,37 @@ async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows
 /// Operators of DataFusion 55.2 that can neither spill nor be divided: the error names the operator and the setting.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_is_exhausted_names_the_operator_and_the_setting() {
-    let lake = wide().await;
-    let machines = Machines { functions: 2, partitions: 16, function_memory: 4 << 20, memory: PLENTY };
+    let (wide, numbers) = (wide().await, numbers().await);
+    let machines = Machines { functions: 2, partitions: 16, function_memory: 2 << 20, memory: PLENTY };
     let medians = (0..24).map(|more| format!("median(k + {more})")).collect::<Vec<_>>().join(", ");
-    for (sql, machines, operator, setting) in [
-        // Half of the table is one partition of the window, of which another half is a copy.
+    let greatest = of_doubles(|column| format!("max(c{column})"));
+    for (lake, sql, machines, operator, setting) in [
+        // Half of the table is one partition of the window, which holds it twice. The sort below has room.
         (
-            "SELECT max(n), max(s) FROM (SELECT s, sum(k) OVER (PARTITION BY half) AS n FROM wide)".to_owned(),
-            machines,
+            &numbers,
+            format!("SELECT max(n), {greatest} FROM (SELECT *, sum(k) OVER (PARTITION BY half) AS n FROM numbers)"),
+            Machines { functions: 32, function_memory: 4 << 20, ..machines },
             "WindowAggExec",
             "function_memory_bytes",
         ),
         (
+            &wide,
             "SELECT count(DISTINCT s), count(DISTINCT k), sum(half) FROM wide".to_owned(),
-            Machines { function_memory: 2 << 20, ..machines },
+            machines,
             "AggregateStream",
             "function_memory_bytes",
         ),
-        (
-            format!("SELECT {medians} FROM wide"),
-            Machines { function_memory: 2 << 20, ..machines },
-            "AggregateStream",
-            "function_memory_bytes",
-        ),
+        (&wide, format!("SELECT {medians} FROM wide"), machines, "AggregateStream", "function_memory_bytes"),
         // The coordinator's: no function has a join without keys.
         (
+            &wide,
             "SELECT count(*), min(x.s || y.s) FROM wide AS x CROSS JOIN wide AS y".to_owned(),
             Machines { functions: 8, function_memory: PLENTY, memory: 4 << 20, ..machines },
             "CrossJoinExec",
             "memory_bytes_max",
         ),
     ] {
-        let error = ended(&lake, &sql, machines).await.map(drop).expect_err("it does not fit");
+        let error = ended(lake, &sql, machines).await.map(drop).expect_err("it does not fit");
         assert_eq!(error.kind(), ErrorKind::Resources, "{sql}: {error}");
         let message = error.to_string();
         assert!(message.contains(operator) && message.contains(setting), "{operator}, {setting}: {message}");
@@ -147,10 +163,11 @@ async fn memory_that_is_exhausted_names_the_operator_and_the_setting() {
 async fn ranks_over_grouping_sets_pass_with_functions_where_they_pass_locally() {
     let rollup = Rollup::make(100_000, 25_000).await;
     assert!(rollup.rows() >= 1_001, "{}", rollup.rows());
+    // With 20 MiB one local run of some 20 is refused where an aggregate puts its groups together.
     for place in PLACES {
         for run in 0..3 {
             let what = format!("{place:?}, run {run}");
-            let report = rollup.run(place, 20 << 20).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let report = rollup.run(place, 24 << 20).await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(report.fell_back, None, "{what}");
             assert_eq!(report.fragments_adopted > 0, place != RollupPlace::Local, "{what}: {report:?}");
         }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use async_trait::async_trait;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::future::BoxFuture;
 use gust_engine::config::{Config, Target};
 use gust_engine::error::QueryError;
 use gust_engine::session::Session;
@@ -60,30 +60,56 @@ impl Database {
     }
 }
 
-#[async_trait]
+impl Database {
+    fn answer<'a>(&'a mut self, sql: &'a str) -> BoxFuture<'a, Result<DBOutput<DefaultColumnType>, Failure>> {
+        Box::pin(async move {
+            let batches = match self {
+                Self::Judge(context) => {
+                    let frame = context.sql(sql).await?;
+                    let schema = Arc::clone(frame.schema().inner());
+                    with_columns(frame.collect().await?, &schema)
+                }
+                Self::Gust { session, target } => on_target(session, *target, sql).await?,
+            };
+            Ok(match batches.first() {
+                Some(first) => DBOutput::Rows { types: types(first.schema_ref()), rows: rows(&batches) },
+                None => DBOutput::StatementComplete(0),
+            })
+        })
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Self::Gust { session, .. } = self {
+                session.close().await;
+            }
+        })
+    }
+}
+
+/// Its methods are written without `async_trait`: within the bounds of that macro rustc takes minutes to prove that a session is `Send`.
 impl AsyncDB for Database {
     type Error = Failure;
     type ColumnType = DefaultColumnType;
 
-    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Failure> {
-        let batches = match self {
-            Self::Judge(context) => {
-                let frame = context.sql(sql).await?;
-                let schema = Arc::clone(frame.schema().inner());
-                with_columns(frame.collect().await?, &schema)
-            }
-            Self::Gust { session, target } => on_target(session, *target, sql).await?,
-        };
-        Ok(match batches.first() {
-            Some(first) => DBOutput::Rows { types: types(first.schema_ref()), rows: rows(&batches) },
-            None => DBOutput::StatementComplete(0),
-        })
+    fn run<'database, 'sql, 'rows>(
+        &'database mut self,
+        sql: &'sql str,
+    ) -> BoxFuture<'rows, Result<DBOutput<DefaultColumnType>, Failure>>
+    where
+        'database: 'rows,
+        'sql: 'rows,
+        Self: 'rows,
+    {
+        self.answer(sql)
     }
 
-    async fn shutdown(&mut self) {
-        if let Self::Gust { session, .. } = self {
-            session.close().await;
-        }
+    fn shutdown<'database, 'end>(&'database mut self) -> BoxFuture<'end, ()>
+    where
+        'database: 'end,
+        Self: 'end,
+    {
+        self.close()
     }
 
     fn engine_name(&self) -> &str {

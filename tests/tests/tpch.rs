@@ -34,8 +34,8 @@ pub(crate) async fn open(target: Target, functions_max: u32) -> Session {
 
 /// Returns the rows of a query over the tables by DataFusion alone. It is asked once for all tests.
 pub(crate) async fn judged(sql: &'static str) -> &'static [RecordBatch] {
-    static JUDGED: LazyLock<Mutex<HashMap<&'static str, &'static OnceCell<Vec<RecordBatch>>>>> =
-        LazyLock::new(Mutex::default);
+    type Answers = HashMap<&'static str, &'static OnceCell<Vec<RecordBatch>>>;
+    static JUDGED: LazyLock<Mutex<Answers>> = LazyLock::new(Mutex::default);
     let rows = *JUDGED.lock().expect("no holder panics").entry(sql).or_insert_with(|| Box::leak(Box::default()));
     rows.get_or_init(|| async { plain(&tables().create_statements(), sql).await }).await
 }

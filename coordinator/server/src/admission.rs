@@ -70,7 +70,20 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 enum Turned {
     Now(Permit),
-    Later(oneshot::Receiver<Permit>),
+    /// The receiver is dropped before the line is told.
+    Later(oneshot::Receiver<Permit>, Leaving),
+}
+
+/// Tells the others of a query that waits no more: those behind it may have room.
+#[derive(Debug)]
+struct Leaving(Arc<Mutex<State>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.forget_the_gone();
+        hand_out(&self.0, &mut state);
+    }
 }
 
 impl Waiting {
@@ -82,7 +95,9 @@ impl Waiting {
     pub(crate) async fn turn(self) -> Permit {
         match self.turn {
             Turned::Now(permit) => permit,
-            Turned::Later(receiver) => receiver.await.expect("a query that waits is in the queue until it runs"),
+            Turned::Later(receiver, _leaving) => {
+                receiver.await.expect("a query that waits is in the queue until it runs")
+            }
         }
     }
 }
@@ -193,7 +208,7 @@ impl Admission {
             Some(turn) => turn.queries.push_back(queued),
             None => state.turns.push_back(Turn { user: user.to_owned(), queries: VecDeque::from([queued]) }),
         }
-        Ok(Waiting { ticket, turn: Turned::Later(receiver) })
+        Ok(Waiting { ticket, turn: Turned::Later(receiver, Leaving(Arc::clone(&self.0))) })
     }
 
     /// Returns the numbers of queries that run and wait.
@@ -293,14 +308,19 @@ impl Drop for Permit {
             let mean = state.seconds_mean.unwrap_or(seconds);
             state.seconds_mean = Some(mean + LAST_WEIGHT * (seconds - mean));
         }
-        while let Some((user, query)) = state.next() {
-            let began = Some(Instant::now());
-            let weight = query.weight;
-            match query.sender.send(Self { shared: Some(Arc::clone(&shared)), user: user.clone(), weight, began }) {
-                Ok(()) => state.begin(&user, weight),
-                // Its client has gone. The permit never counted, and the lock is held.
-                Err(mut unused) => unused.shared = None,
-            }
+        hand_out(&shared, &mut state);
+    }
+}
+
+/// Gives the next queries their turn.
+fn hand_out(shared: &Arc<Mutex<State>>, state: &mut State) {
+    while let Some((user, query)) = state.next() {
+        let began = Some(Instant::now());
+        let weight = query.weight;
+        match query.sender.send(Permit { shared: Some(Arc::clone(shared)), user: user.clone(), weight, began }) {
+            Ok(()) => state.begin(&user, weight),
+            // Its client has gone. The permit never counted, and the lock is held.
+            Err(mut unused) => unused.shared = None,
         }
     }
 }
@@ -314,6 +334,17 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_behind_one_that_goes_runs_where_there_is_room() {
+        let admission = Admission::new(10, 10);
+        let _running = admission.queue_of("ada", 6).expect("room").turn().await;
+        let large = admission.queue_of("bob", 8).expect("room to wait");
+        let mut small = Box::pin(admission.queue_of("eve", 1).expect("room to wait").turn());
+        assert!((&mut small).now_or_never().is_none(), "it has overtaken the large one");
+        drop(large);
+        assert!((&mut small).now_or_never().is_some(), "there is room");
+    }
 
     #[tokio::test]
     async fn users_take_turns_and_queries_keep_their_order() {

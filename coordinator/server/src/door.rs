@@ -33,7 +33,7 @@ use crate::otlp::{Collector, Traces};
 use crate::recording::Recording;
 use crate::statements::Statements;
 use crate::tokens::{Credential, NoUser, PREFIX, Principal, Tokens};
-use base::{deployment, look_up_in, reach_of, set_up};
+use base::{Base, deployment, look_up_in, reach_of, set_up};
 
 mod base;
 
@@ -71,8 +71,8 @@ const STOPPING_MAX: Duration = Duration::from_secs(5);
 /// Engine, queue and tasks of a server.
 #[derive(Debug)]
 pub(crate) struct Door {
-    /// Session whose tables every new session shows. Its engine has the catalogs that the configuration had when it was last read.
-    base: watch::Sender<Session>,
+    /// Engine with the catalogs that the configuration had when it was last read, and the tables that every session shows.
+    base: watch::Sender<Base>,
     /// Held while catalogs are read anew.
     reloading: tokio::sync::Mutex<()>,
     /// Texts of the set-up statements.
@@ -110,6 +110,8 @@ pub(crate) struct Door {
     pub(crate) tasks: TaskTracker,
     /// Token that stops all queries.
     pub(crate) stopping: CancellationToken,
+    /// Token of the end of all writing.
+    closed: CancellationToken,
 }
 
 /// Wishes of a request for its session. They narrow the server's own.
@@ -213,6 +215,7 @@ impl Door {
             late: Mutex::new(Some(late)),
             tasks: TaskTracker::new(),
             stopping,
+            closed: CancellationToken::new(),
         })
     }
 
@@ -332,7 +335,7 @@ impl Door {
         }
     }
 
-    /// Hears of the records for which their statements have not waited, until the server stops.
+    /// Hears of the records for which their statements have not waited, until the engine is closed.
     pub(crate) async fn hear_late(self: Arc<Self>) {
         let Some(mut late) = self.late.lock().expect("no holder panics").take() else { return };
         let heard = async {
@@ -345,7 +348,7 @@ impl Door {
         };
         tokio::select! {
             () = heard => {}
-            () = self.stopping.cancelled() => {}
+            () = self.closed.cancelled() => {}
         }
     }
 
@@ -360,8 +363,7 @@ impl Door {
 
     /// Returns the prices by which the cost of a running statement is told.
     pub(crate) async fn tariff(&self) -> Result<Tariff, PriceError> {
-        let base = self.base();
-        base.tariff().await
+        self.base().engine.tariff()
     }
 
     /// Returns the budgets that a user shares; None without any.
@@ -388,7 +390,7 @@ impl Door {
     /// Returns the tables and paths that exist for a user. None where there are no grants: then everything is there for everybody.
     fn grants_of(&self, principal: &Principal) -> Result<Option<Arc<TableGrants>>, QueryError> {
         let base = self.base();
-        let grants = &base.config().server.grants;
+        let grants = &base.engine.config().server.grants;
         if grants.is_empty() {
             return Ok(None);
         }
@@ -420,8 +422,8 @@ impl Door {
             ..SessionOptions::default()
         };
         let base = self.base();
-        let session = base.engine().session(options)?;
-        session.show_tables_of(&base).await?;
+        let session = base.engine.session(options)?;
+        session.show_tables(&base.shown).await?;
         if let Some(unknown) = catalog.as_deref().filter(|name| !session.config().catalogs.contains_key(*name)) {
             let refused = QueryError::sql(format!("there is no catalog `{unknown}` in the configuration"))
                 .with_sqlstate(NO_CATALOG);
@@ -442,13 +444,13 @@ impl Door {
         let grants = self.grants_of(principal)?;
         let (principal, own_history) = (principal.user.clone(), principal.user.is_some());
         let options = SessionOptions { principal, own_history, labels, grants, ..SessionOptions::default() };
-        self.base().engine().session(options)
+        self.base().engine.session(options)
     }
 
     /// Tells if a user sees such a catalog.
     pub(crate) fn has_catalog(&self, principal: &Principal, name: &str) -> bool {
         let is_seen = self.grants_of(principal).is_ok_and(|grants| grants.is_none_or(|it| it.show_catalog(name)));
-        is_seen && self.base.borrow().config().catalogs.contains_key(name)
+        is_seen && self.base.borrow().engine.config().catalogs.contains_key(name)
     }
 
     /// Asks each catalog for its first namespaces.
@@ -456,7 +458,7 @@ impl Door {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] for the first that does not answer.
     pub(crate) async fn ask_catalogs(&self) -> Result<(), QueryError> {
-        let session = self.base().engine().session(SessionOptions::default())?;
+        let session = self.base().engine.session(SessionOptions::default())?;
         for name in session.config().catalogs.keys() {
             session.use_catalog(name).await?;
         }
@@ -468,7 +470,7 @@ impl Door {
     /// # Errors
     /// [`gust_engine::error::ErrorKind::Setup`] if it cannot.
     pub(crate) async fn try_journals(&self) -> Result<(), QueryError> {
-        if self.base().config().journals() != JournalsWanted::Yes || self.base().engine().creates_once().await? {
+        if self.base().engine.config().journals() != JournalsWanted::Yes || self.base().engine.creates_once().await? {
             return Ok(());
         }
         let what = "the exchange does not create an object once (If-None-Match): submitted statements would end with this server";
@@ -491,7 +493,7 @@ impl Door {
     /// # Errors
     /// The store's, in words.
     pub(crate) async fn clean_exchange(&self, query: &str) -> Result<usize, String> {
-        self.base().engine().exchange().clean(query).await.map_err(|error| error.to_string())
+        self.base().engine.exchange().clean(query).await.map_err(|error| error.to_string())
     }
 
     /// Waits until no task of a query is left. No connection brings more of them.
@@ -526,6 +528,7 @@ impl Door {
         if let Some(traces) = &self.traces {
             traces.flush().await;
         }
-        self.base().engine().close().await;
+        self.base().engine.close().await;
+        self.closed.cancel();
     }
 }

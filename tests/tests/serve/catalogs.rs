@@ -78,7 +78,7 @@ async fn catalogs_are_read_anew() {
     let (viewed, file) = ("SELECT n FROM v", format!("'{}'", place.path("one/tables/a.parquet").display()));
     let refused = |from: &str| {
         let answer = server.query("application/json", &format!("SELECT count(*) AS n FROM {from}"));
-        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(matches!(answer.status, 400 | 403), "{answer:?}");
         answer.text()
     };
     assert_eq!((count("lake.demo.t"), server.rows(viewed)), (json!(3), json!([{ "n": 3 }])));

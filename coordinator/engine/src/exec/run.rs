@@ -265,10 +265,14 @@ impl StageFragments {
 
     /// Takes a fragment apart that has failed. Returns the numbers of its pieces: none if its failure is another, or if it has one partition alone.
     fn taken_apart(&self, index: usize, error: &DataFusionError) -> Range<usize> {
-        let failure = fragment_fn::find::<FragmentFailure>(error).filter(|failure| failure.ran_out_of_memory());
+        // A producer that made lost rows anew may have run out of memory, too.
+        let is_own =
+            |failure: &&FragmentFailure| failure.id.stage == self.stage.index && failure.id.index as usize == index;
+        let failure = fragment_fn::find::<FragmentFailure>(error).filter(is_own).filter(|it| it.ran_out_of_memory());
         let Some((failure, received)) = failure.zip(self.received.as_ref()) else { return 0..0 };
         let pieces = received.taken_apart(index);
         if !pieces.is_empty() {
+            self.query.attempts.expect_pieces(pieces.len());
             let (id, pieces) = (failure.id.clone(), pieces.len() as u32);
             self.query.attempts.events().push(QueryEvent::FragmentTakenApart { id, pieces });
         }

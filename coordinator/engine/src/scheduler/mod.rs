@@ -176,6 +176,11 @@ impl QueryAttempts {
         self.query.cap.iter().for_each(|cap| cap.expect_fragments(before as u64, fragments as u64));
     }
 
+    /// Tells the query's cap that a fragment is so many now.
+    pub(crate) fn expect_pieces(&self, pieces: usize) {
+        self.query.cap.iter().for_each(|cap| cap.expect_fragments(1, pieces as u64));
+    }
+
     /// Waits until the query can pay for reading a result of so many bytes.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ use super::system::{self, Shown};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
 use crate::config::{CatalogConfig, Config, LinksKind};
+use crate::cost::{PriceError, Tariff};
 use crate::dialect;
 use crate::error::QueryError;
 use crate::exchange::{Exchange, KeptResults, places};
@@ -243,6 +244,19 @@ impl Engine {
         let stores = self.stores.with_reach(reach.without(own.iter().map(String::as_str))?);
         let catalogs = Catalogs::new(&config, &stores);
         Ok(Self { config, stores, catalogs, listings: Arc::default(), ..self.clone() })
+    }
+
+    /// Returns the configuration, which sessions override with their options.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns the prices of functions and requests.
+    ///
+    /// # Errors
+    /// [`PriceError`] if the region has no price book, or the configured file is none.
+    pub fn tariff(&self) -> Result<Tariff, PriceError> {
+        self.fleet.tariff()
     }
 
     /// Returns the engine's own stores. Their usage is that of all queries.

@@ -49,7 +49,7 @@ pub use pieces::{Piece, Word, WordKind, pieces};
 pub use plain::plain_type;
 pub use recorder::{EndedStatement, Recorder, Refused, Script};
 pub use run::{MemoryGate, RunningStatement};
-pub use setup::SetUpLog;
+pub use setup::{OwnTables, SetUpLog};
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 
 use crate::cap::SharedBudgets;
@@ -136,7 +136,7 @@ impl Session {
     /// # Errors
     /// [`PriceError`] if the region has no price book, or the configured file is none.
     pub async fn tariff(&self) -> Result<Tariff, PriceError> {
-        self.engine.fleet.tariff()
+        self.engine.tariff()
     }
 
     /// Returns the first size of functions, which is used if none is picked. The second value is true if functions

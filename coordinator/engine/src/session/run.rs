@@ -182,6 +182,7 @@ impl RunningStatement {
     ///
     /// # Errors
     /// Any error of the query. The statement is then over, and [`RunningStatement::finish`] still has to be called.
+    #[expect(clippy::should_implement_trait, reason = "it waits, as no Iterator does")]
     pub fn next(&mut self) -> BoxFuture<'_, Result<Option<RecordBatch>, QueryError>> {
         Box::pin(async move {
             let span = self.events.span().clone();

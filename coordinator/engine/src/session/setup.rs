@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use datafusion::catalog::SchemaProvider;
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::Statement as EngineStatement;
 use futures::{StreamExt, stream};
@@ -35,6 +36,10 @@ impl SetUpLog {
         }
     }
 }
+
+/// Tables and views of a session, for other sessions of its engine. They may outlive it.
+#[derive(Debug, Clone)]
+pub struct OwnTables(Option<Arc<dyn SchemaProvider>>);
 
 impl Session {
     /// Runs the statements of a text in their order, and drops their rows.
@@ -82,15 +87,19 @@ impl Session {
         Ok(())
     }
 
+    /// Returns the tables and views that the session has made and will make.
+    pub fn own_tables(&self) -> OwnTables {
+        OwnTables(self.catalogs.catalog(OWN_CATALOG).and_then(|own| own.schema(OWN_SCHEMA)))
+    }
+
     /// Shows the tables and views of another session of the engine in this one, under their names, as far as they are granted. A view reads
     /// what it is over, whatever is granted of that. What either of them
     /// makes or drops from then on is its own.
     ///
     /// # Errors
     /// [`crate::error::ErrorKind::Setup`] if a table cannot be shown.
-    pub async fn show_tables_of(&self, other: &Self) -> Result<(), QueryError> {
-        let schema = |session: &Self| session.catalogs.catalog(OWN_CATALOG).and_then(|own| own.schema(OWN_SCHEMA));
-        let (Some(from), Some(to)) = (schema(other), schema(self)) else { return Ok(()) };
+    pub async fn show_tables(&self, of_other: &OwnTables) -> Result<(), QueryError> {
+        let (OwnTables(Some(from)), OwnTables(Some(to))) = (of_other, self.own_tables()) else { return Ok(()) };
         let failed = |error: DataFusionError| QueryError::setup(error.strip_backtrace()).with_source(error);
         for name in from.table_names() {
             if !self.engine.catalogs.gives(OWN_CATALOG, OWN_SCHEMA, &name) {
@@ -132,8 +141,10 @@ mod tests {
             .await
             .expect("tables");
         let (one, other) = (session(), session());
-        one.show_tables_of(&base).await.expect("tables");
-        other.show_tables_of(&base).await.expect("tables");
+        let shown = base.own_tables();
+        drop(base);
+        one.show_tables(&shown).await.expect("tables");
+        other.show_tables(&shown).await.expect("tables");
         one.set_up("SELECT k FROM v; DROP TABLE t; CREATE TABLE own AS SELECT 2 AS k").await.expect("statements");
         one.set_up("SELECT * FROM t").await.expect_err("it was dropped");
         other.set_up("SELECT * FROM t; SELECT * FROM v").await.expect("it is still there");

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
+use futures::future::{BoxFuture, ready};
 use futures::{StreamExt, TryStreamExt, stream};
 use gust_catalog::{Error, Location, NamesRoom};
 
@@ -174,40 +174,62 @@ impl Namespace {
         let place = Location::parse(table.location()).map_err(|error| DataFusionError::External(Box::new(error)))?;
         Ok(stores.reach().check(place.store.as_str(), &place.path)?)
     }
+
+    /// Returns a [`BrokenTable`] for a table that cannot be loaded. One that the user may not read is not there, and nobody is asked if it is.
+    fn found<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<dyn TableProvider>>>> {
+        Box::pin(async move {
+            let IcebergCatalog { name: catalog, catalogs, .. } = &self.catalog;
+            if !catalogs.gives(catalog, &self.name, name) {
+                return Ok(None);
+            }
+            let loaded = match self.load(name).await {
+                // The names of the database's other catalogs are worth telling, unless grants hide some.
+                Err(Error::NotFound { hint, .. }) if hint.is_none() || catalogs.grants().is_some() => return Ok(None),
+                loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
+            };
+            let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);
+            let full_name = [&*self.catalog.name, &self.name, name].map(str::to_owned);
+            let pinned = |table: IcebergTable| match &self.catalog.pins {
+                Some(pins) => pins.pinned(&full_name.join("."), table),
+                None => Ok(table),
+            };
+            Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new).and_then(pinned) {
+                Ok(table) => Arc::new(table.named(full_name)) as Arc<dyn TableProvider>,
+                Err(error) => Arc::new(BrokenTable::new(error)),
+            }))
+        })
+    }
 }
 
-#[async_trait]
+/// Its async methods are written without `async_trait`, as [`super::boxed`] says.
 impl SchemaProvider for Namespace {
     fn table_names(&self) -> Vec<String> {
         self.catalog.listing.get(&self.name).map(|tables| tables.to_vec()).unwrap_or_default()
     }
 
-    /// Returns a [`BrokenTable`] for a table that cannot be loaded. One that the user may not read is not there, and nobody is asked if it is.
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let IcebergCatalog { name: catalog, catalogs, .. } = &self.catalog;
-        if !catalogs.gives(catalog, &self.name, name) {
-            return Ok(None);
-        }
-        let loaded = match self.load(name).await {
-            // The names of the database's other catalogs are worth telling, unless grants hide some.
-            Err(Error::NotFound { hint, .. }) if hint.is_none() || catalogs.grants().is_some() => return Ok(None),
-            loaded => loaded.map_err(|error| DataFusionError::External(Box::new(error))),
-        };
-        let within = |table: gust_catalog::Table| self.check(&table).map(|()| table);
-        let full_name = [&*self.catalog.name, &self.name, name].map(str::to_owned);
-        let pinned = |table: IcebergTable| match &self.catalog.pins {
-            Some(pins) => pins.pinned(&full_name.join("."), table),
-            None => Ok(table),
-        };
-        Ok(Some(match loaded.and_then(within).and_then(IcebergTable::new).and_then(pinned) {
-            Ok(table) => Arc::new(table.named(full_name)),
-            Err(error) => Arc::new(BrokenTable::new(error)),
-        }))
+    fn table<'namespace, 'name, 'table>(
+        &'namespace self,
+        name: &'name str,
+    ) -> BoxFuture<'table, Result<Option<Arc<dyn TableProvider>>>>
+    where
+        'namespace: 'table,
+        'name: 'table,
+        Self: 'table,
+    {
+        self.found(name)
     }
 
     /// Does not load the table, so that a listing of tables opens none.
-    async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
-        Ok(self.table_exist(name).then_some(TableType::Base))
+    fn table_type<'namespace, 'name, 'kind>(
+        &'namespace self,
+        name: &'name str,
+    ) -> BoxFuture<'kind, Result<Option<TableType>>>
+    where
+        'namespace: 'kind,
+        'name: 'kind,
+        Self: 'kind,
+    {
+        Box::pin(ready(Ok(self.table_exist(name).then_some(TableType::Base))))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -91,6 +91,15 @@ impl TableGrants {
         Ok(self.check(place.store.as_str(), &place.path)?)
     }
 
+    /// Returns the refusal of an Iceberg table by its place: its metadata may name files of any table.
+    pub fn refused_iceberg(&self) -> QueryError {
+        tracing::warn!(user = ?self.user, "no grant gives an Iceberg table by its place");
+        QueryError::sql(
+            "where tables are granted, an Iceberg table has no LOCATION: its metadata may name files that are not",
+        )
+        .with_hint("name it by its catalog, or ask for a grant of it")
+    }
+
     /// Tells the log of a table that a statement named and no grant gives.
     pub fn note(&self, catalog: &str, namespace: &str, table: &str) {
         let table = format!("{catalog}.{namespace}.{table}");

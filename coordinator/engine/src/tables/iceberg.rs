@@ -17,7 +17,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::{DataFusionError, Result, TableReference, internal_datafusion_err, plan_err};
@@ -34,6 +33,7 @@ use gust_catalog::{FilePlan, Table, Version};
 use object_store::path::Path;
 use url::Url;
 
+use super::boxed::{boxed_create, boxed_scan};
 use super::facts::matching_of;
 use super::grants::TableGrants;
 use super::metadata_table::{Facts, MetadataTable};
@@ -156,39 +156,8 @@ impl IcebergTable {
         ScanPlans::hold(session, held);
         Ok(PlannedScan { config, reader })
     }
-}
 
-/// Scan of a plan, before its columns are chosen.
-struct PlannedScan {
-    config: FileScanConfigBuilder,
-    reader: ScanReader,
-}
-
-fn external(error: gust_catalog::Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
-#[async_trait]
-impl TableProvider for IcebergTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Returns the statement of SHOW CREATE TABLE. None for a table without a name of its own.
-    fn get_table_definition(&self) -> Option<&str> {
-        let name = self.full_name.as_ref()?;
-        Some(self.definition.get_or_init(|| definition::definition(name, &self.table)))
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
-    async fn scan(
+    async fn planned(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
@@ -209,6 +178,38 @@ impl TableProvider for IcebergTable {
     }
 }
 
+/// Scan of a plan, before its columns are chosen.
+struct PlannedScan {
+    config: FileScanConfigBuilder,
+    reader: ScanReader,
+}
+
+fn external(error: gust_catalog::Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl TableProvider for IcebergTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Returns the statement of SHOW CREATE TABLE. None for a table without a name of its own.
+    fn get_table_definition(&self) -> Option<&str> {
+        let name = self.full_name.as_ref()?;
+        Some(self.definition.get_or_init(|| definition::definition(name, &self.table)))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    boxed_scan!(IcebergTable, IcebergTable::planned);
+}
+
 /// Returns the stores of the query that plans. A table may be older than the query.
 pub(super) fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
     let stores = state.config().get_extension::<Stores>();
@@ -220,19 +221,21 @@ pub(super) fn stores_of(state: &dyn Session) -> Result<Arc<Stores>> {
 #[derive(Debug)]
 pub struct IcebergFactory;
 
-#[async_trait]
 impl TableProviderFactory for IcebergFactory {
-    async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
-        let [location] = command.locations.as_slice() else {
-            return plan_err!("an Iceberg table has one location: its folder or a metadata file");
-        };
-        let location = absolute(location)?;
-        if let Some(grants) = state.config().get_extension::<TableGrants>() {
-            grants.check_location(&location)?;
-        }
-        let table = Table::open(&location, &stores_of(state)?.for_catalog()).await.map_err(external)?;
-        Ok(Arc::new(IcebergTable::new(table)?))
+    boxed_create!(make);
+}
+
+async fn make(state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+    let [location] = command.locations.as_slice() else {
+        return plan_err!("an Iceberg table has one location: its folder or a metadata file");
+    };
+    let location = absolute(location)?;
+    if let Some(grants) = state.config().get_extension::<TableGrants>() {
+        grants.check_location(&location)?;
+        return Err(grants.refused_iceberg().into());
     }
+    let table = Table::open(&location, &stores_of(state)?.for_catalog()).await.map_err(external)?;
+    Ok(Arc::new(IcebergTable::new(table)?))
 }
 
 /// Makes a path absolute from the current folder. A URL stays as it is.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{Constraints, Result};
 use datafusion::datasource::TableType;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::logical_expr::{CreateMemoryTable, Expr};
 use datafusion::physical_plan::ExecutionPlan;
+
+use super::boxed::boxed_scan;
 
 /// Rows that become a table.
 #[derive(Debug)]
@@ -66,7 +67,18 @@ pub struct MemoryTable {
     _held: MemoryReservation,
 }
 
-#[async_trait]
+impl MemoryTable {
+    async fn planned(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.rows.scan(state, projection, filters, limit).await
+    }
+}
+
 impl TableProvider for MemoryTable {
     fn schema(&self) -> SchemaRef {
         self.rows.schema()
@@ -84,13 +96,5 @@ impl TableProvider for MemoryTable {
         self.rows.get_column_default(column)
     }
 
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.rows.scan(state, projection, filters, limit).await
-    }
+    boxed_scan!(MemoryTable, MemoryTable::planned);
 }

@@ -9,7 +9,6 @@ use arrow::array::{
     StringBuilder, StructArray, TimestampMillisecondArray, new_empty_array,
 };
 use arrow::datatypes::{Field, SchemaRef};
-use async_trait::async_trait;
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::TableType;
@@ -17,6 +16,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_catalog::{FileContent, FileInfo, PartitionColumn, PartitionFacts, Table};
 
+use super::boxed::boxed_scan;
 use super::iceberg::stores_of;
 use super::schema::{arrow_type, engine_value};
 
@@ -98,19 +98,8 @@ impl MetadataTable {
             Facts::Snapshots | Facts::History | Facts::Refs | Facts::Properties => of_file(table, self.facts),
         }
     }
-}
 
-#[async_trait]
-impl TableProvider for MetadataTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
+    async fn planned(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
@@ -121,6 +110,18 @@ impl TableProvider for MetadataTable {
         let rows = self.rows(&table).await?;
         MemTable::try_new(rows.schema(), vec![vec![rows]])?.scan(state, projection, filters, limit).await
     }
+}
+
+impl TableProvider for MetadataTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    boxed_scan!(MetadataTable, MetadataTable::planned);
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {

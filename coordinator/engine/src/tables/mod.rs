@@ -1,6 +1,7 @@
 //! Sources of tables: files without a list of their own (`folder`), CSV and JSON among them (`text`), and Iceberg through
 //! `gust-catalog`; and the readers of their scans (`reading`).
 
+mod boxed;
 pub mod broken;
 pub mod catalog;
 pub mod catalogs;

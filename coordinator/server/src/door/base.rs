@@ -1,4 +1,4 @@
-//! The session whose tables every session of the server shows, and catalogs that are read anew.
+//! The engine of new sessions with the tables that each of them shows, and catalogs that are read anew.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use gust_engine::config::{CatalogConfig, Config};
 use gust_engine::error::QueryError;
-use gust_engine::session::{Engine, OWN_CATALOG, OWN_SCHEMA, Session, SessionOptions};
+use gust_engine::session::{Engine, OWN_CATALOG, OWN_SCHEMA, OwnTables, Session, SessionOptions};
 use gust_engine::storage::Reach;
 use sha2::{Digest, Sha256};
 
@@ -15,6 +15,14 @@ use crate::grants;
 
 /// Name under which the history has the set-up statements of a server with users.
 const SETUP: &str = "--setup";
+
+/// Engine of new sessions, and the tables that each of them shows. The session that has made these is not kept: whether it is `Send` is proved
+/// slowly, and anew for each call of Flight.
+#[derive(Debug, Clone)]
+pub(super) struct Base {
+    pub(super) engine: Engine,
+    pub(super) shown: OwnTables,
+}
 
 /// Returns a digest of what makes a statement mean the same on two servers: catalogs and their places, places that may be read, the place
 /// of bare names, the set-up, the grants, and the provider of users. A server without users is its machine's own, and so are its statements.
@@ -33,13 +41,13 @@ pub(super) fn reach_of(catalogs: &BTreeMap<String, CatalogConfig>, more: &[Strin
     Reach::of(warehouses.chain(more.iter().map(String::as_str)))
 }
 
-/// Opens the session whose tables every session shows, and runs the set-up statements in it.
+/// Runs the set-up statements in a session of their own.
 pub(super) async fn set_up(
     engine: &Engine,
     has_users: bool,
     catalog: Option<&str>,
     setup: &[String],
-) -> Result<Session, QueryError> {
+) -> Result<Base, QueryError> {
     // Users see the views that it makes. So it has no history but its own.
     let options = SessionOptions {
         principal: has_users.then(|| SETUP.to_owned()),
@@ -52,7 +60,7 @@ pub(super) async fn set_up(
         base.set_up(sql).await?;
     }
     grants::check_set_up(&base)?;
-    Ok(base)
+    Ok(Base { engine: engine.clone(), shown: base.own_tables() })
 }
 
 /// Looks bare names up in a catalog, or among the session's own tables. All catalogs are at hand.
@@ -65,8 +73,8 @@ pub(super) async fn look_up_in(session: &Session, catalog: Option<&str>) -> Resu
 }
 
 impl Door {
-    /// Returns the session whose tables every new session shows.
-    pub(super) fn base(&self) -> Session {
+    /// Returns the engine of new sessions.
+    pub(super) fn base(&self) -> Base {
         self.base.borrow().clone()
     }
 
@@ -82,13 +90,13 @@ impl Door {
         // Two signals must not leave what the first has read.
         let _one_at_a_time = self.reloading.lock().await;
         let before = self.base();
-        let (catalogs, config) = (read()?, before.config().clone());
+        let (catalogs, config) = (read()?, before.engine.config().clone());
         if catalogs == config.catalogs {
             return Ok(false);
         }
         let reach = reach_of(&catalogs, &config.server.reach)?;
         grants::check_places(&config.server.grants, &catalogs, &reach)?;
-        let engine = before.engine().with_catalogs(catalogs.clone(), reach)?;
+        let engine = before.engine.with_catalogs(catalogs.clone(), reach)?;
         let base = Box::pin(set_up(&engine, self.has_users(), self.catalog.as_deref(), &self.setup));
         let base = tokio::select! {
             base = base => base?,

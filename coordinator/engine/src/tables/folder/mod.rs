@@ -40,21 +40,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
+use datafusion::catalog::TableProvider;
 use datafusion::common::{Constraints, Result, TableReference};
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::cache::SchemaFingerprint;
 use datafusion::logical_expr::{Expr, SortExpr, TableProviderFilterPushDown};
-use datafusion::physical_plan::ExecutionPlan;
 
 pub use earlier::EarlierListings;
 pub use error::FolderError;
 pub use listings::Listings;
 pub use open::{FolderFactory, Paths, check_format, is_path, tables_only};
 
+use super::boxed::boxed_scan;
 use location::TableLocation;
 use names::FileKind;
 
@@ -96,7 +95,6 @@ impl FolderTable {
     }
 }
 
-#[async_trait]
 impl TableProvider for FolderTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(self.columns.table_schema())
@@ -127,13 +125,5 @@ impl TableProvider for FolderTable {
         Ok(filters.iter().map(how).collect())
     }
 
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Box::pin(scan::scan(self, state, projection, filters, limit)).await
-    }
+    boxed_scan!(FolderTable, scan::scan);
 }

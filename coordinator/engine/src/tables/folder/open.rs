@@ -25,6 +25,7 @@ use super::{Declared, FolderTable, partitions, schema};
 use crate::error::QueryError;
 use crate::sql::Refusal;
 use crate::storage::{Reach, Stores};
+use crate::tables::boxed::{Boxed, boxed_create};
 use crate::tables::broken::BrokenTable;
 use crate::tables::grants::TableGrants;
 use crate::tables::text::TextFormat;
@@ -40,50 +41,51 @@ impl FolderFactory {
     }
 }
 
-#[async_trait]
 impl TableProviderFactory for FolderFactory {
-    async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
-        if command.unbounded {
-            let what = "CREATE UNBOUNDED EXTERNAL TABLE is not supported";
-            return Err(Refusal::new(what, "leave UNBOUNDED out").into());
-        }
-        let Some(kind) = FileKind::named(&command.file_type) else {
-            return plan_err!("no format is named {}", command.file_type);
-        };
-        let format = format(state, kind, &command.options)?;
-        let locations = locations(state, &command.locations)?;
-        let columns = match command.schema.fields().is_empty() {
-            false => declared(command)?,
-            true => {
-                let store = state.runtime_env().object_store(&locations[0].store)?;
-                let files = all_files(state, &store, &locations, Some(kind)).await?.files;
-                refuse_compressed(&format, &files)?;
-                let of_folders = if command.table_partition_cols.is_empty() {
-                    let infers = state.config_options().execution.listing_table_factory_infer_partitions;
-                    if infers { folders(&files) } else { Vec::new() }
-                } else {
-                    named(&command.table_partition_cols, &files)?
-                };
-                let of_files = schema::infer(state, &store, &format, kind, &files).await?;
-                TableColumns { of_files, of_folders }
-            }
-        };
-        let declared = Declared {
-            name: Some(command.name.clone()),
-            definition: command.definition.clone(),
-            order: command.order_exprs.clone(),
-            constraints: command.constraints.clone(),
-            defaults: command.column_defaults.clone(),
-        };
-        let mut table = FolderTable::new(locations, kind, format, columns, declared);
-        table.bytes_may_be_text |= !command.schema.fields().is_empty();
-        let names = Arc::clone(table.columns.table_schema()).to_dfschema()?;
-        let sorted_by = command.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs());
-        if let Some(column) = sorted_by.into_iter().find(|column| !names.has_column(column)) {
-            return plan_err!("WITH ORDER: there is no column {column}");
-        }
-        Ok(Arc::new(table))
+    boxed_create!(make);
+}
+
+async fn make(state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+    if command.unbounded {
+        let what = "CREATE UNBOUNDED EXTERNAL TABLE is not supported";
+        return Err(Refusal::new(what, "leave UNBOUNDED out").into());
     }
+    let Some(kind) = FileKind::named(&command.file_type) else {
+        return plan_err!("no format is named {}", command.file_type);
+    };
+    let format = format(state, kind, &command.options)?;
+    let locations = locations(state, &command.locations)?;
+    let columns = match command.schema.fields().is_empty() {
+        false => declared(command)?,
+        true => {
+            let store = state.runtime_env().object_store(&locations[0].store)?;
+            let files = all_files(state, &store, &locations, Some(kind)).await?.files;
+            refuse_compressed(&format, &files)?;
+            let of_folders = if command.table_partition_cols.is_empty() {
+                let infers = state.config_options().execution.listing_table_factory_infer_partitions;
+                if infers { folders(&files) } else { Vec::new() }
+            } else {
+                named(&command.table_partition_cols, &files)?
+            };
+            let of_files = schema::infer(state, &store, &format, kind, &files).await?;
+            TableColumns { of_files, of_folders }
+        }
+    };
+    let declared = Declared {
+        name: Some(command.name.clone()),
+        definition: command.definition.clone(),
+        order: command.order_exprs.clone(),
+        constraints: command.constraints.clone(),
+        defaults: command.column_defaults.clone(),
+    };
+    let mut table = FolderTable::new(locations, kind, format, columns, declared);
+    table.bytes_may_be_text |= !command.schema.fields().is_empty();
+    let names = Arc::clone(table.columns.table_schema()).to_dfschema()?;
+    let sorted_by = command.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs());
+    if let Some(column) = sorted_by.into_iter().find(|column| !names.has_column(column)) {
+        return plan_err!("WITH ORDER: there is no column {column}");
+    }
+    Ok(Arc::new(table))
 }
 
 /// Columns of a table before those of its files that folders replace are left out.
@@ -176,7 +178,7 @@ impl UrlTableFactory for Paths {
         }
         let state = self.state.get().and_then(|state| state());
         let state = state.ok_or_else(|| plan_datafusion_err!("the session is gone"))?;
-        match Box::pin(open(&state, name)).await {
+        match opened(state, name).await {
             // Planning CREATE TABLE looks up its own name, too, and a folder may have that name.
             Err(error) if !is_path => Ok(Some(Arc::new(BrokenTable::new(error)))),
             opened => opened.map(Some),
@@ -211,6 +213,11 @@ pub fn check_format<'a>(
         _ => "write it in one of these with another tool",
     };
     Err(FolderError::NoFormat { format: format.to_owned(), known: known.join(", "), hint })
+}
+
+/// Opens a path, boxed for the same reason as [`Boxed`]: the method that calls it does not hold the state of the session.
+fn opened(state: SessionState, name: &str) -> Boxed<'_, dyn TableProvider> {
+    Box::pin(async move { open(&state, name).await })
 }
 
 async fn open(state: &SessionState, name: &str) -> Result<Arc<dyn TableProvider>> {
