@@ -288,7 +288,7 @@ pub(super) async fn upload(folder: &Path) -> S3Server {
     server
 }
 
-/// What a statement has read of two tables on a server.
+/// Reads of two tables on a server by one statement.
 struct Reads {
     rows: Vec<RecordBatch>,
     report: Report,

@@ -107,7 +107,7 @@ async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows
     let lake = numbers().await;
     let greatest = of_doubles(|column| format!("max(x.c{column} + y.c{column})"));
     let sql = format!("SELECT count(*), {greatest} FROM numbers AS x JOIN numbers AS y ON x.k = y.k");
-    // What a function reads of each producer is a small part of its memory. A hash join needs 5.5 MiB.
+    // The rows of each producer are a small part of a function's memory. A hash join needs 5.5 MiB.
     let machines = Machines { functions: 32, partitions: 1, function_memory: 4 << 20, memory: PLENTY };
     let report = ended(&lake, &sql, machines).await.expect("rows");
     let why = report.planned_again.as_deref().unwrap_or_else(|| panic!("not planned again: {report:?}"));

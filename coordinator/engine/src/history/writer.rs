@@ -37,7 +37,7 @@ struct State {
     turn: Arc<Semaphore>,
     queue: Semaphore,
     hanging_min: Duration,
-    /// Who hears of records for which their statement has not waited; None where each waits to the end.
+    /// Listener for records for which their statement has not waited; None where each waits to the end.
     late: Option<mpsc::Sender<LateRecord>>,
     /// Beginning of the write under way.
     begun: Mutex<Option<Instant>>,
@@ -52,7 +52,7 @@ pub struct LateRecord {
     pub why: Option<String>,
 }
 
-/// What is known of a record when its statement goes on.
+/// Knowledge of a record when its statement goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
     Written,

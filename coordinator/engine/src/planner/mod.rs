@@ -294,7 +294,7 @@ impl Planner {
             fragment_bytes_target: packing.fragment_bytes_target / more as u64,
             ..*packing
         };
-        // As many lanes as before share more memory.
+        // The lanes are as many as before, and share more memory.
         let is_chosen =
             |size: &&FunctionSize| matches!(again, Again::Larger { memory_mb } if size.memory_mb == memory_mb);
         let (size, packing) = match facts.sizes.iter().find(is_chosen) {

@@ -30,7 +30,7 @@ use super::{Bound, Outcome};
 pub enum Stages {
     /// Wherever that is right
     Shuffle,
-    /// Where statistics find many rows; joins by copies where one side is small
+    /// Exchanges where statistics find many rows; joins by copies where one side is small
     Auto,
 }
 
