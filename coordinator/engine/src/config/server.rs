@@ -25,7 +25,7 @@ pub struct ServerConfig {
     pub jwt: Option<JwtConfig>,
     /// Certificate and key, in PEM. None is a server without TLS.
     pub tls: Option<TlsConfig>,
-    /// Most queries that run at the same time, 1 to [`super::QUERIES_MAX`]. Default 4: each is sure of an eighth of
+    /// Most queries that run at the same time, 1 to [`super::QUERIES_MAX`]. Default 8: each is sure of a sixteenth of
     /// `memory_bytes_max`.
     #[serde(deserialize_with = "units::queries")]
     pub queries_max: u32,
@@ -230,7 +230,7 @@ impl Default for ServerConfig {
             tokens: None,
             jwt: None,
             tls: None,
-            queries_max: 4,
+            queries_max: 8,
             queued_max: 50,
             connections_max: 500,
             statements_max: 1_000,

@@ -93,7 +93,7 @@ fn a_file_sets_everything() {
         [server]
         reach = ["s3://lake/open/", "open"]
         hosts = ["gust.example"]
-        queries_max = 8
+        queries_max = 6
         queued_max = 60
         connections_max = 200
         drain_seconds = "1m"
@@ -202,7 +202,7 @@ fn a_file_sets_everything() {
                 groups_claim: Some("groups".to_owned()),
             }),
             tls: Some(TlsConfig { certificate: "lake/cert.pem".into(), key: "/etc/gust/key.pem".into() }),
-            queries_max: 8,
+            queries_max: 6,
             queued_max: 60,
             connections_max: 200,
             drain: Duration::from_secs(60),

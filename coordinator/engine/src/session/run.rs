@@ -45,6 +45,7 @@ use kept::gathered;
 use replan::Replan;
 pub(super) use start::NewStatement;
 use stream::Started;
+pub(super) use turns::Turns;
 
 mod analyze;
 mod closing;
@@ -55,6 +56,7 @@ mod kept;
 mod replan;
 mod start;
 mod stream;
+mod turns;
 
 /// Memory that planned queries wait for, where several run side by side.
 pub trait MemoryGate: Debug + Send + Sync {

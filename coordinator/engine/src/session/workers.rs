@@ -9,6 +9,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::run::Turns;
+
 /// Runtime of the engine's own. Its stacks hold the deepest statement that the limits allow. A caller on another
 /// runtime is not held up by computations here. Clones share it.
 ///
@@ -22,6 +24,8 @@ struct WorkerRuntime {
     handle: Handle,
     /// Descriptions that are made at the same time.
     describing: Arc<Semaphore>,
+    /// Turns of the queries at the cores; None where one runs at a time.
+    turns: Option<Turns>,
     /// None while it is dropped.
     runtime: Option<Runtime>,
 }
@@ -34,7 +38,7 @@ const THREADS_MAX: usize = 512;
 
 impl Workers {
     /// Starts threads for this many queries at a time: each has as many as there are cores. A query whose operator computes for
-    /// minutes without a pause then leaves threads to the others, among which the system divides the cores. Descriptions, which have no
+    /// minutes without a pause then leaves threads to the others. Those that have computed long give way to others ([`Turns`]). Descriptions, which have no
     /// place among the queries, have threads of their own number.
     pub(super) fn start(queries_max: usize) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -44,7 +48,12 @@ impl Workers {
         let runtime =
             Builder::new_multi_thread().enable_all().worker_threads(threads).thread_stack_size(STACK_BYTES).build()?;
         let (handle, describing) = (runtime.handle().clone(), Arc::new(Semaphore::new(describing)));
-        Ok(Self(Arc::new(WorkerRuntime { handle, describing, runtime: Some(runtime) })))
+        let turns = (queries_max > 1).then(|| Turns::new(cores));
+        Ok(Self(Arc::new(WorkerRuntime { handle, describing, turns, runtime: Some(runtime) })))
+    }
+
+    pub(super) fn turns(&self) -> Option<&Turns> {
+        self.0.turns.as_ref()
     }
 
     pub(super) fn handle(&self) -> &Handle {

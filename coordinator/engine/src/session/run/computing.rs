@@ -10,9 +10,29 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
+use super::turns::Share;
+
 tokio::task_local! {
-    /// Tasks of the statement for which this one computes.
-    static COMPUTING: TaskTracker;
+    /// Statement for which this task computes.
+    static COMPUTING: Computing;
+}
+
+/// Tasks of a statement, and its turns at the cores.
+#[derive(Debug, Clone)]
+pub(super) struct Computing {
+    pub(super) tasks: TaskTracker,
+    /// None where it computes by itself.
+    pub(super) share: Option<Share>,
+}
+
+impl Computing {
+    /// Makes a task count, and take its turns.
+    pub(super) fn of<T: 'static>(&self, task: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+        match &self.share {
+            Some(share) => self.tasks.track_future(share.turns_of(task)).boxed(),
+            None => self.tasks.track_future(task).boxed(),
+        }
+    }
 }
 
 type Erased = Box<dyn Any + Send>;
@@ -22,19 +42,19 @@ struct Counting;
 
 impl JoinSetTracer for Counting {
     fn trace_future(&self, task: BoxFuture<'static, Erased>) -> BoxFuture<'static, Erased> {
-        match COMPUTING.try_with(TaskTracker::clone) {
-            Ok(tasks) => tasks.track_future(COMPUTING.scope(tasks.clone(), task)).boxed(),
+        match COMPUTING.try_with(Computing::clone) {
+            Ok(computing) => computing.of(COMPUTING.scope(computing.clone(), task).boxed()),
             Err(_) => task,
         }
     }
 
     fn trace_block(&self, work: Box<dyn FnOnce() -> Erased + Send>) -> Box<dyn FnOnce() -> Erased + Send> {
-        match COMPUTING.try_with(TaskTracker::clone) {
-            Ok(tasks) => {
-                let token = tasks.token();
+        match COMPUTING.try_with(Computing::clone) {
+            Ok(computing) => {
+                let token = computing.tasks.token();
                 Box::new(move || {
                     let _until_its_end = token;
-                    COMPUTING.sync_scope(tasks, work)
+                    COMPUTING.sync_scope(computing, work)
                 })
             }
             Err(_) => work,
@@ -43,8 +63,8 @@ impl JoinSetTracer for Counting {
 }
 
 /// Starts tasks, and counts them and those that they start.
-pub(super) fn counted<T>(tasks: &TaskTracker, start: impl FnOnce() -> T) -> T {
+pub(super) fn counted<T>(computing: &Computing, start: impl FnOnce() -> T) -> T {
     // The first call in the process sets it, and the others find it set.
     drop(set_join_set_tracer(&Counting));
-    COMPUTING.sync_scope(tasks.clone(), start)
+    COMPUTING.sync_scope(computing.clone(), start)
 }

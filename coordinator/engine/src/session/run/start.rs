@@ -15,6 +15,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::analyze::Analyzing;
+use super::computing::Computing;
+use super::turns::Turns;
 use super::{MemoryGate, RunningStatement, stream};
 use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
@@ -76,7 +78,8 @@ impl NewStatement {
                 started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
             };
             // Planning cannot be stopped. It counts until it has really ended.
-            let starting = workers.run(computing.track_future(starting.instrument(span)));
+            let computing = Computing { tasks: computing, share: workers.turns().map(Turns::share) };
+            let starting = workers.run(computing.of(Box::pin(starting.instrument(span))));
             let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
             tokio::select! {
                 biased;

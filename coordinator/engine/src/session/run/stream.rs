@@ -14,8 +14,9 @@ use futures::{FutureExt, StreamExt};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::computing::counted;
+use super::computing::{Computing, counted};
 use super::interrupt::Dropped;
+use super::turns::Turns;
 use crate::error::QueryError;
 use crate::memory::QueryPool;
 use crate::model::ahead_bounds_here;
@@ -53,8 +54,9 @@ pub(super) fn start(
     if let Some(ahead) = &ahead {
         ahead.start();
     }
-    let mut stream =
-        counted(tasks, || execute_stream(Arc::clone(&plan), Arc::new(context))).map_err(QueryError::from_engine)?;
+    let computing = Computing { tasks: tasks.clone(), share: engine.workers.turns().map(Turns::share) };
+    let mut stream = counted(&computing, || execute_stream(Arc::clone(&plan), Arc::new(context)))
+        .map_err(QueryError::from_engine)?;
     let running = async move {
         // It ends with the rows, also where they are not read to their end, and is dropped before the stream.
         let reading = ahead;
@@ -74,7 +76,7 @@ pub(super) fn start(
         }
         Ok(())
     };
-    counted(tasks, || rows.spawn(running.in_current_span()));
+    counted(&computing, || rows.spawn(running.in_current_span()));
     Ok(Started { rows: dropped.set_with(rows.build()), plan })
 }
 
