@@ -9,6 +9,8 @@
 //! A producer writes one object at most. The object's key carries the attempt, so that two attempts never share a key.
 //! A reader sees no row before the whole stream's checksum held.
 
+mod rows;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
@@ -16,7 +18,6 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::{ByteViewType, DataType, Schema};
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
-use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
 use object_store::buffered::BufWriter;
@@ -24,7 +25,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 
-use crate::parts::schema_message;
+pub use self::rows::ResultRows;
 use crate::{AccessId, Base64, FragmentId, FragmentResult, ObjectRef, StreamSummary};
 
 /// Compression of results on the wire. `lab compression` chose it (docs/measurements.md).
@@ -337,78 +338,6 @@ pub async fn read(
         return Err(ExchangeError::Checksum { fragment: id.clone() });
     }
     ResultRows::open(id, bytes, schema)
-}
-
-/// Rows of a verified result. One batch is decoded ahead.
-#[derive(Debug)]
-pub struct ResultRows {
-    encoded: Buffer,
-    /// Bytes behind the encoded ones that end the stream.
-    end: Buffer,
-    decoder: StreamDecoder,
-    next: Option<RecordBatch>,
-}
-
-impl ResultRows {
-    fn open(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Self, ExchangeError> {
-        let rows = Self::of_stream(bytes)?;
-        if rows.has_types_of(schema) { Ok(rows) } else { Err(ExchangeError::Schema { fragment: id.clone() }) }
-    }
-
-    /// Opens a stream whose bytes were verified.
-    pub(crate) fn of_stream(bytes: Bytes) -> Result<Self, ExchangeError> {
-        Self::with_decoder(StreamDecoder::new(), bytes, Buffer::default())
-    }
-
-    /// Opens regions ([`crate::parts`]) of rows with this schema, whose bytes were verified.
-    pub(crate) fn of_messages(schema: &Schema, bytes: Bytes) -> Result<Self, ExchangeError> {
-        let mut decoder = StreamDecoder::new();
-        decoder.decode(&mut Buffer::from(schema_message(schema)?))?;
-        // The decoder takes a message without a body only when more bytes come: an end does.
-        Self::with_decoder(decoder, bytes, Buffer::from([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0].as_slice()))
-    }
-
-    fn with_decoder(decoder: StreamDecoder, bytes: Bytes, end: Buffer) -> Result<Self, ExchangeError> {
-        let mut rows = Self { encoded: Buffer::from(bytes), end, decoder, next: None };
-        rows.next = rows.decode()?;
-        Ok(rows)
-    }
-
-    /// Returns true if the columns have the types of this schema's.
-    pub(crate) fn has_types_of(&self, schema: &Schema) -> bool {
-        self.decoder.schema().is_some_and(|found| {
-            found.fields().len() == schema.fields().len()
-                && found.fields().iter().zip(schema.fields()).all(|(f, s)| f.data_type() == s.data_type())
-        })
-    }
-
-    fn decode(&mut self) -> Result<Option<RecordBatch>, ExchangeError> {
-        while !self.encoded.is_empty() {
-            if let Some(batch) = self.decoder.decode(&mut self.encoded)? {
-                return Ok(Some(batch));
-            }
-        }
-        while !self.end.is_empty() {
-            if let Some(batch) = self.decoder.decode(&mut self.end)? {
-                return Ok(Some(batch));
-            }
-        }
-        self.decoder.finish()?;
-        Ok(None)
-    }
-}
-
-impl Iterator for ResultRows {
-    type Item = Result<RecordBatch, ExchangeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let current = self.next.take()?;
-        match self.decode() {
-            Ok(next) => self.next = next,
-            Err(error) => return Some(Err(error)),
-        }
-        Some(Ok(current))
-    }
 }
 
 #[cfg(test)]
