@@ -389,21 +389,21 @@ mod tests {
     use super::*;
     use crate::fleet::trial;
 
-    /// Joins two tables whose rows are said to have a gibibyte each. Checks the functions of each stage, and the reads of the join.
+    /// Joins a table of so many files with one of four. Their rows are said to have 128 MiB and 256 MiB a file. Checks the functions of each stage, and the reads of the join.
     #[track_caller]
-    fn check(reads_max: Option<u64>, functions: &[u32], reads: u64) {
+    fn check(files: usize, reads_max: Option<u64>, functions: &[u32], reads: u64) {
         let mut random = SmallRng::seed_from_u64(3);
         let mut world =
             World { faults: FaultPlan::default(), inline_bytes_max: 1 << 20, ..trial::world(3, &mut random) };
-        world.platform.hedged_after_ms = None;
+        world.platform = Platform { hedged_after_ms: None, concurrent_max: 100, ramp_burst: 100, ..world.platform };
         world.settings.speculation = gust_engine::scheduler::SpeculationPolicy::NEVER;
         let query = trial::query(&mut random);
-        let packing = Packing { functions_max: 20, functions: Some(8), ..query.packing };
+        let packing = Packing { functions_max: 100, functions: Some(files), ..query.packing };
         let sent = Some(SentShares { rows: 2.0, joined: 4.0 });
         let steps = vec![GraphStep { joined: vec![64 << 20; 4], sent }];
         let graph = Graph { steps, reads_max, ..Graph::default() };
-        let timeout = Duration::from_secs(600);
-        let query = SimulatedQuery { timeout, file_bytes: vec![64 << 20; 8], packing, graph, ..query };
+        let timeout = Duration::from_secs(6_000);
+        let query = SimulatedQuery { timeout, file_bytes: vec![64 << 20; files], packing, graph, ..query };
         let ended = run_virtually(world.run(&[vec![query]], |invoker, _| Arc::new(invoker)));
         let outcome = &ended.queries[0];
         let expect = world.fragment_rows().rows(&outcome.id, &outcome.scans);
@@ -428,8 +428,16 @@ mod tests {
     #[test]
     fn rows_that_stand_for_gigabytes_are_read_by_as_many_functions() {
         // 16 functions read 128 MiB each, of 12 objects.
-        check(None, &[8, 4, 16], 16 * 12);
-        // Each of eight functions combines an eighth of the partitions, so that a reader finds its rows in one object of each side.
-        check(Some(0), &[8, 8, 4, 8, 16], 16 * 2);
+        check(8, None, &[8, 4, 16], 16 * 12);
+        // Three runs of partitions are combined, each by three functions. Two readers have partitions of two runs.
+        check(8, Some(0), &[8, 9, 4, 9, 16], (16 + 2) * 2 * 3);
+    }
+
+    #[test]
+    fn functions_share_runs_of_partitions_where_each_would_ask_for_too_many_objects() {
+        // 64 functions combine 8 GiB: eight runs, of eight producers each. Were each a run, 64 of them would ask for as many objects as 64 readers do. The four objects of the
+        // other side are read as they are.
+        check(64, Some(1_000), &[64, 64, 4, 0, 72], 72 * (8 + 4));
+        check(64, Some(4_096), &[64, 0, 4, 0, 72], 72 * (64 + 4));
     }
 }

@@ -5,7 +5,8 @@
 //!                       (a barrier)            └─► one attempt of each producer ─► slices that name it
 //! ```
 //!
-//! A stage that makes few objects of many runs if the next stage would have to ask for too many. Else its rows are those below it.
+//! A stage that makes few objects of many runs if the next stage would have to ask for too many. Else its rows are those below it. Its functions read each object as often as there
+//! are runs of partitions. So these are few, and where a run is long, several functions read it from other objects each.
 //!
 //! The producers of a join's build side may run before the others. If their rows turn out to be few, no other stage leaves rows ([`copies`]).
 //!
@@ -15,7 +16,7 @@
 //!
 //! A fragment that runs out of memory is run again as one of each of its partitions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,11 +38,11 @@ use super::run::FragmentAnswer;
 use crate::events::{EventLog, QueryEvent};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
-use crate::planner::graph::{RowsOrder, StageShuffle};
+use crate::planner::graph::{Combiners, RowsOrder, StageShuffle};
 use crate::planner::keys::{Came, has_no_row};
 use crate::planner::passes::skew;
 use produced::{Produced, Restored};
-use width::{LaneParts, LeafPart, Width, fragments, runs};
+use width::{LaneParts, LeafPart, Width, fragments, in_groups, runs};
 
 mod copies;
 mod produced;
@@ -76,6 +77,8 @@ pub(super) struct ReceivedParts {
     wanted: Vec<bool>,
     /// Number of fragments with which the stage begins.
     begun: usize,
+    /// Most fragments, with those into which fragments are taken apart.
+    most: usize,
     /// Lanes of the fragments, and of those into which fragments were taken apart.
     fragments: Mutex<Vec<Arc<[LaneParts]>>>,
     prefix: String,
@@ -115,16 +118,16 @@ impl ReceivedParts {
         let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum::<u64>();
         let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
         let may_have_rows = |partition: usize| !has_no_row(&stage.plan, &|came| is_empty(partition, came));
-        // One that combines objects has no fragments by the plan where these were expected to be few.
-        let planned = combining.map_or(stage.fragments.len(), |combining| combining.functions());
+        // One that combines objects has no fragments by the plan where these were expected to be few, and no more runs of partitions than planned.
+        let planned = combining.map_or(stage.fragments.len(), |combining| combining.planned().runs);
+        let most = combining.map_or(fragments_max.max(planned), |_| planned);
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
         let here_max = match stage.order {
             RowsOrder::InOrder => memory.here / IN_ORDER_DIVISOR,
             RowsOrder::Any | RowsOrder::Merged => u64::MAX,
         };
         let bytes_max = FRAGMENT_BYTES_MAX.min(memory.function / MEMORY_PER_FRAGMENT_BYTE).min(here_max).max(1);
-        let width =
-            Width { planned, most: fragments_max.max(planned), lanes, bytes_min: fragment_bytes_min, bytes_max };
+        let width = Width { planned, most, lanes, bytes_min: fragment_bytes_min, bytes_max };
         let splittable = splittable(stage);
         let parts = |partition: usize, share: u64| {
             let own = |leaf: &LeafId| {
@@ -134,16 +137,23 @@ impl ReceivedParts {
             let heaviest = splittable.iter().filter_map(own).max();
             let Some((own, leaf)) = heaviest else { return Vec::new() };
             let count = skew::parts(own, weights[partition], share);
-            let by_producer = produced[leaf].bytes_by_producer(partition);
+            let by_producer = produced[leaf].bytes_by_producer(&(partition..partition + 1));
             let parts = runs(&by_producer, 0..by_producer.len(), count, &|producer| by_producer[producer] > 0);
             parts.into_iter().map(|producers| LeafPart { leaf, producers }).collect()
         };
         let fragments = fragments(&weights, &may_have_rows, &parts, width);
+        let fragments = match (combining, produced.first()) {
+            (Some(_), Some(rows)) => {
+                let by_producer = |lane: &LaneParts| rows.bytes_by_producer(&lane.partitions);
+                in_groups(fragments.concat(), &by_producer, bytes_max, fragments_max)
+            }
+            _ => fragments,
+        };
         let wanted =
             (0..input_partitions).map(|partition| weights[partition] > 0 && may_have_rows(partition)).collect();
         let begun = fragments.len();
         let fragments = Mutex::new(fragments.into_iter().map(Arc::from).collect());
-        Self { produced, wanted, begun, fragments, prefix }
+        Self { produced, wanted, begun, most: fragments_most(stage), fragments, prefix }
     }
 
     /// Returns the lanes of a fragment.
@@ -151,24 +161,34 @@ impl ReceivedParts {
         Arc::clone(&self.fragments.lock().expect("no holder panics")[fragment])
     }
 
-    /// Takes a fragment apart: makes one of each of its partitions, in their order, and returns their numbers. There are none if it has one partition alone.
+    /// Takes a fragment apart: makes one of each of its partitions, in their order, and returns their numbers. There are none if it has one partition alone, or if
+    /// there would be too many.
     pub(super) fn taken_apart(&self, fragment: usize) -> Range<usize> {
         let is_wanted = |lane: &LaneParts| self.wanted[lane.partitions.start];
         let each: Vec<LaneParts> = self.lanes(fragment).iter().flat_map(LaneParts::each).filter(is_wanted).collect();
         let mut fragments = self.fragments.lock().expect("no holder panics");
         let first = fragments.len();
-        if each.len() > 1 {
+        if each.len() > 1 && first + each.len() <= self.most {
             fragments.extend(each.into_iter().map(|lane| -> Arc<[LaneParts]> { Arc::from([lane]) }));
         }
         first..fragments.len()
     }
 
-    /// Tells which partitions several lanes have parts of.
+    /// Returns its functions as those that combine objects.
+    fn combiners(&self) -> Combiners {
+        let mut groups = BTreeMap::<usize, usize>::new();
+        for fragment in 0..self.begun {
+            self.lanes(fragment).iter().for_each(|lane| *groups.entry(lane.partitions.start).or_default() += 1);
+        }
+        Combiners { runs: groups.len(), groups: groups.into_values().max().unwrap_or_default() }
+    }
+
+    /// Tells which partitions several lanes have parts of. Functions that share several neighbouring partitions combine objects.
     pub(super) fn note_split(&self, stage: u32, events: &EventLog) {
         let fragments = self.fragments.lock().expect("no holder panics").clone();
         let lanes: Vec<&LaneParts> = fragments.iter().flat_map(|lanes| lanes.iter()).collect();
-        let split: Vec<usize> =
-            lanes.iter().filter(|lane| lane.part.is_some()).map(|lane| lane.partitions.start).collect();
+        let is_split = |lane: &&&LaneParts| lane.part.is_some() && lane.partitions.len() == 1;
+        let split: Vec<usize> = lanes.iter().filter(is_split).map(|lane| lane.partitions.start).collect();
         let partitions: BTreeSet<usize> = split.iter().copied().collect();
         if partitions.is_empty() {
             return;
@@ -352,7 +372,7 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         let (stage, parts) = (Arc::clone(&begun.stage), &mut begun.parts);
         if let Some(combining) = stage.shuffle.combining {
             let objects = parts.iter().flat_map(|received| &received.produced).map(|rows| rows.objects().count).sum();
-            let is_wanted = |received: &Arc<ReceivedParts>| combining.pays(objects, received.fragments());
+            let is_wanted = |received: &Arc<ReceivedParts>| combining.pays(objects, received.combiners());
             if let Some(rows) = parts.take_if(|received| !is_wanted(received)) {
                 query.attempts.expect_fragments(expected, 0);
                 let rows = Arc::into_inner(rows).and_then(ReceivedParts::into_produced);

@@ -264,9 +264,9 @@ impl Produced {
         self.read_by(lane, leaf).iter().map(bytes).sum()
     }
 
-    /// Lists the bytes of a partition by the producers of its rows.
-    pub(super) fn bytes_by_producer(&self, partition: usize) -> Vec<u64> {
-        self.fragments.iter().map(|fragment| fragment.rows().bytes_of(&(partition..partition + 1))).collect()
+    /// Lists the bytes of some neighbouring partitions by the producers of their rows.
+    pub(super) fn bytes_by_producer(&self, partitions: &Range<usize>) -> Vec<u64> {
+        self.fragments.iter().map(|fragment| fragment.rows().bytes_of(partitions)).collect()
     }
 
     /// Adds the work of a lane, where these rows are those of the leaf of this number.

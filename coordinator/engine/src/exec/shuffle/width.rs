@@ -121,6 +121,31 @@ pub(super) fn fragments(
     cut.chunks(lanes).map(<[LaneParts]>::to_vec).collect()
 }
 
+/// Cuts lanes of more than `bytes_max` by the producers of their rows, for a stage that reads one leaf: at most `most` fragments in all, each of one lane. `by_producer`
+/// lists the bytes of a lane's partitions, producer by producer. A lane that has a part already keeps it.
+pub(super) fn in_groups(
+    lanes: Vec<LaneParts>,
+    by_producer: &dyn Fn(&LaneParts) -> Vec<u64>,
+    bytes_max: u64,
+    most: usize,
+) -> Vec<Vec<LaneParts>> {
+    let bytes: Vec<Vec<u64>> = lanes.iter().map(by_producer).collect();
+    let total: u64 = bytes.iter().flatten().sum();
+    // The groups of a lane are one more than its bytes fill, at most.
+    let more = most.saturating_sub(lanes.len()).max(1);
+    let each = bytes_max.max(total.div_ceil(more as u64)).max(1);
+    let grouped = |(lane, bytes): (LaneParts, Vec<u64>)| {
+        let count = usize::try_from(bytes.iter().sum::<u64>().div_ceil(each)).unwrap_or(usize::MAX);
+        let groups = runs(&bytes, 0..bytes.len(), count.min(bytes.len()), &|producer| bytes[producer] > 0);
+        if lane.part.is_some() || groups.len() <= 1 {
+            return vec![vec![lane]];
+        }
+        let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers }), ..lane.clone() };
+        groups.into_iter().map(|producers| vec![part(producers)]).collect()
+    };
+    lanes.into_iter().zip(bytes).flat_map(grouped).collect()
+}
+
 /// Cuts some neighbours with these bytes into at most so many runs, of bytes as even as can be. A run begins and ends with a neighbour that is wanted.
 pub(super) fn runs(
     weights: &[u64],
@@ -287,6 +312,47 @@ mod tests {
         // Two lanes in a function.
         let cut = fragments(&[1, 1, 20, 1, 1], &|_| true, &none, Width { planned: 2, lanes: 2, ..width });
         assert_eq!(cut.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn functions_share_a_long_run_by_producers() {
+        /// Checks the fragments: partitions, and the producers of the leaf. Partitions have so many bytes by producer.
+        #[track_caller]
+        fn check(by_producer: &[&[u64]], lanes: &[LaneParts], bytes_max: u64, most: usize, expect: &[&str]) {
+            let bytes = |lane: &LaneParts| -> Vec<u64> {
+                by_producer.iter().map(|partitions| partitions[lane.partitions.clone()].iter().sum()).collect()
+            };
+            let cut = in_groups(lanes.to_vec(), &bytes, bytes_max, most);
+            assert!(cut.iter().all(|lanes| lanes.len() == 1), "{cut:?}");
+            let lane = |lane: LaneParts| {
+                let part = lane.producers(0).map_or_else(String::new, |producers| format!(" of {producers:?}"));
+                format!("{:?}{part}", lane.partitions)
+            };
+            let found: Vec<String> = cut.into_iter().flatten().map(lane).collect();
+            assert_eq!(found, expect, "{by_producer:?} {lanes:?} {bytes_max} {most}");
+        }
+        let (first, second) = (LaneParts::whole(0..2), LaneParts::whole(2..4));
+        let both = [first.clone(), second];
+        // Eight and four bytes in the two runs, of four producers each.
+        let rows: [&[u64]; 4] = [&[1, 1, 0, 1]; 4];
+        check(&rows, &both, 8, 100, &["0..2", "2..4"]);
+        check(&rows, &both, 4, 100, &["0..2 of 0..2", "0..2 of 2..4", "2..4"]);
+        check(
+            &rows,
+            &both,
+            2,
+            100,
+            &["0..2 of 0..1", "0..2 of 1..2", "0..2 of 2..3", "0..2 of 3..4", "2..4 of 0..2", "2..4 of 2..4"],
+        );
+        // The rows of one producer stay together, and one without rows is left out.
+        check(&[&[9, 9]], std::slice::from_ref(&first), 1, 100, &["0..2"]);
+        check(&[&[4, 4], &[0, 0], &[4, 4]], std::slice::from_ref(&first), 8, 100, &["0..2 of 0..1", "0..2 of 2..3"]);
+        // No more than there may be: with two more each has six bytes.
+        check(&rows, &both, 1, 4, &["0..2 of 0..2", "0..2 of 2..4", "2..4"]);
+        check(&rows, &both, 1, 2, &["0..2", "2..4"]);
+        // A part of a partition stays as it is.
+        let part = LaneParts { part: Some(LeafPart { leaf: 0, producers: 1..3 }), ..LaneParts::whole(0..1) };
+        check(&rows, &[part], 1, 100, &["0..1 of 1..3"]);
     }
 
     #[test]

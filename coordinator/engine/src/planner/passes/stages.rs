@@ -345,8 +345,8 @@ impl Packer<'_> {
             for combiner in template.producers.iter().filter(|producer| self.templates[**producer].template.combines) {
                 let producers = &self.templates[*combiner].template.producers;
                 let objects = producers.iter().map(|producer| all[*producer].fragments.len()).sum();
-                let functions = combining.functions();
-                let functions = if combining.pays(objects, functions) { functions } else { 0 };
+                let planned = combining.planned();
+                let functions = if combining.pays(objects, planned) { planned.runs } else { 0 };
                 // One lane asks for each object once.
                 let lanes = vec![Lane { units: Vec::new() }];
                 all[*combiner].fragments = vec![PackedFragment { lanes }; functions];
