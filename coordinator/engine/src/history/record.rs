@@ -12,7 +12,7 @@ use crate::config::StatementKept;
 use crate::cost::Tariff;
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::money::Money;
-use crate::report::{CostLine, Report, attempt_spent, picked_tariff};
+use crate::report::{AttemptTariffs, CostLine, Report, attempt_spent};
 
 /// Bytes of a statement that are kept. A longer one is cut, but its hash is that of all of it.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -153,7 +153,7 @@ fn cut(text: &str, bytes_max: usize) -> String {
 }
 
 fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptRecord> {
-    let tariff = tariff.map(|tariff| picked_tariff(events, tariff));
+    let tariffs = tariff.map(|tariff| AttemptTariffs::of(events, tariff));
     let over = events.last().map_or(Duration::ZERO, |last| last.at);
     let mut attempts: BTreeMap<(&FragmentId, u32), AttemptRecord> = BTreeMap::new();
     for StampedEvent { at, event } in events {
@@ -173,8 +173,8 @@ fn attempts(events: &[StampedEvent], tariff: Option<&Tariff>) -> Vec<AttemptReco
             QueryEvent::AttemptEnded { id, attempt, outcome, billing, wall } => {
                 let Some(record) = attempts.get_mut(&(id, *attempt)) else { continue };
                 let stored = over.saturating_sub(*at);
-                let spent = |tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff);
-                let cost = tariff.as_ref().map(spent);
+                let spent = |tariff: &Tariff| attempt_spent(outcome, *billing, stored, tariff).cost(tariff);
+                let cost = tariffs.as_ref().map(|tariffs| spent(tariffs.of_attempt(id, *attempt)));
                 let OutcomeColumns { outcome, cold, usage } = outcome_columns(outcome);
                 record.ended =
                     Some(AttemptEndRecord { at: *at, wall: *wall, outcome, cold, usage, billing: *billing, cost });

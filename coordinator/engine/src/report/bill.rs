@@ -11,7 +11,7 @@ use crate::cost::{Architecture, Basis, Item, Quantities, Tariff, line_cost};
 use crate::events::{AttemptCause, AttemptOutcome, QueryEvent, StampedEvent};
 use crate::model::load::OwnUsage;
 use crate::money::Money;
-use crate::report::StageCost;
+use crate::report::{AttemptTariffs, StageCost};
 
 /// Bytes that Athena bills at least: ten megabytes. It bills by the megabyte (AWS, Athena pricing, November 2026).
 const ATHENA_BYTES_MIN: u64 = 10 << 20;
@@ -85,20 +85,10 @@ enum WasteKind {
     Hedged,
 }
 
-/// Returns the tariff with the memory size that the last decision picked.
-pub fn picked_tariff(events: &[StampedEvent], tariff: &Tariff) -> Tariff {
-    let picked = events.iter().rev().find_map(|stamped| match &stamped.event {
-        QueryEvent::Planned { decision } => decision.choice.as_ref()?.picked.memory_mb,
-        _ => None,
-    });
-    Tariff { memory_mb: picked.unwrap_or(tariff.memory_mb), ..tariff.clone() }
-}
-
 /// Folds a query's events so far.
 ///
-/// An attempt whose memory size the platform did not tell has the size that the decision picked.
+/// An attempt whose memory size the platform did not tell has the size that was planned when it began.
 pub fn price(events: &[StampedEvent], tariff: &Tariff) -> CostReport {
-    let tariff = &picked_tariff(events, tariff);
     let mut fold = BillFold::new(events, tariff);
     for StampedEvent { at, event } in events {
         fold.add(*at, event);
@@ -116,11 +106,12 @@ fn end_of(events: &[StampedEvent]) -> Duration {
 /// Money is made of sums, and each line of a bill is rounded. So a stage has what the sum over the stages grows by with it, and the stages add up to
 /// the bill.
 pub(super) fn stage_costs(events: &[StampedEvent], tariff: &Tariff) -> BTreeMap<u32, StageCost> {
-    let (tariff, end) = (&picked_tariff(events, tariff), end_of(events));
+    let (tariffs, end) = (AttemptTariffs::of(events, tariff), end_of(events));
     let mut by_stage: BTreeMap<u32, Quantities> = BTreeMap::new();
     for StampedEvent { at, event } in events {
-        if let QueryEvent::AttemptEnded { id, outcome, billing, .. } = event {
-            let spent = attempt_spent(outcome, *billing, end.saturating_sub(*at), tariff);
+        if let QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } = event {
+            let own = tariffs.of_attempt(id, *attempt);
+            let spent = attempt_spent(outcome, *billing, end.saturating_sub(*at), own);
             by_stage.entry(id.stage).or_default().add_all(&spent);
         }
     }
@@ -146,6 +137,7 @@ pub(super) fn stage_costs(events: &[StampedEvent], tariff: &Tariff) -> BTreeMap<
 
 struct BillFold<'a> {
     tariff: &'a Tariff,
+    tariffs: AttemptTariffs<'a>,
     /// Time at which the exchange is cleaned.
     end: Duration,
     adopted: BTreeSet<(&'a FragmentId, u32)>,
@@ -187,6 +179,7 @@ impl<'a> BillFold<'a> {
         });
         Self {
             tariff,
+            tariffs: AttemptTariffs::of(events, tariff),
             doubled: doubled.collect(),
             end: end_of(events),
             adopted,
@@ -211,7 +204,8 @@ impl<'a> BillFold<'a> {
             }
             QueryEvent::AttemptEnded { id, attempt, outcome, billing, .. } => {
                 let cause = self.open.remove(&(id, *attempt)).unwrap_or(AttemptCause::First);
-                let spent = attempt_spent(outcome, *billing, self.end.saturating_sub(at), self.tariff);
+                let own = self.tariffs.of_attempt(id, *attempt);
+                let spent = attempt_spent(outcome, *billing, self.end.saturating_sub(at), own);
                 self.invoked += u64::from(spent.iter().any(|(item, ..)| item == Item::Invocations));
                 self.total.add_all(&spent);
                 if !self.adopted.contains(&(id, *attempt)) {

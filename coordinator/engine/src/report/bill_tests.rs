@@ -1,6 +1,7 @@
 use super::*;
 use crate::attempt::InvokeErrorKind;
 use crate::cost::Architecture;
+use crate::model::{Amounts, Choice, Decision, Forecast, Place, Reason, Workload};
 use gust_protocol::Usage;
 
 fn tariff() -> Tariff {
@@ -170,6 +171,87 @@ fn a_price_depends_on_architecture_memory_and_the_reported_bill() {
     check(X86, bounded, &[("compute", Bounded, Some(1_000_002)), ("invocations", Bounded, Some(200))]);
     // A throttle starts nothing and costs nothing.
     check(X86, metered(0, 0), &[("the coordinator's machine", Basis::Unknown, None)]);
+}
+
+#[test]
+fn attempts_are_priced_by_the_size_with_which_they_began() {
+    let planned = |memory_mb| {
+        let picked = Forecast {
+            place: Place::Functions,
+            functions: 2,
+            memory_mb: Some(memory_mb),
+            fragments: 2,
+            staged: false,
+            expected: Amounts::default(),
+            upper: Amounts::default(),
+            not_included: Vec::new(),
+        };
+        let choice = Choice { picked, runner_up: None, ways: Vec::new(), reason: Reason::Requested };
+        let decision = Decision::local(Reason::Requested, Workload::default());
+        QueryEvent::Planned { decision: Decision { choice: Some(Box::new(choice)), ..decision } }
+    };
+    let second = Duration::from_secs(1);
+    let begun = |index| QueryEvent::AttemptStarted {
+        id: id(index),
+        attempt: 0,
+        cause: AttemptCause::First,
+        time: Duration::ZERO,
+    };
+    let ended = |index, billing| QueryEvent::AttemptEnded {
+        id: id(index),
+        attempt: 0,
+        outcome: done(Usage::default()),
+        billing,
+        wall: MS,
+    };
+    let of_size = |memory_mb, basis| {
+        move |report: &CostReport| {
+            let line = report.lines.iter().find(|line| line.item == Item::Compute { memory_mb } && line.basis == basis);
+            line.and_then(|line| line.cost).map(Money::nano_dollars)
+        }
+    };
+    use Basis::{Bounded, Metered, Reported};
+    let events = Scenario::default()
+        // An attempt of an earlier coordinator stands before the plan, which is like its own.
+        .then(begun(0))
+        .then(ended(0, metered(1000, 0)))
+        .then(planned(512))
+        .then(begun(1))
+        .then(begun(2))
+        .then(ended(1, metered(1000, 0)))
+        .then(QueryEvent::Enlarged { memory_mb: 4096, reason: "no memory".to_owned() })
+        // It has begun with the first size, whenever its end is heard of.
+        .then(ended(2, Billing::Bounded { at_most: second }))
+        .attempt(3, 0, AttemptCause::First, done(Usage::default()), metered(1000, 0))
+        // The platform tells the size of this one.
+        .attempt(
+            4,
+            0,
+            AttemptCause::First,
+            done(Usage::default()),
+            Billing::Reported { duration: second, init: Duration::ZERO, memory_mb: 1024 },
+        );
+    let report = events.price(&tariff());
+    // Half a GB-s has 8,333.35 nano-dollars.
+    assert_eq!(of_size(512, Metered)(&report), Some(16_667));
+    assert_eq!(of_size(512, Bounded)(&report), Some(8_333));
+    assert_eq!(of_size(4096, Metered)(&report), Some(66_667));
+    assert_eq!(of_size(1024, Reported)(&report), Some(16_667));
+    let compute = report.lines.iter().filter(|line| matches!(line.item, Item::Compute { .. })).count();
+    assert_eq!(compute, 4, "{:?}", lines(&report));
+    // A decision without a choice is for the tariff's own size.
+    let decision = Decision::local(Reason::Requested, Workload::default());
+    let enlarged = Scenario::default()
+        .then(QueryEvent::Planned { decision })
+        .attempt(0, 0, AttemptCause::First, done(Usage::default()), metered(1000, 0))
+        .then(QueryEvent::Enlarged { memory_mb: 4096, reason: "no memory".to_owned() })
+        .attempt(1, 0, AttemptCause::First, done(Usage::default()), metered(1000, 0))
+        .price(&tariff());
+    assert_eq!(of_size(2048, Metered)(&enlarged), Some(33_333));
+    assert_eq!(of_size(4096, Metered)(&enlarged), Some(66_667));
+    // The stages add up to the bill.
+    let of_stages: Money = stage_costs(&events.events, &tariff()).values().map(|stage| stage.at_most).sum();
+    assert_eq!(of_stages, report.at_most);
 }
 
 #[test]

@@ -10,10 +10,12 @@ use serde::Serialize;
 
 mod bill;
 mod stages;
+mod tariffs;
 mod text;
 
-pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, picked_tariff, price, spent_until_now};
+pub use bill::{Athena, CostLine, CostReport, Waste, attempt_spent, price, spent_until_now};
 pub use stages::{FragmentSeconds, ReplacedStage, StageCost, StageParts, StageSplit, StageWork};
+pub use tariffs::AttemptTariffs;
 
 use crate::cost::{PriceError, Tariff};
 use crate::error::{Position, QueryError, continued};
