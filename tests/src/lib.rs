@@ -26,6 +26,7 @@ pub mod rest;
 pub mod rollup;
 pub mod rounds;
 pub mod s3;
+pub mod sized;
 pub mod slow_readers;
 pub mod stats;
 pub mod subqueries;

@@ -1,12 +1,19 @@
 //! Operators in functions with too little memory, and groups of functions in a coordinator's memory that they do not fit: the same rows or a typed error.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use gust_engine::config::{Config, Target};
+use gust_engine::cost::Item;
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
+use gust_engine::session::{Engine, EngineOptions, SessionOptions};
 use gust_tests::compare::{Rule, compare};
 use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
 use gust_tests::query::{plain, run};
 use gust_tests::rollup::{PLACES, Rollup, RollupPlace};
+use gust_tests::sized::SizedFunctions;
+use tempfile::TempDir;
 
 use crate::shuffle_faults::wide;
 use crate::shuffles::{Lake, config};
@@ -155,6 +162,51 @@ async fn memory_that_is_exhausted_names_the_operator_and_the_setting() {
         assert_eq!(error.kind(), ErrorKind::Resources, "{sql}: {error}");
         let message = error.to_string();
         assert!(message.contains(operator) && message.contains(setting), "{operator}, {setting}: {message}");
+    }
+}
+
+/// Each value that is counted is held until a function has seen all of its rows: no step but larger functions helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_fits_no_function_goes_on_in_larger_ones() {
+    let (lake, folder) = (wide().await, TempDir::new().expect("a folder"));
+    // The next size is the smallest with more memory, wherever it stands.
+    let functions = Arc::new(SizedFunctions::of(&[2, 1024, 512], 2, folder.path().to_owned()));
+    let options = EngineOptions { functions: Some(Arc::clone(&functions) as _), ..EngineOptions::default() };
+    let mut config = config(Target::InProcess, 2, Some(16), 1);
+    config.cost.region = Some("us-east-1".to_owned());
+    let engine = Engine::open(config, options).expect("an engine");
+    let session = engine.session(SessionOptions::default()).expect("a session");
+    for statement in &lake.setup {
+        run(&session, statement).await.expect("setup");
+    }
+    let sql = "SELECT count(DISTINCT s), count(DISTINCT k), sum(half) FROM wide";
+    let (rows, report) = run(&session, sql).await.expect("rows");
+    compare(&plain(&lake.setup, sql).await, &rows, Rule::same_engine()).expect("the same rows");
+    let why = report.enlarged.as_deref().unwrap_or_else(|| panic!("not enlarged: {report:?}"));
+    assert!(why.starts_with("for functions of 512 MB: "), "{why}");
+    assert_eq!((&report.planned_again, &report.fell_back), (&None, &None), "{report:?}");
+    // All attempts on the first size failed of it. All fragments of the second run are functions' of the next size, and none is of the largest.
+    assert!(report.attempts_failed.get("OutOfMemory").is_some_and(|times| *times > 0), "{report:?}");
+    assert_eq!(report.fragments_adopted, 2, "{report:?}");
+    let attempts = [2, 512, 1024].map(|memory_mb| functions.attempts(memory_mb));
+    assert!(attempts[0] > 0 && attempts[1] >= 2 && attempts[2] == 0, "{attempts:?}");
+    // The platform tells no size, and each attempt has the price of its own.
+    let cost = report.cost.as_ref().expect("prices");
+    let sizes: BTreeSet<u32> = cost.lines.iter().filter_map(|line| computed(line.item)).collect();
+    assert_eq!(sizes, BTreeSet::from([2, 512]), "{cost}");
+    // A cap counts on the first size.
+    run(&session, "SET gust.max_cost = 1").await.expect("set");
+    let error = run(&session, sql).await.expect_err("it does not fit");
+    assert_eq!(error.kind(), ErrorKind::Resources, "{error}");
+    assert_eq!(functions.attempts(512), attempts[1], "{error}");
+    engine.close().await;
+}
+
+/// Returns the memory of functions whose time a line has.
+fn computed(item: Item) -> Option<u32> {
+    match item {
+        Item::Compute { memory_mb } => Some(memory_mb),
+        _ => None,
     }
 }
 

@@ -136,6 +136,12 @@ impl Fleet {
         })
     }
 
+    /// Returns the fleet of another platform, with the same exchange.
+    #[must_use]
+    pub fn with_platform(self, platform: Arc<dyn Platform>) -> Self {
+        Self { platform, ..self }
+    }
+
     /// Returns the place for results that are too large for a function's response.
     pub fn exchange(&self) -> &Exchange {
         &self.exchange

@@ -32,7 +32,7 @@ use crate::cost::{PriceError, Tariff};
 use crate::dialect;
 use crate::error::QueryError;
 use crate::exchange::{Exchange, KeptResults, places};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Platform};
 use crate::history::{self, HistoryWriter};
 use crate::memory::ProcessMemory;
 use crate::model::measured;
@@ -75,6 +75,8 @@ pub struct EngineOptions {
     pub metadata: Arc<MetadataCache>,
     /// Writer of the history.
     pub history: HistoryWriter,
+    /// Platform of functions that the program brings. None for the configuration's.
+    pub functions: Option<Arc<dyn Platform>>,
 }
 
 impl Default for EngineOptions {
@@ -87,6 +89,7 @@ impl Default for EngineOptions {
             digest: DigestBounds::default(),
             metadata: Arc::default(),
             history: HistoryWriter::default(),
+            functions: None,
         }
     }
 }
@@ -181,7 +184,11 @@ impl Engine {
         let runtime = runtime.map_err(|e| QueryError::setup(e.strip_backtrace()).with_source(e))?;
         let config = Arc::new(config);
         let catalogs = Catalogs::new(&config, &stores);
-        let fleet = Arc::new(Fleet::new(&config, &stores, folder.path(), measured.unwrap_or_default())?);
+        let fleet = Fleet::new(&config, &stores, folder.path(), measured.unwrap_or_default())?;
+        let fleet = match options.functions {
+            Some(platform) => fleet.with_platform(platform),
+            None => fleet,
+        };
         Ok(Self {
             config,
             settings: options.settings,
@@ -190,7 +197,7 @@ impl Engine {
             runtime,
             memory,
             reading,
-            fleet,
+            fleet: Arc::new(fleet),
             schedulers: Arc::default(),
             workers: workers.clone(),
             catalogs,
