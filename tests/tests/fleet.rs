@@ -69,6 +69,19 @@ fn lost_rows_of_functions_are_made_anew() {
     assert!(unplanned >= 100, "{unplanned} fragments ran beyond the planned ones");
 }
 
+/// Every third query has functions without memory for several partitions.
+#[test]
+fn fragments_are_taken_apart_under_faults() {
+    let taken_apart: Vec<&Trial> =
+        TRIALS.iter().map(|(_, trial)| trial).filter(|trial| trial.taken_apart > 0).collect();
+    let times: usize = taken_apart.iter().map(|trial| trial.taken_apart).sum();
+    assert!(taken_apart.len() >= 10 && times >= 20, "{times} times, in {} seeds", taken_apart.len());
+    let fired = |fault: Fault| taken_apart.iter().filter_map(|trial| trial.fired.get(&fault)).sum::<u64>();
+    let of_inputs = fired(Fault::LostInput) + fired(Fault::TornInput) + fired(Fault::SwappedInput);
+    let of_attempts = fired(Fault::SlowPipe) + fired(Fault::Hang) + fired(Fault::LateZombieWrite);
+    assert!(of_inputs > 0 && of_attempts > 0, "{of_inputs} and {of_attempts} faults beside them");
+}
+
 #[test]
 fn the_suite_notices_functions_that_read_the_newest_attempt() {
     let noticed = with_wrong_rows(&trials(0..100, Adoption::NewestParts));

@@ -69,6 +69,13 @@ impl Fault {
     pub(super) fn is_of_input(self) -> bool {
         matches!(self, Self::LostInput | Self::TornInput | Self::SwappedInput)
     }
+
+    /// Returns true for a fault after which no result is taken, whatever the function has done.
+    pub(super) fn ends_attempt(self) -> bool {
+        let by_platform =
+            matches!(self, Self::Crash | Self::Kill | Self::Hang | Self::LostAnswer | Self::LateZombieWrite);
+        by_platform || matches!(self, Self::TimeOut | Self::Panic | Self::SlowDown | Self::Reset)
+    }
 }
 
 /// Chances of the faults, and the times at which the platform starts nothing.

@@ -28,6 +28,7 @@ use super::fragment_rows::{FragmentRows, number, schema, wrong_batches};
 use super::parts::{PartsReading, parted, parts_alike, read, spoil};
 use super::pipe::Burst;
 use super::platform::Platform;
+use super::shortage::Shortage;
 use super::sizes::{Shares, Sizes};
 use super::work::{Work, bytes_read};
 
@@ -69,6 +70,7 @@ struct State {
     tokens_at: Instant,
     served: PlatformUsage,
     sizes: Sizes,
+    shortage: Shortage,
 }
 
 /// Usage of the platform, as its owner would see it on the bill.
@@ -153,6 +155,7 @@ impl SimInvoker {
             tokens_at: started,
             served: PlatformUsage::default(),
             sizes: Sizes::default(),
+            shortage: Shortage::default(),
         });
         Self {
             inner: Arc::new(Inner { seed, platform, faults, fragment_rows, reading, exchange, clock, started, state }),
@@ -169,6 +172,11 @@ impl SimInvoker {
     /// Gives the rows that stages of a query send sizes of their own: see [`super::sizes`].
     pub(super) fn expect_sizes(&self, query: &str, shares: Shares) {
         self.inner.lock().sizes.expect(query, shares);
+    }
+
+    /// Gives the functions of a query little memory: see [`super::shortage`].
+    pub(super) fn expect_shortage(&self, query: &str) {
+        self.inner.lock().shortage.expect(query);
     }
 
     pub fn served(&self) -> PlatformUsage {
@@ -261,6 +269,7 @@ impl Inner {
             *self.lock().served.fired.entry(fault).or_default() += 1;
         }
         let rows = self.rows(&request).await;
+        let rows = rows.and_then(|rows| self.lock().shortage.held(self.seed, &request, fault, rows));
         let pipe_share = if fault == Some(Fault::SlowPipe) { self.faults.slow_pipe_share } else { 1.0 };
         let sent = self.sent(&request, bytes_read(&request));
         let work = Work { platform: &self.platform, request: &request, sent, pipe_share };
@@ -437,6 +446,7 @@ impl Inner {
         let path = result_path(prefix, &request.fragment.id, request.attempt);
         let inline_bytes_max = request.fragment.limits.inline_bytes_max;
         if let Some((bytes, regions)) = self.parted(request, batches) {
+            self.lock().shortage.note(&request.fragment.id, request.attempt, &regions);
             let told = self.told(request, &regions);
             let is_inline = told.is_none() && bytes.len() as u64 <= inline_bytes_max;
             let regions = told.unwrap_or(regions);

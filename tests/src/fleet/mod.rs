@@ -20,6 +20,7 @@ mod invoker;
 mod parts;
 mod pipe;
 mod platform;
+mod shortage;
 mod sizes;
 mod trial;
 mod unchecked;

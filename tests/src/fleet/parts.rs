@@ -96,7 +96,8 @@ pub(super) async fn spoil(
     true
 }
 
-fn slices(request: &InvokeRequest) -> impl Iterator<Item = Slice> {
+/// Lists the slices that a request names.
+pub(super) fn slices(request: &InvokeRequest) -> impl Iterator<Item = Slice> {
     let lanes = request.fragment.parts.iter().flat_map(|input| &input.lanes);
     lanes.flat_map(|lane| LaneSlices::decoded(lane).expect("the coordinator's own").slices)
 }

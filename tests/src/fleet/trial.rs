@@ -58,6 +58,8 @@ pub struct Trial {
     pub overwritten: usize,
     /// Fragments of stages beyond those that were planned.
     pub unplanned: usize,
+    /// Fragments that were taken apart by partitions, because their functions ran out of memory.
+    pub taken_apart: usize,
     pub fired: BTreeMap<Fault, u64>,
     /// Objects that zombies wrote after their query had been cleaned up, and that the collection found.
     pub late_objects: usize,
@@ -93,7 +95,11 @@ fn run(seed: u64, adoption: Adoption) -> (Vec<String>, Trial) {
             // The unchecked coordinator knows results only.
             let steps = if adoption == Adoption::Off { Vec::new() } else { steps(place == 0, &mut random) };
             let restores_all = adoption == Adoption::RestoresAll;
-            SimulatedQuery { graph: Graph { restores_all, ..graph(seed, steps, &mut random) }, ..query }
+            // Broken promises are looked for in the other histories.
+            let is_short_of_memory =
+                adoption == Adoption::On && number(seed, ("little memory", place)).is_multiple_of(3);
+            let graph = Graph { restores_all, is_short_of_memory, ..graph(seed, steps, &mut random) };
+            SimulatedQuery { graph, ..query }
         })
         .collect();
     let ended = run_virtually(world.run(std::slice::from_ref(&queries), |invoker, store| match adoption {
@@ -140,6 +146,7 @@ fn graph(seed: u64, steps: Vec<GraphStep>, random: &mut SmallRng) -> Graph {
         partitions: Some(random.random_range(1..20)),
         reads_max: number(seed, "combines").is_multiple_of(4).then_some(0),
         restores_all: false,
+        is_short_of_memory: false,
         outgrows_plan: number(seed, "outgrows its plan").is_multiple_of(3),
     }
 }
@@ -263,7 +270,7 @@ fn check_books(outcome: &QueryOutcome, outgrows_plan: bool, events: &[StampedEve
     let is_scan = |stage: u32| outcome.scans.iter().any(|scan: &ScanStage| scan.stage == stage);
     let (mut open, mut closed, mut adopted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<(u32, u32), u32> = BTreeMap::new();
-    let mut fragments_started = 0;
+    let (mut fragments_started, mut apart) = (0, BTreeSet::new());
     let mut broken = |what: String| trial.broken.push(format!("query {query}: {what}"));
     for StampedEvent { event, .. } in events {
         match event {
@@ -301,6 +308,13 @@ fn check_books(outcome: &QueryOutcome, outgrows_plan: bool, events: &[StampedEve
                     broken(format!("fragment {id} was adopted twice"));
                 }
             }
+            QueryEvent::FragmentTakenApart { id, pieces } => {
+                trial.taken_apart += 1;
+                fragments_started += *pieces as usize;
+                if !apart.insert((id.stage, id.index)) {
+                    broken(format!("fragment {id} was taken apart twice"));
+                }
+            }
             QueryEvent::RowsRestored { id, lost, attempt, .. } => {
                 trial.restored += 1;
                 if lost == attempt || !closed.contains(&(id.stage, id.index, *attempt)) {
@@ -313,8 +327,13 @@ fn check_books(outcome: &QueryOutcome, outgrows_plan: bool, events: &[StampedEve
     if open != closed {
         broken(format!("{} attempts were never closed", open.len() - closed.len()));
     }
-    if succeeded && adopted.len() != fragments_started {
-        broken(format!("{} of {fragments_started} fragments were adopted", adopted.len()));
+    // Its pieces take the place of a fragment that was taken apart.
+    let fragments = fragments_started - apart.len();
+    if succeeded && adopted.len() != fragments {
+        broken(format!("{} of {fragments} fragments were adopted", adopted.len()));
+    }
+    if let Some(fragment) = adopted.intersection(&apart).next() {
+        broken(format!("fragment {fragment:?} was adopted, and its pieces were, too"));
     }
     if let Some((fragment, failed)) = failures.iter().find(|(_, failed)| **failed > FAILURES_MAX) {
         broken(format!("fragment {fragment:?} failed {failed} times"));

@@ -84,6 +84,8 @@ pub struct Graph {
     pub restores_all: bool,
     /// True where one fragment is planned for each stage over an exchange, and functions have so little memory that each partition needs one.
     pub outgrows_plan: bool,
+    /// True where some functions run out of memory over several partitions, so that their fragments are taken apart.
+    pub is_short_of_memory: bool,
 }
 
 /// Stage that reads the rows of others.
@@ -224,6 +226,9 @@ impl World {
         let shares = shares(&query.graph, &planned.stages);
         if !shares.is_empty() {
             invoker.expect_sizes(&id, shares);
+        }
+        if query.graph.is_short_of_memory {
+            invoker.expect_shortage(&id);
         }
         let all = planned.stages.iter().map(|stage| stage.fragments.len() as u32).sum();
         let own = Arc::<Counters>::default();
