@@ -59,7 +59,103 @@ pub fn splittable(
 
 #[cfg(test)]
 mod tests {
+    use arrow::compute::SortOptions;
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::common::NullEquality;
+    use datafusion::physical_expr::expressions::{Column, lit};
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::PhysicalExpr;
+    use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::filter::FilterExec;
+    use datafusion::physical_plan::joins::PartitionMode;
+    use datafusion::physical_plan::sorts::sort::SortExec;
+
     use super::*;
+
+    type Plan = Arc<dyn ExecutionPlan>;
+
+    fn leaf() -> Plan {
+        Arc::new(EmptyExec::new(Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]))))
+    }
+
+    fn key() -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new("k", 0))
+    }
+
+    fn joined(left: Plan, right: Plan, join_type: JoinType) -> Plan {
+        let (on, nulls, mode) = (vec![(key(), key())], NullEquality::NullEqualsNothing, PartitionMode::Partitioned);
+        let join = HashJoinExec::try_new(left, right, on, None, &join_type, None, mode, nulls, false);
+        Arc::new(join.expect("a join of equal keys"))
+    }
+
+    fn joined_sorted(left: Plan, right: Plan, join_type: JoinType) -> Plan {
+        let (on, nulls, sorted) = (vec![(key(), key())], NullEquality::NullEqualsNothing, vec![SortOptions::default()]);
+        let join = SortMergeJoinExec::try_new(left, right, on, None, join_type, sorted, nulls);
+        Arc::new(join.expect("a join of equal keys"))
+    }
+
+    fn grouped(input: Plan, mode: AggregateMode) -> Plan {
+        let (groups, schema) = (PhysicalGroupBy::new_single(vec![(key(), "k".to_owned())]), input.schema());
+        Arc::new(AggregateExec::try_new(mode, groups, Vec::new(), Vec::new(), input, schema).expect("groups"))
+    }
+
+    fn sorted(input: Plan, preserve_partitioning: bool) -> Plan {
+        Arc::new(SortExec::new(order(), input).with_preserve_partitioning(preserve_partitioning))
+    }
+
+    fn order() -> LexOrdering {
+        LexOrdering::new([PhysicalSortExpr::new_default(key())]).expect("a key")
+    }
+
+    #[track_caller]
+    fn check(plan: &Plan, expect: &[LeafId]) {
+        let mut leaves = 0..;
+        let found = splittable(plan, &mut |plan| if plan.is::<EmptyExec>() { leaves.next() } else { None });
+        assert_eq!(found, expect, "{plan:?}");
+    }
+
+    #[test]
+    fn a_side_is_split_whose_rows_come_once_however_often_the_other_is_read() {
+        use JoinType::{Full, Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
+        for (join_types, expect) in [
+            (&[Inner][..], &[0, 1][..]),
+            (&[Left, LeftSemi, LeftAnti, LeftMark], &[0]),
+            (&[Right, RightSemi, RightAnti, RightMark], &[1]),
+            (&[Full], &[]),
+        ] {
+            for join_type in join_types {
+                check(&joined(leaf(), leaf(), *join_type), expect);
+                check(&joined_sorted(leaf(), leaf(), *join_type), expect);
+            }
+        }
+        // Joins over joins: a leaf has to be on such a side of each.
+        check(&joined(joined(leaf(), leaf(), Inner), leaf(), Inner), &[0, 1, 2]);
+        check(&joined(joined(leaf(), leaf(), Inner), leaf(), Left), &[0, 1]);
+        check(&joined(joined(leaf(), leaf(), Left), leaf(), Inner), &[0, 2]);
+        check(&joined(leaf(), joined(leaf(), leaf(), Left), Right), &[1]);
+        check(&joined(joined(leaf(), leaf(), Full), leaf(), Inner), &[2]);
+        check(&joined_sorted(joined(leaf(), leaf(), Full), leaf(), Left), &[]);
+    }
+
+    #[test]
+    fn operators_that_need_all_rows_of_a_key_split_nothing() {
+        let join = || joined(leaf(), leaf(), JoinType::Inner);
+        check(&leaf(), &[0]);
+        check(&(Arc::new(FilterExec::try_new(lit(true), join()).expect("a filter")) as Plan), &[0, 1]);
+        check(&grouped(join(), AggregateMode::Partial), &[0, 1]);
+        check(&sorted(join(), true), &[0, 1]);
+        check(&(Arc::new(SortPreservingMergeExec::new(order(), sorted(join(), true))) as Plan), &[0, 1]);
+        // Their rows would be those of a part.
+        check(&grouped(join(), AggregateMode::FinalPartitioned), &[]);
+        check(&grouped(join(), AggregateMode::SinglePartitioned), &[]);
+        check(&sorted(join(), false), &[]);
+        check(&(Arc::new(CoalescePartitionsExec::new(join())) as Plan), &[]);
+        // Beside such an operator the other side is split.
+        check(&joined(grouped(leaf(), AggregateMode::FinalPartitioned), leaf(), JoinType::Inner), &[1]);
+        check(&joined(grouped(leaf(), AggregateMode::FinalPartitioned), leaf(), JoinType::Left), &[]);
+    }
 
     #[test]
     fn parts_read_at_most_twice_the_bytes() {
