@@ -1,7 +1,10 @@
 //! Queries with too little memory: the same rows or a typed error, and a second plan for joins that do not fit. The limits'
 //! defaults.
 
-use std::sync::Arc;
+use std::future::ready;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -11,16 +14,19 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Volatility;
 use datafusion::prelude::{SessionConfig, SessionContext, create_udf};
-use gust_engine::config::{Config, Target};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use gust_engine::config::{Config, JoinPlace, Target};
 use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::events::QueryEvent;
 use gust_engine::memory::machine;
 use gust_engine::model::Place;
 use gust_engine::money::Money;
 use gust_engine::report::Report;
-use gust_engine::session::Session;
+use gust_engine::session::{ClaimedMemory, MemoryGate, Recorder, Session};
+use gust_tests::chaos::script;
 use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
-use gust_tests::query::{plain, run, run_with_events};
+use gust_tests::query::{self, plain, run, run_with_events};
 use tempfile::TempDir;
 
 /// Returns the settings of a run, different ones for each query. `lab operators` tries them all.
@@ -281,6 +287,66 @@ async fn a_hash_join_that_does_not_fit_is_planned_again_in_its_place() {
         session.close().await;
         let (session, ended) = joined(&folder, Config { on, ..Config::default() }).await;
         assert_eq!(ended.expect("rows").1.planned_again, None, "{on:?} with plenty");
+        session.close().await;
+    }
+}
+
+/// Gate that notes each claim, and refuses a second one before the first is given back.
+#[derive(Debug, Default)]
+struct OneClaim {
+    bytes: Mutex<Vec<u64>>,
+    is_held: Arc<AtomicBool>,
+}
+
+struct Held(Arc<AtomicBool>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+impl MemoryGate for OneClaim {
+    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<ClaimedMemory, QueryError>> {
+        self.bytes.lock().expect("no holder panics").push(bytes);
+        let claimed: Result<ClaimedMemory, QueryError> = match self.is_held.swap(true, Ordering::SeqCst) {
+            true => Err(QueryError::sql("it would wait for what it holds itself")),
+            false => Ok(Box::new(Held(Arc::clone(&self.is_held)))),
+        };
+        ready(claimed).boxed()
+    }
+}
+
+/// Functions of another release refuse each fragment. The coordinator then does the join, wherever it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_falls_back_claims_the_memory_of_its_new_plan() {
+    let folder = wide().await;
+    let bootstrap = Path::new(env!("CARGO_BIN_EXE_bootstrap_under_test"));
+    let other_release = script(folder.path(), Path::new("/usr/bin/env"), "TEST_OTHER_RELEASE=1", bootstrap);
+    let program = Some(other_release.expect("written"));
+    for join in [JoinPlace::Broadcast, JoinPlace::Local] {
+        let mut config =
+            Config { on: Target::Processes, functions_max: 3, allow_fallback: true, join, ..Config::default() };
+        config.process.program.clone_from(&program);
+        let session = Session::new(config).expect("a session");
+        for statement in tables(&folder, &["l", "r"]).iter().map(String::as_str) {
+            run(&session, statement).await.expect("setup");
+        }
+        let statement = session.parse(JOINED).expect("a statement").remove(0);
+        let (gate, recorder) = (Arc::new(OneClaim::default()), Recorder::new(session.clone()));
+        let of_statement = Arc::clone(&gate) as Arc<dyn MemoryGate>;
+        let begun = Box::pin(recorder.run_noted(statement, None, Some(of_statement))).await;
+        let mut running = begun.unwrap_or_else(|refused| panic!("{join:?}: {}", refused.error));
+        let rows = query::rows(&mut running).await.unwrap_or_else(|error| panic!("{join:?}: {error}"));
+        assert!(gate.is_held.load(Ordering::SeqCst), "{join:?}: it has its memory until it ends");
+        let report = Report::from_events(&running.finish().await.snapshot());
+        assert_eq!(first_count(&rows), 120_000, "{join:?}");
+        assert!(report.fell_back.is_some(), "{join:?}: {report:?}");
+        let bytes = gate.bytes.lock().expect("no holder panics").clone();
+        // Where the coordinator was to do the join, it has claimed memory before.
+        assert_eq!(bytes.len(), if join == JoinPlace::Local { 2 } else { 1 }, "{join:?}: {bytes:?}");
+        assert!(bytes.iter().all(|bytes| *bytes > 0), "{join:?}: {bytes:?}");
+        assert!(!gate.is_held.load(Ordering::SeqCst), "{join:?}: it is given back");
         session.close().await;
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gust_engine::error::{ErrorKind, QueryError};
-use gust_engine::session::MemoryGate;
+use gust_engine::session::{ClaimedMemory, MemoryGate};
 use tokio::sync::watch;
 
 use crate::admission::{Admission, Ticket};
@@ -38,7 +38,7 @@ impl Gate {
 }
 
 impl MemoryGate for Gate {
-    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<Box<dyn Send + Sync>, QueryError>> {
+    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<ClaimedMemory, QueryError>> {
         async move {
             let weight = usize::try_from(bytes).unwrap_or(usize::MAX);
             let waiting = self.memory.queue_of(&self.user, weight).map_err(|full| {
@@ -47,11 +47,11 @@ impl MemoryGate for Gate {
                     .with_hint("ask again later")
             })?;
             if self.memory.place(waiting.ticket()).is_none() {
-                let claimed: Box<dyn Send + Sync> = Box::new(waiting.turn().await);
+                let claimed: ClaimedMemory = Box::new(waiting.turn().await);
                 return Ok(claimed);
             }
             self.waits.send_replace(Some(waiting.ticket()));
-            let claimed: Box<dyn Send + Sync> = Box::new(waiting.turn().await);
+            let claimed: ClaimedMemory = Box::new(waiting.turn().await);
             self.waits.send_replace(None);
             Ok(claimed)
         }

@@ -48,7 +48,7 @@ pub use parameters::Described;
 pub use pieces::{Piece, Word, WordKind, pieces};
 pub use plain::plain_type;
 pub use recorder::{EndedStatement, Recorder, Refused, Script};
-pub use run::{MemoryGate, RunningStatement};
+pub use run::{ClaimedMemory, MemoryGate, RunningStatement};
 pub use setup::{OwnTables, SetUpLog};
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 

@@ -16,6 +16,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateMemoryTable, LogicalPlan};
+use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::ahead::AheadAccount;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -64,8 +65,11 @@ pub trait MemoryGate: Debug + Send + Sync {
     ///
     /// # Errors
     /// Too many wait already.
-    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<Box<dyn Send + Sync>, QueryError>>;
+    fn claim(&self, bytes: u64) -> BoxFuture<'_, Result<ClaimedMemory, QueryError>>;
 }
+
+/// Memory that a query has claimed, until it is dropped.
+pub type ClaimedMemory = Box<dyn Send + Sync>;
 
 /// Statement on its way, with its rows and its events so far.
 pub struct RunningStatement {
@@ -112,10 +116,10 @@ pub struct RunningStatement {
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
     computing: TaskTracker,
-    /// Gate where it waits for memory once it is planned.
+    /// Gate where it waits for memory once it is planned, and once it is planned for another place.
     gate: Option<Arc<dyn MemoryGate>>,
-    /// Memory that it has claimed there.
-    memory: Option<Box<dyn Send + Sync>>,
+    /// Memory that its plan has claimed there.
+    memory: Option<ClaimedMemory>,
     /// Purse of the budgets that its user shares.
     purse: Option<Arc<Purse>>,
     /// Log of its work, if another coordinator may go on with it.
@@ -288,22 +292,12 @@ impl RunningStatement {
             self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));
             self.cap = Some(cap);
         }
-        if let Some(gate) = self.gate.take() {
-            let beyond = unspillable_bytes(&planned.plan).saturating_sub(self.sure_bytes());
-            if beyond > 0 {
-                self.memory = Some(gate.claim(beyond).await?);
-            }
-        }
+        self.memory = claimed(self.gate.as_deref(), &self.session, &planned.plan).await?;
         self.made = planned.plan.schema();
         if self.analyzing.is_none() {
             self.schema = shown(&self.made, &logical, &self.names);
         }
         Box::pin(self.start_planned(planned, logical)).await
-    }
-
-    /// Returns the bytes that a query has whatever others hold.
-    fn sure_bytes(&self) -> u64 {
-        self.session.engine.memory.share_bytes() as u64
     }
 
     /// Starts a query at the place that the planner chose.
@@ -378,6 +372,8 @@ impl RunningStatement {
         self.events.push(QueryEvent::fell_back(&error));
         self.kept = None;
         self.released().await;
+        self.memory = None;
+        let gate = self.gate.clone();
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
         let (query, ahead, computing) = (logical.clone(), Arc::clone(&self.ahead), self.computing.clone());
         let locally = async move {
@@ -385,11 +381,13 @@ impl RunningStatement {
             let planned = session.planner().here(state, &query, decision).await;
             let planned = planned.map_err(QueryError::from_engine)?;
             ScanPlans::forget(&planned.state);
+            let memory = claimed(gate.as_deref(), &session, &planned.plan).await?;
             let context = TaskContext::from(&planned.state);
             let started = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
-            Ok((planned, started))
+            Ok((planned, started, memory))
         };
-        let (planned, started) = self.planned_in_time(locally).await?;
+        let (planned, started, memory) = self.planned_in_time(locally).await?;
+        self.memory = memory;
         self.announced(&planned)?;
         if !self.sort_merge_joins {
             self.replan = Replan::of(&planned, &logical);
@@ -423,6 +421,20 @@ impl RunningStatement {
     fn failed(&self, error: QueryError) -> QueryError {
         self.events.push(QueryEvent::failed(&error));
         error
+    }
+}
+
+/// Claims the memory that a plan is expected to need beyond what its query has whatever others hold. The query has claimed none then: it would
+/// wait for its own.
+async fn claimed(
+    gate: Option<&dyn MemoryGate>,
+    session: &Session,
+    plan: &Arc<dyn ExecutionPlan>,
+) -> Result<Option<ClaimedMemory>, QueryError> {
+    let beyond = unspillable_bytes(plan).saturating_sub(session.engine.memory.share_bytes() as u64);
+    match gate.filter(|_| beyond > 0) {
+        Some(gate) => gate.claim(beyond).await.map(Some),
+        None => Ok(None),
     }
 }
 

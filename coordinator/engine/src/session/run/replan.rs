@@ -30,7 +30,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
 
-use super::RunningStatement;
+use super::{RunningStatement, claimed};
 use crate::error::QueryError;
 use crate::events::QueryEvent;
 use crate::model::Decision;
@@ -138,13 +138,17 @@ impl RunningStatement {
             analyzing.forget_plan();
         }
         self.released().await;
+        self.memory = None;
         listings.forget();
-        let (session, query) = (self.session.clone(), logical.clone());
+        let (session, query, gate) = (self.session.clone(), logical.clone(), self.gate.clone());
         let planning = Box::pin(async move {
             let planned = session.planner().plan(session.context.state(), &query).await;
-            planned.map_err(QueryError::from_engine)
+            let planned = planned.map_err(QueryError::from_engine)?;
+            let memory = claimed(gate.as_deref(), &session, &planned.plan).await?;
+            Ok((planned, memory))
         });
-        let planned = self.planned_in_time(planning).await?;
+        let (planned, memory) = self.planned_in_time(planning).await?;
+        self.memory = memory;
         self.announced(&planned)?;
         Box::pin(self.start_planned(planned, logical)).await
     }
