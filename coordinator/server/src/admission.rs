@@ -156,7 +156,7 @@ impl Admission {
         Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), weight, began: Some(Instant::now()) }
     }
 
-    /// Counts a query that computes on without a right to, until the permit is dropped. It waits for no place.
+    /// Counts a query that computes on without having waited for a place, until the permit is dropped.
     pub(crate) fn overrun(&self, user: &str) -> Permit {
         lock(&self.0).begin(user, 1);
         Permit { shared: Some(Arc::clone(&self.0)), user: user.to_owned(), weight: 1, began: None }

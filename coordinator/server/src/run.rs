@@ -15,7 +15,7 @@ use gust_output::{OutputError, StreamError, end_of};
 
 use crate::admission::Ticket;
 use crate::door::{Door, SessionWishes};
-use crate::memory::Gate;
+use crate::memory::{Claimant, Gate};
 use crate::tokens::Principal;
 
 /// SQLSTATE codes of PostgreSQL.
@@ -79,6 +79,11 @@ pub(crate) trait Sink: Send + Sync {
 
     /// Returns the log of the statement's work, if another server may go on with it.
     fn work(&self) -> Option<Arc<WorkLog>> {
+        None
+    }
+
+    /// Returns the statement's part of the claims of its connection, which may have several statements under way.
+    fn claimant(&self) -> Option<Claimant> {
         None
     }
 
@@ -210,7 +215,7 @@ async fn start(
     work: Option<Arc<WorkLog>>,
     sink: &mut impl Sink,
 ) -> Result<RunningStatement, Failure> {
-    let (gate, mut tickets) = Gate::of(&door.memory, recorder.user().unwrap_or_default());
+    let (gate, mut tickets) = Gate::of(&door.memory, recorder.user().unwrap_or_default(), sink.claimant());
     let mut leaving = Box::pin(gone(door, principal, sink.unwanted()));
     let mut starting = Box::pin(recorder.run_noted(statement, work.clone(), Some(gate)));
     let gone = loop {

@@ -27,6 +27,7 @@ mod links;
 mod metrics;
 mod openapi;
 mod otlp;
+mod portals;
 mod postgres;
 mod remote;
 mod restart;

@@ -27,6 +27,7 @@ use super::settings::{Settings, name_of};
 use super::startup::Startup;
 use super::watch::{Stop, Watch, shutting_down};
 use crate::door::{Door, SessionWishes};
+use crate::memory::Claims;
 use crate::run::FAULT;
 use crate::tokens::Principal;
 
@@ -70,6 +71,8 @@ pub(super) struct Connection<W> {
     pub(super) before_local: BTreeMap<&'static str, Option<String>>,
     pub(super) statements: BTreeMap<String, Prepared>,
     pub(super) portals: BTreeMap<String, Portal>,
+    /// Memory that statements of the portals have claimed.
+    pub(super) claims: Claims,
     pub(super) ends: Ends,
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A connection is a session. Statements take the way of HTTP's: the queue, the decision, the cap, the history. Rows are sent as
-//! they come. A portal whose client has enough for now keeps its rows waiting, and gives its right to run up.
+//! they come. A portal whose client has enough for now keeps its rows waiting, and gives its right to run up. The memory of its joins it
+//! keeps, and beside such a portal no statement of the connection waits.
 //!
 //! Non-goals: writes, COPY, notifications, replication, SCRAM. BEGIN, COMMIT and ROLLBACK change nothing but the state that clients see.
 
@@ -44,6 +45,7 @@ mod values;
 mod watch;
 
 use crate::door::{Door, SessionWishes};
+use crate::memory::Claims;
 use crate::tokens::Principal;
 use answers::{Answers, Told};
 use catalog::{KeptColumns, OWN_DATABASE, PgCatalog};
@@ -301,6 +303,7 @@ async fn started(mut known: Known, shared: &Shared) -> Option<Started> {
         transaction: TransactionStatus::Idle,
         statements: std::collections::BTreeMap::new(),
         portals: std::collections::BTreeMap::new(),
+        claims: Claims::default(),
         ends,
     };
     match connection.welcome(&startup).await {

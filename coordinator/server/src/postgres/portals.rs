@@ -156,7 +156,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
 
     /// Starts a statement, and waits for its columns.
     async fn open(&mut self, statement: Statement, piece: &Piece, watch: &Watch) -> Result<Open, Stop> {
-        let started = watch.over(Query::start(&self.door, &self.principal, &self.session, statement)).await?;
+        let starting = Query::start(&self.door, &self.principal, &self.session, statement, &self.claims);
+        let started = watch.over(starting).await?;
         let mut query = started.map_err(|error| Told::from(&error))?;
         match watch.over(query.next()).await? {
             Part::Started { schema, is_silent } => {

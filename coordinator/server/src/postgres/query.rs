@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::admission::Permit;
 use crate::door::Door;
+use crate::memory::{Claimant, Claims};
 use crate::run::{Done, Failure, Sink, carry_out, dismissed, spawn};
 use crate::tokens::Principal;
 
@@ -37,6 +38,15 @@ pub(super) enum Part {
 pub(super) struct Query {
     parts: mpsc::Receiver<Part>,
     right: Arc<Right>,
+    claims: Claims,
+    claimant: Claimant,
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        // Others of the connection may wait for what its task gives back.
+        self.claimant.closed();
+    }
 }
 
 /// Right of a statement to run, which its connection and its task share. A statement that computes holds its permit.
@@ -74,18 +84,25 @@ impl Right {
         state.has_ended || state.permit.is_some()
     }
 
-    /// Waits for the right to run, if it was given up. Where both sides wait, one takes it for both.
-    async fn take_again(&self, door: &Door, principal: &Principal) -> Result<(), QueryError> {
+    /// Waits for the right to run, if it was given up. Where both sides wait, one takes it for both. A client's side does not wait beside
+    /// claims of its connection: who has the places may wait for these.
+    async fn take_again(&self, door: &Door, principal: &Principal, beside: Option<&Claims>) -> Result<(), QueryError> {
         while !self.change(|_| {}) {
-            tokio::select! {
-                permit = turn(door, principal) => {
-                    let permit = permit?;
-                    self.change(|state| state.permit = Some(permit));
-                    self.taken.notify_one();
-                    return Ok(());
+            let kept = async {
+                match beside {
+                    Some(claims) => claims.some().await,
+                    None => std::future::pending().await,
                 }
-                () = self.taken.notified() => {}
-            }
+            };
+            let permit = tokio::select! {
+                biased;
+                () = kept => door.admission.overrun(principal.user.as_deref().unwrap_or_default()),
+                permit = turn(door, principal, None) => permit?,
+                () = self.taken.notified() => continue,
+            };
+            self.change(|state| state.permit = Some(permit));
+            self.taken.notify_one();
+            return Ok(());
         }
         Ok(())
     }
@@ -95,20 +112,24 @@ impl Query {
     /// Waits for a statement's turn, and starts it in a task of its own.
     ///
     /// # Errors
-    /// Too many statements wait already.
+    /// Too many statements wait already, or one of the connection's keeps memory.
     pub(super) async fn start(
         door: &Arc<Door>,
         principal: &Principal,
         session: &Session,
         statement: Statement,
+        claims: &Claims,
     ) -> Result<Self, QueryError> {
-        let right = Arc::new(Right::new(turn(door, principal).await?));
+        let right = Arc::new(Right::new(turn(door, principal, Some(claims)).await?));
+        let claimant = claims.claimant();
         let (sender, parts) = mpsc::channel(BATCHES_QUEUED_MAX);
         let recorder = Recorder::new(session.clone());
         let (of_task, of_user, held) = (Arc::clone(door), principal.clone(), Arc::clone(&right));
+        let told = claimant.clone();
         spawn(door, async move {
             let right = Arc::clone(&held);
-            let mut batches = Batches { sender, right, door: Arc::clone(&of_task), principal: of_user.clone() };
+            let mut batches =
+                Batches { sender, right, claimant: told, door: Arc::clone(&of_task), principal: of_user.clone() };
             let ended = Box::pin(carry_out(&of_task, &of_user, &recorder, statement, &mut batches)).await;
             // The next query may begin before this client has read its last rows.
             held.change(|state| state.has_ended = true);
@@ -119,7 +140,7 @@ impl Query {
             // Nobody reads it where the client has gone.
             drop(batches.sender.send(Part::Ended(ended)).await);
         });
-        Ok(Self { parts, right })
+        Ok(Self { parts, right, claims: claims.clone(), claimant })
     }
 
     /// Returns the next part.
@@ -133,23 +154,30 @@ impl Query {
         self.right.change(|state| state.is_suspended = true);
     }
 
-    /// Waits for the right to run again, if it was given up.
+    /// Takes the right to run again, if it was given up. It waits for it unless its connection keeps memory.
     ///
     /// # Errors
     /// Too many statements wait already.
     pub(super) async fn resume(&self, door: &Door, principal: &Principal) -> Result<(), QueryError> {
         self.right.change(|state| state.is_suspended = false);
-        self.right.take_again(door, principal).await
+        self.right.take_again(door, principal, Some(&self.claims)).await
     }
 }
 
-async fn turn(door: &Door, principal: &Principal) -> Result<Permit, QueryError> {
+async fn turn(door: &Door, principal: &Principal, claims: Option<&Claims>) -> Result<Permit, QueryError> {
     let queued = door.admission.queue(principal.user.as_deref().unwrap_or_default());
     let full = |why: crate::admission::Full| {
         QueryError::new(ErrorKind::Resources, why.to_string()).with_sqlstate(TOO_MANY).with_hint("try again later")
     };
+    let waiting = queued.map_err(full)?;
+    let turn = async {
+        match claims {
+            Some(claims) => claims.turn(waiting).await,
+            None => Ok(waiting.turn().await),
+        }
+    };
     tokio::select! {
-        permit = queued.map_err(full)?.turn() => Ok(permit),
+        permit = turn => permit,
         () = door.dismissed(principal) => Err(dismissed()),
     }
 }
@@ -158,6 +186,7 @@ async fn turn(door: &Door, principal: &Principal) -> Result<Permit, QueryError> 
 struct Batches {
     sender: mpsc::Sender<Part>,
     right: Arc<Right>,
+    claimant: Claimant,
     door: Arc<Door>,
     principal: Principal,
 }
@@ -173,7 +202,7 @@ impl Batches {
         self.sender.send(part).await.map_err(|_| StreamError::from(OutputError::ReaderGone))?;
         self.right.change(|state| state.is_held_up = false);
         // Its client may have turned away in between.
-        self.right.take_again(&self.door, &self.principal).await.map_err(StreamError::Query)
+        self.right.take_again(&self.door, &self.principal, None).await.map_err(StreamError::Query)
     }
 
     async fn send_all(&self, running: &mut RunningStatement) -> Result<u64, StreamError<QueryError>> {
@@ -193,6 +222,10 @@ impl Sink for Batches {
         // A client that does not read must not outlive the statement's time-out either.
         let sent = tokio::time::timeout_at(running.deadline().into(), self.send_all(running)).await;
         sent.unwrap_or_else(|_| Err(StreamError::Query(running.timed_out())))
+    }
+
+    fn claimant(&self) -> Option<Claimant> {
+        Some(self.claimant.clone())
     }
 
     fn unwanted(&self) -> BoxFuture<'static, ()> {
