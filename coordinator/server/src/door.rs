@@ -56,6 +56,11 @@ const RESULTS_THREADS_MAX: usize = 256;
 /// Divisor of them for a user by name.
 const RESULTS_SHARE: usize = 4;
 
+/// Statements that are described, and names that are listed, at the same time: as many at least. Most that wait, twice the connections of
+/// PostgreSQL.
+const PLANNING_MIN: usize = 8;
+const PLANNING_QUEUED_MAX: usize = 2_000;
+
 /// Longest time in which a client reads nothing, before its answer is cut.
 pub(crate) const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
 
@@ -89,6 +94,8 @@ pub(crate) struct Door {
     pub(crate) admission: Admission,
     /// Bytes of memory that belong to no query's share.
     pub(crate) memory: Admission,
+    /// Statements that are described and not run, and names that are listed. They wait for no query.
+    pub(crate) planning: Admission,
     /// Results that are written.
     pub(crate) results: Admission,
     /// Longest time in which a client reads nothing, before its answer is cut.
@@ -191,6 +198,7 @@ impl Door {
         let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
         let base = Box::pin(set_up(&engine, of_users, catalog.as_deref(), setup)).await?;
         let memory = unshared(engine.memory().unshared_bytes());
+        let planning = Admission::new(engine.descriptions_max().max(PLANNING_MIN), PLANNING_QUEUED_MAX);
         Ok(Self {
             base: watch::Sender::new(base),
             reloading: tokio::sync::Mutex::default(),
@@ -203,6 +211,7 @@ impl Door {
             provider,
             admission: Admission::new(queries_max, queued_max),
             memory,
+            planning,
             results: Admission::new(results_max, results_max).with_user_max(results_max / RESULTS_SHARE),
             stalled_max: STALLED_MAX,
             statements,

@@ -281,6 +281,11 @@ impl Engine {
         &self.memory
     }
 
+    /// Returns the number of statements that are described at the same time. Others wait.
+    pub fn descriptions_max(&self) -> usize {
+        self.workers.describing_max()
+    }
+
     /// Returns the budget of what is read ahead for all queries.
     pub fn reading(&self) -> &ReadBudget {
         &self.reading

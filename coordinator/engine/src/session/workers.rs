@@ -24,6 +24,7 @@ struct WorkerRuntime {
     handle: Handle,
     /// Descriptions that are made at the same time.
     describing: Arc<Semaphore>,
+    describing_max: usize,
     /// Turns of the queries at the cores; None where one runs at a time.
     turns: Option<Turns>,
     /// None while it is dropped.
@@ -47,9 +48,10 @@ impl Workers {
         let threads = if queries_max > 1 { of_queries + describing } else { of_queries };
         let runtime =
             Builder::new_multi_thread().enable_all().worker_threads(threads).thread_stack_size(STACK_BYTES).build()?;
-        let (handle, describing) = (runtime.handle().clone(), Arc::new(Semaphore::new(describing)));
+        let (handle, describing_max) = (runtime.handle().clone(), describing);
+        let describing = Arc::new(Semaphore::new(describing_max));
         let turns = (queries_max > 1).then(|| Turns::new(cores));
-        Ok(Self(Arc::new(WorkerRuntime { handle, describing, turns, runtime: Some(runtime) })))
+        Ok(Self(Arc::new(WorkerRuntime { handle, describing, describing_max, turns, runtime: Some(runtime) })))
     }
 
     pub(super) fn turns(&self) -> Option<&Turns> {
@@ -58,6 +60,11 @@ impl Workers {
 
     pub(super) fn handle(&self) -> &Handle {
         &self.0.handle
+    }
+
+    /// Returns the number of descriptions that are made at the same time.
+    pub(super) fn describing_max(&self) -> usize {
+        self.0.describing_max
     }
 
     /// Runs a future on these threads. Dropping the returned future drops it. A panic of the future passes to the

@@ -1,7 +1,7 @@
 //! Arrow Flight SQL on the server's port: queries, prepared statements, metadata.
 //!
 //! ```text
-//!  message ─► http (host, user) ─► service ─► handles, metadata ─► planning (a queue of its own)
+//!  message ─► http (host, user) ─► service ─► handles, metadata ─► planning (a queue beside that of queries)
 //!                                     └ DoGet ─► admission ─► run (a task) ─► batches ─► messages
 //! ```
 //!
@@ -45,7 +45,6 @@ mod sessions;
 mod status;
 mod wishes;
 
-use crate::admission::Admission;
 use crate::door::{Door, SessionWishes};
 use crate::otlp::trace_parent;
 use crate::run::{Asked, dismissed, panicked, parsed};
@@ -64,11 +63,7 @@ const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 /// Most bytes of a statement.
 const SQL_BYTES_MAX: usize = 1 << 20;
 
-/// Statements that are described, and names that are listed, at the same time; and those that wait. They wait for no query.
-const PLANNING_MAX: usize = 8;
-const PLANNING_QUEUED_MAX: usize = 200;
-
-/// Longest time of one of them.
+/// Longest time of a statement that is described, and of names that are listed.
 const PLANNING_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The service.
@@ -76,16 +71,14 @@ const PLANNING_TIME_MAX: Duration = Duration::from_secs(120);
 struct Flight {
     door: Arc<Door>,
     handles: Handles,
-    planning: Admission,
     streams: Streams,
     sessions: Sessions,
 }
 
 /// Makes the routes of the service.
 pub(crate) fn routes(door: Arc<Door>) -> Router {
-    let planning = Admission::new(PLANNING_MAX, PLANNING_QUEUED_MAX);
     let (handles, streams, sessions) = (Handles::default(), Streams::default(), Sessions::default());
-    let flight = Flight { door, handles, planning, streams, sessions };
+    let flight = Flight { door, handles, streams, sessions };
     let service = FlightServiceServer::new(Calls(Arc::new(flight)));
     let routes = Routes::new(service.max_decoding_message_size(bodies::MESSAGE_BYTES_MAX)).into_axum_router();
     routes.layer(middleware::from_fn_with_state(bodies::places(), bodies::bounded))
@@ -145,7 +138,7 @@ impl Flight {
     /// Does what plans or lists, in its turn.
     async fn in_turn<T>(&self, principal: &Principal, work: BoxFuture<'_, Result<T, Status>>) -> Result<T, Status> {
         let user = principal.user.as_deref().unwrap_or_default();
-        let permit = self.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
+        let permit = self.door.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
         let work = tokio::time::timeout(PLANNING_TIME_MAX, AssertUnwindSafe(work).catch_unwind());
         let done = tokio::select! {
             done = work => match done {

@@ -22,6 +22,7 @@ use super::keys::Key;
 use super::messages::{Malformed, Message};
 use super::portals::{Portal, Work};
 use super::prepared::Prepared;
+use super::query::in_turn;
 use super::reader::Received;
 use super::settings::{Settings, name_of};
 use super::startup::Startup;
@@ -260,8 +261,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         };
         let mut rewritten = None;
         if may_mention(to_parse) {
-            let preparing = self.pg_catalog.prepare(&self.session, to_parse);
-            let prepared = watch.over(Box::pin(preparing)).await?;
+            let preparing = Box::pin(self.pg_catalog.prepare(&self.session, to_parse));
+            let prepared = in_turn(&self.door, &self.principal, watch, preparing).await?;
             rewritten = prepared.map_err(|error| Told::from(&error))?;
         }
         let statement = if let Some(Rewritten { text, is_partial }) = rewritten {

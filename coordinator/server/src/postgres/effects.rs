@@ -12,6 +12,7 @@ use super::answers::Told;
 use super::commands::Command;
 use super::connection::Connection;
 use super::portals::{Portal, Work};
+use super::query::in_turn;
 use super::watch::{Stop, Watch};
 
 /// Most savepoints of a transaction.
@@ -233,7 +234,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             return Err(Told::new(CURSOR_EXISTS, format!("there is a cursor `{cursor}` already")).into());
         }
         self.has_room_for_a_portal()?;
-        let described = watch.over(self.session.describe(statement.clone(), &[])).await?;
+        let describing = self.session.describe(statement.clone(), &[]);
+        let described = in_turn(&self.door, &self.principal, watch, describing).await?;
         let described = described.map_err(|error| Told::of(&error, &query.text, query.characters_before))?;
         let mut portal = Portal::new(Arc::new(query), Work::Statement(statement), Vec::new());
         portal.described = described.schema;

@@ -16,6 +16,7 @@ use super::connection::{Connection, split};
 use super::messages::{Bind, Target};
 use super::parameters::{arrow_type, declared, value};
 use super::portals::{Portal, Work, shown};
+use super::query::in_turn;
 use super::rows::{Columns, parameter_description, pg_type};
 use super::watch::Stop;
 
@@ -118,7 +119,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                     prepared.declared.iter().map(|declared| declared.as_ref().and_then(arrow_type)).collect();
                 let (statement, piece) = (statement.clone(), Arc::clone(&prepared.piece));
                 let is_cursor = matches!(prepared.work, Prototype::Command(..));
-                let described = self.watch().over(self.session.describe(statement, &types)).await?;
+                let (watch, describing) = (self.watch(), self.session.describe(statement, &types));
+                let described = in_turn(&self.door, &self.principal, &watch, describing).await?;
                 let failed = |error| Told::of(&error, &piece.text, piece.characters_before);
                 let Described { parameters, schema } = described.map_err(failed)?;
                 // DECLARE itself has no rows.
@@ -222,7 +224,8 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                     (Some(schema), _) => Some(Arc::clone(schema)),
                     (None, Work::Statement(statement)) => {
                         let (statement, piece) = (statement.clone(), Arc::clone(&portal.piece));
-                        let described = self.watch().over(self.session.describe(statement, &[])).await?;
+                        let (watch, describing) = (self.watch(), self.session.describe(statement, &[]));
+                        let described = in_turn(&self.door, &self.principal, &watch, describing).await?;
                         let failed = |error| Told::of(&error, &piece.text, piece.characters_before);
                         described.map_err(failed)?.schema
                     }

@@ -13,7 +13,8 @@ use gust_output::{OutputError, StreamError};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 
-use crate::admission::Permit;
+use super::watch::{Stop, Watch};
+use crate::admission::{Full, Permit};
 use crate::door::Door;
 use crate::memory::{Claimant, Claims};
 use crate::run::{Done, Failure, Sink, carry_out, dismissed, spawn};
@@ -164,12 +165,29 @@ impl Query {
     }
 }
 
+/// Makes the error of a statement that finds too many waiting.
+fn busy(why: &Full) -> QueryError {
+    QueryError::new(ErrorKind::Resources, why.to_string()).with_sqlstate(TOO_MANY).with_hint("try again later")
+}
+
+/// Does what plans or lists, in its user's turn, unless the statement ends before.
+pub(super) async fn in_turn<T>(
+    door: &Door,
+    principal: &Principal,
+    watch: &Watch,
+    work: impl Future<Output = Result<T, QueryError>>,
+) -> Result<Result<T, QueryError>, Stop> {
+    let planned = async {
+        let queued = door.planning.queue(principal.user.as_deref().unwrap_or_default());
+        let _until_its_end = queued.map_err(|full| busy(&full))?.turn().await;
+        work.await
+    };
+    watch.over(planned).await
+}
+
 async fn turn(door: &Door, principal: &Principal, claims: Option<&Claims>) -> Result<Permit, QueryError> {
     let queued = door.admission.queue(principal.user.as_deref().unwrap_or_default());
-    let full = |why: crate::admission::Full| {
-        QueryError::new(ErrorKind::Resources, why.to_string()).with_sqlstate(TOO_MANY).with_hint("try again later")
-    };
-    let waiting = queued.map_err(full)?;
+    let waiting = queued.map_err(|full| busy(&full))?;
     let turn = async {
         match claims {
             Some(claims) => claims.turn(waiting).await,
@@ -231,5 +249,40 @@ impl Sink for Batches {
     fn unwanted(&self) -> BoxFuture<'static, ()> {
         let parts = self.sender.clone();
         async move { parts.closed().await }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_engine::config::{Config, Target};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::door::Purpose;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_user_leaves_a_turn_to_plan_for_others() {
+        let mut config = Config { on: Target::Local, ..Config::default() };
+        config.history.enabled = false;
+        let door = Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door");
+        let token = CancellationToken::new;
+        let watch = Watch { cancelled: token(), gone: token(), stopping: token(), timeout: None };
+        let user = |name: &str| Principal { user: Some(name.to_owned()), ..Principal::default() };
+        let (ada, bob) = (user("ada"), user("bob"));
+        let endless = || in_turn(&door, &ada, &watch, std::future::pending::<Result<(), QueryError>>());
+        let mut hers: Vec<_> = (0..1_000).map(|_| Box::pin(endless())).collect();
+        for planning in &mut hers {
+            assert!(planning.as_mut().now_or_never().is_none(), "it is endless");
+        }
+        let (running, waiting) = door.planning.counts();
+        assert_eq!(running + waiting, hers.len());
+        assert!(running > 0 && waiting > 0, "{running} are planned, {waiting} wait");
+        let his = in_turn(&door, &bob, &watch, std::future::ready(Ok(7))).await;
+        assert_eq!(his.ok().and_then(Result::ok), Some(7), "there is a turn for others");
+        watch.cancelled.cancel();
+        assert!(hers.pop().expect("one of them").await.is_err(), "its client has cancelled it");
+        hers.clear();
+        assert_eq!(door.planning.counts(), (0, 0));
+        door.close().await;
     }
 }
