@@ -23,6 +23,14 @@ pub enum QueryEvent {
     Quoted {
         quote: Box<Quote>,
     },
+    /// The statement waits until so many bytes of memory are free, beyond those of which it is sure: its plan is expected to hold them.
+    MemoryWanted {
+        bytes: u64,
+    },
+    /// The statement has the bytes, and runs.
+    MemoryClaimed {
+        bytes: u64,
+    },
     /// A stage was handed to the scheduler.
     StageStarted {
         stage: u32,
@@ -215,6 +223,16 @@ pub struct StampedEvent {
     pub event: QueryEvent,
 }
 
+/// Returns the bytes of memory for which a statement waits after these events. Functions may end while it waits.
+pub(crate) fn waits_for_bytes(events: &[StampedEvent]) -> Option<u64> {
+    let wait = events.iter().rev().find_map(|stamped| match stamped.event {
+        QueryEvent::MemoryWanted { bytes } => Some(Some(bytes)),
+        QueryEvent::MemoryClaimed { .. } | QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => Some(None),
+        _ => None,
+    });
+    wait.flatten()
+}
+
 /// A query's events. Cloning shares the log.
 #[derive(Debug, Clone)]
 pub struct EventLog {
@@ -244,6 +262,11 @@ impl EventLog {
 
     pub fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// Returns the bytes of memory for which the statement waits now.
+    pub(crate) fn waits_for_bytes(&self) -> Option<u64> {
+        waits_for_bytes(&self.events.lock().expect("no holder panics"))
     }
 
     /// Returns the time since the query's start.

@@ -367,7 +367,8 @@ impl Door {
         // Nothing is spent of them here.
         let budgets = self.budgets_of(principal).ok().flatten();
         let budgets = budgets.map_or_else(Vec::new, |budgets| budgets.states());
-        self.metrics.text(Moment { running, waiting, kept: self.statements.kept(), budgets })
+        let for_memory = self.base.borrow().engine.memory_waits();
+        self.metrics.text(Moment { running, waiting, for_memory, kept: self.statements.kept(), budgets })
     }
 
     /// Returns the prices by which the cost of a running statement is told.

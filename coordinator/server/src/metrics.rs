@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use gust_engine::cap::BudgetState;
 use gust_engine::history::StatementEnd;
 use gust_engine::report::Report;
+use gust_engine::session::MemoryWaits;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::prometheus_text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -50,6 +51,8 @@ pub(crate) struct Metrics {
     requests: Family<SideLabel, Counter>,
     running: Gauge,
     waiting: Gauge,
+    waiting_for_memory: Gauge,
+    memory_waited_for: Gauge,
     kept: Gauge,
     pub(crate) traces: TraceCounts,
 }
@@ -93,6 +96,7 @@ struct SideLabel {
 pub(crate) struct Moment {
     pub(crate) running: usize,
     pub(crate) waiting: usize,
+    pub(crate) for_memory: MemoryWaits,
     pub(crate) kept: usize,
     pub(crate) budgets: Vec<BudgetState>,
 }
@@ -117,6 +121,8 @@ impl Default for Metrics {
             requests: Family::default(),
             running: Gauge::default(),
             waiting: Gauge::default(),
+            waiting_for_memory: Gauge::default(),
+            memory_waited_for: Gauge::default(),
             kept: Gauge::default(),
             traces: TraceCounts::default(),
             registry: Registry::default(),
@@ -142,6 +148,10 @@ impl Default for Metrics {
         registry.register("traces_dropped", "Statements whose trace the collector has not taken", dropped.clone());
         registry.register("queries_running", "Queries that run", metrics.running.clone());
         registry.register("queries_waiting", "Queries that wait for their turn", metrics.waiting.clone());
+        let waits = "Queries among those that run which wait for memory";
+        registry.register("queries_waiting_for_memory", waits, metrics.waiting_for_memory.clone());
+        let bytes = "Memory that the plans of these queries are expected to hold beyond their shares";
+        registry.register_with_unit("memory_waited_for", bytes, Unit::Bytes, metrics.memory_waited_for.clone());
         registry.register("statements_kept", "Submitted statements under way or kept", metrics.kept.clone());
         Self { registry, ..metrics }
     }
@@ -185,10 +195,12 @@ impl Metrics {
     }
 
     /// Writes all metrics in Prometheus' format of text.
-    pub(crate) fn text(&self, Moment { running, waiting, kept, budgets }: Moment) -> String {
+    pub(crate) fn text(&self, Moment { running, waiting, for_memory, kept, budgets }: Moment) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.running.set(number(running));
         self.waiting.set(number(waiting));
+        self.waiting_for_memory.set(number(for_memory.statements));
+        self.memory_waited_for.set(i64::try_from(for_memory.bytes).unwrap_or(i64::MAX));
         self.kept.set(number(kept));
         let mut text = String::new();
         // A text takes whatever is written to it.

@@ -144,6 +144,8 @@ impl ProgressCounts {
             | QueryEvent::KeysLeftOut { .. }
             | QueryEvent::BuildsCopied { .. }
             | QueryEvent::JoinedHere { .. }
+            | QueryEvent::MemoryWanted { .. }
+            | QueryEvent::MemoryClaimed { .. }
             | QueryEvent::TakenOver { .. }
             | QueryEvent::AttemptStarted { .. } => {}
             QueryEvent::AttemptEnded { outcome, .. } => match outcome {

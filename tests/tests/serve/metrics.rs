@@ -99,6 +99,8 @@ async fn metrics_are_those_of_the_history_and_of_its_bills() {
         ("gust_statements_unrecorded_total", Some(0.0)),
         ("gust_queries_running", Some(0.0)),
         ("gust_queries_waiting", Some(0.0)),
+        ("gust_queries_waiting_for_memory", Some(0.0)),
+        ("gust_memory_waited_for_bytes", Some(0.0)),
         ("gust_statements_kept", Some(1.0)),
     ] {
         assert_eq!(value(&text, series), expect, "{series}\n{text}");

@@ -64,7 +64,8 @@ async fn a_cursor_goes_on_where_others_wait_for_its_memory() {
     hears(&mut first, "FETCH 1");
     wait_until("its place is free", || server.metric("gust_queries_running") == 0.0);
     ask(&mut second, PAIRS);
-    wait_until("the second one has the place", || server.metric("gust_queries_running") == 1.0);
+    let waits = || ["gust_queries_running", "gust_queries_waiting_for_memory"].map(|name| server.metric(name));
+    wait_until("the second one has the place, and waits for memory", || waits() == [1.0, 1.0]);
     ask(&mut first, "FETCH 2 FROM c");
     hears(&mut first, "FETCH 2");
     // Another statement of it would wait for the place.

@@ -100,6 +100,14 @@ async fn a_statement_waits_for_the_memory_of_its_joins() {
         });
         told
     });
+    let waits = || ["gust_queries_waiting_for_memory", "gust_memory_waited_for_bytes"].map(|name| server.metric(name));
+    let foreseen = "SELECT count(*) AS n, sum(memory_bytes_foreseen) AS bytes FROM gust.running \
+                    WHERE state = 'waiting_for_memory' AND place IS NULL";
+    let told = server.rows(foreseen);
+    // Two million rows of eight bytes, beyond the share.
+    let beyond = 16_000_000.0 - 4.5 * f64::from(1 << 20);
+    assert_eq!((waits(), &told[0]["n"]), ([2.0, 2.0 * beyond], &json!(2)), "{told}");
+    assert_eq!(told[0]["bytes"].as_f64(), Some(2.0 * beyond), "{told}");
     // Those who need no memory go past them.
     server.is_well();
     let gone = server.curl(href(&waiting[1]), &["-X", "DELETE"]).json();
@@ -111,6 +119,7 @@ async fn a_statement_waits_for_the_memory_of_its_joins() {
     wait_until("its turn has come", || server.curl(href(&waiting[0]), &[]).json()["progress"].is_object());
     server.curl(href(&waiting[0]), &["-X", "DELETE"]);
     wait_until("nothing runs", || server.metric("gust_queries_running") == 0.0);
+    assert_eq!(waits(), [0.0, 0.0]);
 }
 
 #[test]

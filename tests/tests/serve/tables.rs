@@ -16,11 +16,11 @@ fn each_user_sees_what_is_his() {
     let endless = ENDLESS.replace('\n', " ");
     let submit = ["-H", "Content-Type: application/sql", "--data-binary", &endless];
     let hers = server.ask(&ada, "/v1/statements?wait_seconds=0", &submit).json();
-    let others = "SELECT id, user_name, statement, place, seconds > 0 AS has_begun, attempts FROM gust.running WHERE statement NOT LIKE '%gust.running%'";
+    let others = "SELECT id, user_name, statement, state, memory_bytes_foreseen, place, seconds > 0 AS has_begun, attempts FROM gust.running WHERE statement NOT LIKE '%gust.running%'";
     wait_until("it runs", || rows(&ada, others)[0]["place"] == "local");
     let told = server.ask(&ada, hers["href"].as_str().expect("a place"), &[]).json();
     let seen = json!([{
-        "id": told["query_id"], "user_name": "ada", "statement": endless, "place": "local", "has_begun": true, "attempts": 0
+        "id": told["query_id"], "user_name": "ada", "statement": endless, "state": "running", "memory_bytes_foreseen": null, "place": "local", "has_begun": true, "attempts": 0
     }]);
     assert_eq!(rows(&ada, others), seen);
     assert_eq!(rows(&bob, others), json!([]));

@@ -248,6 +248,8 @@ impl<'a> BillFold<'a> {
             | QueryEvent::RowsRestored { .. }
             | QueryEvent::KeysLeftOut { .. }
             | QueryEvent::JoinedHere { .. }
+            | QueryEvent::MemoryWanted { .. }
+            | QueryEvent::MemoryClaimed { .. }
             | QueryEvent::FellBack { .. }
             | QueryEvent::Replanned { .. }
             | QueryEvent::Enlarged { .. }

@@ -306,6 +306,7 @@ impl Report {
             }
             QueryEvent::BuildsCopied { .. } => self.builds_copied += 1,
             QueryEvent::JoinedHere { .. } => self.joined_here += 1,
+            QueryEvent::MemoryWanted { .. } | QueryEvent::MemoryClaimed { .. } => {}
             QueryEvent::AttemptStarted { cause, .. } => {
                 self.attempts += 1;
                 match cause {

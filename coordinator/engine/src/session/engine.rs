@@ -23,7 +23,7 @@ use url::Url;
 
 use super::folder::EngineFolder;
 use super::options::{Options, SettingsPolicy};
-use super::running::Running;
+use super::running::{MemoryWaits, Running};
 use super::system::{self, Shown};
 use super::workers::Workers;
 use super::{Session, SessionOptions, defaults, with_paths};
@@ -274,6 +274,11 @@ impl Engine {
     /// Returns the requests and bytes of the coordinator's stores since the engine was opened.
     pub fn usage(&self) -> Usage {
         self.stores.usage()
+    }
+
+    /// Returns the waits for memory of the statements on their way.
+    pub fn memory_waits(&self) -> MemoryWaits {
+        self.running.memory_waits()
     }
 
     /// Returns the memory that all queries and tables share.

@@ -49,6 +49,7 @@ pub use pieces::{Piece, Word, WordKind, pieces};
 pub use plain::plain_type;
 pub use recorder::{EndedStatement, Recorder, Refused, Script};
 pub use run::{ClaimedMemory, MemoryGate, RunningStatement};
+pub use running::MemoryWaits;
 pub use setup::{OwnTables, SetUpLog};
 pub use statement::{OWN_CATALOG, OWN_SCHEMA, Statement, text_of};
 

@@ -292,7 +292,7 @@ impl RunningStatement {
             self.watched = self.purse.as_ref().map(|_| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cap).watch())));
             self.cap = Some(cap);
         }
-        self.memory = claimed(self.gate.as_deref(), &self.session, &planned.plan).await?;
+        self.memory = claimed(self.gate.as_deref(), &self.session, &self.events, &planned.plan).await?;
         self.made = planned.plan.schema();
         if self.analyzing.is_none() {
             self.schema = shown(&self.made, &logical, &self.names);
@@ -373,7 +373,7 @@ impl RunningStatement {
         self.kept = None;
         self.released().await;
         self.memory = None;
-        let gate = self.gate.clone();
+        let (gate, events) = (self.gate.clone(), self.events.clone());
         let (session, state) = (self.session.clone(), self.session.planning_state(self.sort_merge_joins));
         let (query, ahead, computing) = (logical.clone(), Arc::clone(&self.ahead), self.computing.clone());
         let locally = async move {
@@ -381,7 +381,7 @@ impl RunningStatement {
             let planned = session.planner().here(state, &query, decision).await;
             let planned = planned.map_err(QueryError::from_engine)?;
             ScanPlans::forget(&planned.state);
-            let memory = claimed(gate.as_deref(), &session, &planned.plan).await?;
+            let memory = claimed(gate.as_deref(), &session, &events, &planned.plan).await?;
             let context = TaskContext::from(&planned.state);
             let started = stream::start(&session.engine, Arc::clone(&planned.plan), context, &ahead, &computing)?;
             Ok((planned, started, memory))
@@ -429,13 +429,15 @@ impl RunningStatement {
 async fn claimed(
     gate: Option<&dyn MemoryGate>,
     session: &Session,
+    events: &EventLog,
     plan: &Arc<dyn ExecutionPlan>,
 ) -> Result<Option<ClaimedMemory>, QueryError> {
-    let beyond = unspillable_bytes(plan).saturating_sub(session.engine.memory.share_bytes() as u64);
-    match gate.filter(|_| beyond > 0) {
-        Some(gate) => gate.claim(beyond).await.map(Some),
-        None => Ok(None),
-    }
+    let bytes = unspillable_bytes(plan).saturating_sub(session.engine.memory.share_bytes() as u64);
+    let Some(gate) = gate.filter(|_| bytes > 0) else { return Ok(None) };
+    events.push(QueryEvent::MemoryWanted { bytes });
+    let memory = gate.claim(bytes).await?;
+    events.push(QueryEvent::MemoryClaimed { bytes });
+    Ok(Some(memory))
 }
 
 /// Waits until a query has to end for want of money. One without a cap waits for ever.

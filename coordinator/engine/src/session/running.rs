@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::cost::{PriceError, Tariff};
-use crate::events::{EventLog, QueryEvent, StampedEvent};
+use crate::events::{EventLog, QueryEvent, StampedEvent, waits_for_bytes};
 use crate::history::StatementMeta;
 use crate::model::Place;
 use crate::money::Money;
@@ -41,6 +41,9 @@ pub(super) struct Snapshot {
     pub elapsed: Duration,
     /// Text; None where the history keeps none.
     pub statement: Option<String>,
+    pub state: &'static str,
+    /// Bytes that its plan is expected to hold beyond those of which it is sure; None where it needs no more.
+    pub memory_bytes_foreseen: Option<u64>,
     /// Place; None until it is decided.
     pub place: Option<&'static str>,
     pub fragments: u64,
@@ -49,6 +52,18 @@ pub(super) struct Snapshot {
     pub attempts: u64,
     /// Money that is booked; None without prices.
     pub dollars: Option<Money>,
+}
+
+/// States of a statement.
+const PLANNING: &str = "planning";
+const WAITING_FOR_MEMORY: &str = "waiting_for_memory";
+const RUNNING: &str = "running";
+
+/// Statements that wait for memory, and the bytes for which they wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryWaits {
+    pub statements: usize,
+    pub bytes: u64,
 }
 
 impl Running {
@@ -61,6 +76,16 @@ impl Running {
         let id = meta.id.clone();
         self.lock().insert(id.clone(), Statement { meta, shows_text, events });
         Listed { running: Arc::clone(self), id }
+    }
+
+    /// Returns the waits for memory of all statements.
+    pub fn memory_waits(&self) -> MemoryWaits {
+        let statements = self.lock();
+        let waits = statements.values().filter_map(|statement| statement.events.waits_for_bytes());
+        waits.fold(MemoryWaits::default(), |sum, bytes| MemoryWaits {
+            statements: sum.statements + 1,
+            bytes: sum.bytes.saturating_add(bytes),
+        })
     }
 
     /// Returns the statements of a user, or of all users, the oldest first.
@@ -80,8 +105,15 @@ impl Drop for Listed {
 fn snapshot(Statement { meta, shows_text, events }: Statement, tariff: Result<&Tariff, &PriceError>) -> Snapshot {
     let (elapsed, events) = (events.elapsed(), events.snapshot());
     let (mut place, mut fragments, mut fragments_done, mut attempts) = (None, 0, 0, 0);
+    let mut memory_bytes_foreseen = None;
+    let state = match waits_for_bytes(&events) {
+        Some(_) => WAITING_FOR_MEMORY,
+        None if events.is_empty() => PLANNING,
+        None => RUNNING,
+    };
     for StampedEvent { event, .. } in &events {
         match event {
+            QueryEvent::MemoryWanted { bytes } => memory_bytes_foreseen = Some(*bytes),
             QueryEvent::Planned { decision } => {
                 place = Some(match decision.place {
                     Place::Local => "local",
@@ -98,7 +130,20 @@ fn snapshot(Statement { meta, shows_text, events }: Statement, tariff: Result<&T
     let dollars = Report::priced(&events, tariff).cost.map(|cost| cost.known);
     let StatementMeta { id, started, user, statement, .. } = meta;
     let statement = shows_text.then_some(statement);
-    Snapshot { id, user, started, elapsed, statement, place, fragments, fragments_done, attempts, dollars }
+    Snapshot {
+        id,
+        user,
+        started,
+        elapsed,
+        statement,
+        state,
+        memory_bytes_foreseen,
+        place,
+        fragments,
+        fragments_done,
+        attempts,
+        dollars,
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +175,16 @@ mod tests {
         let first = ("1".to_owned(), Some("SELECT '1'".to_owned()));
         assert_eq!(ids(None), [first.clone(), ("2".to_owned(), None)]);
         assert_eq!((ids(Some("ada")), ids(Some("eve")), ids(Some(""))), (vec![first], vec![], vec![]));
+        let state = || {
+            let snapshot = running.snapshots(Some("ada"), Ok(&prices)).remove(0);
+            let MemoryWaits { statements, bytes } = running.memory_waits();
+            (snapshot.state, snapshot.memory_bytes_foreseen, statements, bytes)
+        };
+        assert_eq!(state(), ("planning", None, 0, 0));
+        log.push(QueryEvent::MemoryWanted { bytes: 5 });
+        assert_eq!(state(), ("waiting_for_memory", Some(5), 1, 5));
+        log.push(QueryEvent::MemoryClaimed { bytes: 5 });
+        assert_eq!(state(), ("running", Some(5), 0, 0));
         let id = FragmentId { query: "1".to_owned(), stage: 0, index: 0 };
         log.push(QueryEvent::Planned { decision: Decision::local(Reason::Requested, Workload::default()) });
         log.push(QueryEvent::StageStarted { stage: 0, fragments: 3, bytes_planned: 1 });
@@ -145,6 +200,11 @@ mod tests {
         let snapshot = running.snapshots(Some("ada"), Ok(&prices)).remove(0);
         assert_eq!((snapshot.place, snapshot.fragments, snapshot.fragments_done), (Some("local"), 3, 0));
         assert_eq!(snapshot.attempts, 1);
+        assert_eq!(state(), ("running", Some(5), 0, 0));
+        // It falls back, and another attempt ends meanwhile.
+        log.push(QueryEvent::MemoryWanted { bytes: 7 });
+        log.push(QueryEvent::Restarted { reason: String::new() });
+        assert_eq!(state(), ("waiting_for_memory", Some(7), 1, 7));
         // 2 GB for a second at $0.0000166667, and an invocation.
         assert_eq!(snapshot.dollars.map(Money::nano_dollars), Some(33_333 + 200));
         drop(one);

@@ -140,6 +140,8 @@ fn running_columns() -> SchemaRef {
         ("started", DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()))),
         ("seconds", DataType::Float64),
         ("statement", DataType::Utf8),
+        ("state", DataType::Utf8),
+        ("memory_bytes_foreseen", DataType::Int64),
         ("place", DataType::Utf8),
         ("fragments", DataType::Int64),
         ("fragments_done", DataType::Int64),
@@ -155,6 +157,7 @@ fn running_rows(statements: &[Snapshot]) -> EngineResult<RecordBatch> {
         Arc::new(statements.iter().map(|it| i64::try_from(of(it)).ok()).collect::<Int64Array>()) as ArrayRef
     };
     let started = statements.iter().map(|it| Some(it.started.timestamp_micros()));
+    let foreseen = statements.iter().map(|it| it.memory_bytes_foreseen.and_then(|bytes| i64::try_from(bytes).ok()));
     let dollars = statements.iter().map(|it| it.dollars.map(|dollars| i128::from(dollars.nano_dollars())));
     batch(
         running_columns(),
@@ -164,6 +167,8 @@ fn running_rows(statements: &[Snapshot]) -> EngineResult<RecordBatch> {
             Arc::new(started.collect::<TimestampMicrosecondArray>().with_timezone(UTC)),
             Arc::new(statements.iter().map(|it| Some(it.elapsed.as_secs_f64())).collect::<Float64Array>()),
             texts(|it| it.statement.as_deref()),
+            texts(|it| Some(it.state)),
+            Arc::new(foreseen.collect::<Int64Array>()),
             texts(|it| it.place),
             counts(|it| it.fragments),
             counts(|it| it.fragments_done),

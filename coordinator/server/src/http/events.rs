@@ -118,6 +118,8 @@ pub(crate) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
             let about = json!({ "stage": stage, "by": by, "bytes": bytes, "bytes_expected": bytes_expected });
             ("builds-copied", about)
         }
+        QueryEvent::MemoryWanted { bytes } => ("memory-wanted", json!({ "bytes": bytes })),
+        QueryEvent::MemoryClaimed { bytes } => ("memory-claimed", json!({ "bytes": bytes })),
         QueryEvent::JoinedHere { stage } => ("joined-here", json!({ "stage": stage })),
         QueryEvent::AttemptStarted { id, attempt: number, cause, .. } => {
             let mut about = attempt(id, number);

@@ -140,11 +140,12 @@ impl RunningStatement {
         self.released().await;
         self.memory = None;
         listings.forget();
-        let (session, query, gate) = (self.session.clone(), logical.clone(), self.gate.clone());
+        let (session, query) = (self.session.clone(), logical.clone());
+        let (gate, events) = (self.gate.clone(), self.events.clone());
         let planning = Box::pin(async move {
             let planned = session.planner().plan(session.context.state(), &query).await;
             let planned = planned.map_err(QueryError::from_engine)?;
-            let memory = claimed(gate.as_deref(), &session, &planned.plan).await?;
+            let memory = claimed(gate.as_deref(), &session, &events, &planned.plan).await?;
             Ok((planned, memory))
         });
         let (planned, memory) = self.planned_in_time(planning).await?;
