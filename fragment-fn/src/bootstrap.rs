@@ -18,7 +18,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::environment::{Environment, EnvironmentSettings};
-use crate::logs::without_payloads;
+use crate::logs::{log_lines, without_payloads};
 use crate::panics::quiet_caught_panics;
 use crate::{handler, stack};
 
@@ -136,7 +136,7 @@ async fn post(client: &PooledClient, request_id: &str, answer: Bytes) -> Result<
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,fragment_fn=info"));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(log_lines).with_ansi(false);
     let layer = layer.without_time().with_target(false).with_filter(without_payloads(filter));
     // It fails where the program already has a subscriber, which then stays.
     let _ = tracing_subscriber::registry().with(layer).try_init();

@@ -60,7 +60,7 @@ pub use footer::{
     NeededColumns, WHOLE_FILE_BYTES_MAX, footer_guess, is_same_version, project, read_footer, read_shipped,
 };
 pub use held::own_bytes;
-pub use logs::without_payloads;
+pub use logs::{LOG_LINE_BYTES_MAX, LogLines, log_lines, without_payloads};
 pub use pace::Pace;
 pub use panics::{message as panic_message, quiet_caught_panics};
 pub use pinned::PinnedFile;

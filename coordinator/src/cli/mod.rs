@@ -106,7 +106,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     match filter {
         Ok(filter) => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            let layer = tracing_subscriber::fmt::layer().with_writer(fragment_fn::log_lines);
             let layer = layer.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
             tracing_subscriber::registry().with(layer.with_filter(fragment_fn::without_payloads(filter))).init();
         }

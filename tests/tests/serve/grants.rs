@@ -178,6 +178,12 @@ async fn what_is_granted_is_read_and_nothing_else_exists() {
     for from in ["lake.sales.orders", "t", "v", "lake.people.staff", web.as_str()] {
         assert!(server.sql_of(&eve, &greatest(from)).status >= 400, "{from}: she has no grant");
     }
+    // A name is in the log, and not as long as the user likes.
+    let long = "x".repeat(50_000);
+    assert!(server.sql_of(&ada, &format!("SELECT * FROM lake.people.\"{long}\"")).status >= 400);
+    server.has_said(" … and ");
+    let longest = server.said().lines().map(str::len).max().unwrap_or_default();
+    assert!((8_000..9_000).contains(&longest), "a line has {longest} bytes");
     // The operator is told, and the user is not.
     for words in ["no grant gives this table", "no grant gives this path", "lake.people.staff", "ada"] {
         server.has_said(words);
