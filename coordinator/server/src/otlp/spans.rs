@@ -28,8 +28,8 @@ use crate::timeline::{Mark, Timeline, Work};
 const SPANS_MAX: usize = 10_000;
 const EVENTS_MAX: usize = 100;
 
-/// Facts whose values are texts of clients and of errors.
-const TEXTS: [&str; 3] = ["hint", "message", "reason"];
+/// Facts whose texts are told: words of our own. Any other text may be a client's.
+const WORDS: [&str; 3] = ["cause", "outcome", "place"];
 
 /// Flags of a span: sampled, and what is known of its parent's place.
 const SAMPLED: u32 = 1;
@@ -195,18 +195,18 @@ fn named(key: &str, value: Any) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
-/// Returns numbers, names and flags of what is told of something. Lists and objects are left out.
-fn attributes_of(about: &Value) -> Vec<KeyValue> {
-    let told = about.as_object().into_iter().flatten().filter(|(key, _)| !TEXTS.contains(&key.as_str()));
+/// Returns numbers, flags and words of what is told of something. Other texts, lists and objects are left out.
+pub(super) fn attributes_of(about: &Value) -> Vec<KeyValue> {
+    let told = about.as_object().into_iter().flatten();
     told.filter_map(|(key, value)| {
         let value = match value {
             Value::Bool(flag) => Any::BoolValue(*flag),
-            Value::String(text) => Any::StringValue(text.clone()),
+            Value::String(word) if WORDS.contains(&key.as_str()) => Any::StringValue(word.clone()),
             Value::Number(number) => match number.as_i64() {
                 Some(whole) => Any::IntValue(whole),
                 None => Any::DoubleValue(number.as_f64()?),
             },
-            Value::Null | Value::Array(_) | Value::Object(_) => return None,
+            Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => return None,
         };
         Some(named(&format!("gust.{key}"), value))
     })

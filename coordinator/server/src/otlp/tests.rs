@@ -6,6 +6,7 @@ use gust_engine::session::TraceParent;
 use gust_protocol::{FragmentId, Usage};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
+use serde_json::json;
 
 use super::*;
 
@@ -36,8 +37,9 @@ async fn ended(trace_parent: Option<TraceParent>) -> EndedStatement {
         log_tail: "secret".to_owned(),
     };
     let read = Duration::from_millis(5);
+    let decision = Decision::local(Reason::PlanNotSupported("secret".to_owned()), Workload::default());
     for (pause, event) in [
-        (10, QueryEvent::Planned { decision: Decision::local(Reason::Requested, Workload::default()) }),
+        (10, QueryEvent::Planned { decision }),
         (0, QueryEvent::StageStarted { stage: 0, fragments: 2, bytes_planned: 1 }),
         (0, started(0, 0)),
         (10, started(1, 0)),
@@ -105,6 +107,17 @@ async fn spans_are_those_of_the_events() {
         assert_eq!(events, ["stage-started", "fell-back"]);
         assert!(!format!("{drawn:?}").contains("secret"), "a text of an error is told: {drawn:?}");
     }
+}
+
+#[test]
+fn texts_are_told_where_they_are_words_of_our_own() {
+    let about = json!({
+        "place": "local", "cause": "retry", "outcome": "done", "rows": 3, "seconds": 0.5, "cold": true,
+        "message": "secret", "table": "secret", "plan_not_supported": "secret", "kept": ["secret"], "workload": { "of": "secret" },
+    });
+    let mut told: Vec<String> = spans::attributes_of(&about).into_iter().map(|told| told.key).collect();
+    told.sort();
+    assert_eq!(told, ["cause", "cold", "outcome", "place", "rows", "seconds"].map(|key| format!("gust.{key}")));
 }
 
 /// A statement is never held up: what has no room is dropped, and so is what nobody samples.
