@@ -22,12 +22,12 @@ const READ: &str = "the catalogs were read anew";
 const SAME: &str = "no catalog has changed";
 const KEPT: &str = "the earlier catalogs hold";
 
-/// Makes a catalog in a folder of its own, with a table `demo.t` of so many rows.
+/// Makes a catalog in a folder of its own, with a table `demo.t` of so many rows, whose column has the name `of_FOLDER`.
 async fn lake(place: &Place, folder: &str, name: &str, rows: i64) {
     let tables = place.path(folder).join("tables");
     std::fs::create_dir_all(&tables).expect("made");
-    let id = HashMap::from([("PARQUET:field_id".to_owned(), "1".to_owned())]);
-    let field = ArrowField::new("id", DataType::Int64, true).with_metadata(id);
+    let (of_folder, id) = (format!("of_{folder}"), HashMap::from([("PARQUET:field_id".to_owned(), "1".to_owned())]));
+    let field = ArrowField::new(&of_folder, DataType::Int64, true).with_metadata(id);
     let column = Arc::new(Int64Array::from_iter_values(0..rows));
     let batch = RecordBatch::try_new(Arc::new(ArrowSchema::new(vec![field])), vec![column]).expect("rows");
     let bytes = parquet_files::file(&[batch], WriterProperties::builder().build());
@@ -36,7 +36,7 @@ async fn lake(place: &Place, folder: &str, name: &str, rows: i64) {
     let stores = Stores::new(S3Config::default()).for_catalog();
     let (database, warehouse) = (place.path(folder).join("catalog.db"), format!("file://{}", tables.display()));
     let catalog = Catalog::create_sqlite(&database, name, &warehouse, stores).await.expect("a catalog");
-    let id = Field { id: 1, name: "id".to_owned(), required: false, ty: Type::Long, initial_default: None };
+    let id = Field { id: 1, name: of_folder, required: false, ty: Type::Long, initial_default: None };
     let table = catalog.create_table("demo", "t", &Schema { fields: vec![id] }, &[], &[]).await.expect("a table");
     let path = format!("file://{}", file.display());
     let data = DataFile { path, size_bytes: bytes.len() as u64, record_count: rows as u64, ..DataFile::default() };
@@ -96,7 +96,12 @@ async fn catalogs_are_read_anew() {
     reloaded(&server, &first, SAME);
     // One is added, and the warehouse of the other has moved.
     let moved = configuration(&place, &[("extra", "three"), ("lake", "two")]);
+    let columns = || {
+        let output = server.psql(&["-d", "lake", "-c", "\\d demo.t"]).output().expect("psql");
+        String::from_utf8(output.stdout).expect("text")
+    };
     if has_psql() {
+        assert!(columns().contains("of_one|bigint"), "{}", columns());
         // A session keeps the catalogs that it began with.
         std::fs::write(place.path("gust.toml"), &moved).expect("written");
         let hang_up = format!("\\! kill -HUP {} && sleep 2", server.child.id());
@@ -105,6 +110,8 @@ async fn catalogs_are_read_anew() {
         let seen = psql.output().expect("psql");
         assert_eq!(String::from_utf8_lossy(&seen.stdout), "3\n3\n3\n", "{seen:?}");
         server.has_said(READ);
+        // Columns that were kept are another catalog's.
+        assert!(columns().contains("of_two|bigint"), "{}", columns());
     } else {
         reloaded(&server, &moved, READ);
     }

@@ -11,6 +11,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStaticTables};
+use gust_engine::config::CatalogConfig;
 use gust_engine::error::QueryError;
 use gust_engine::session::{OWN_CATALOG, Piece, Session, on_big_stack};
 use tokio::time::Instant;
@@ -54,28 +55,31 @@ pub(super) struct KeptColumns(Arc<Mutex<BTreeMap<[String; 3], Kept>>>);
 #[derive(Debug)]
 struct Kept {
     since: Instant,
+    /// Place of the catalog that was asked. After a reload another one may have its name, and connections from before still have the old one.
+    of: CatalogConfig,
     columns: SchemaRef,
 }
 
 impl KeptColumns {
-    fn get(&self, names: [&str; 3]) -> Option<SchemaRef> {
+    fn get(&self, of: &CatalogConfig, names: [&str; 3]) -> Option<SchemaRef> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = names.map(str::to_owned);
         let found = kept.get(&key)?;
-        if found.since.elapsed() < KEPT_TIME {
+        if found.since.elapsed() < KEPT_TIME && found.of == *of {
             return Some(Arc::clone(&found.columns));
         }
         kept.remove(&key);
         None
     }
 
-    fn keep(&self, names: [&str; 3], columns: &SchemaRef) {
+    fn keep(&self, of: &CatalogConfig, names: [&str; 3], columns: &SchemaRef) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_MAX {
             kept.retain(|_, kept| kept.since.elapsed() < KEPT_TIME);
         }
         if kept.len() < KEPT_MAX {
-            kept.insert(names.map(str::to_owned), Kept { since: Instant::now(), columns: Arc::clone(columns) });
+            let (of, columns) = (of.clone(), Arc::clone(columns));
+            kept.insert(names.map(str::to_owned), Kept { since: Instant::now(), of, columns });
         }
     }
 }
@@ -207,15 +211,14 @@ impl PgCatalog {
     }
 
     async fn columns(&self, session: &Session, schema: &str, table: &str) -> Result<SchemaRef, QueryError> {
-        if let Some(catalog) = &self.catalog
-            && let Some(columns) = self.kept.get([catalog, schema, table])
-        {
+        let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
+        let (of, names) = (session.config().catalogs.get(catalog), [catalog, schema, table]);
+        if let Some(columns) = of.and_then(|of| self.kept.get(of, names)) {
             return Ok(columns);
         }
-        let catalog = self.catalog.as_deref().unwrap_or(OWN_CATALOG);
-        let columns = listing::columns(session, [catalog, schema, table]).await?;
-        if let Some(catalog) = &self.catalog {
-            self.kept.keep([catalog, schema, table], &columns);
+        let columns = listing::columns(session, names).await?;
+        if let Some(of) = of {
+            self.kept.keep(of, names, &columns);
         }
         Ok(columns)
     }
