@@ -33,7 +33,8 @@ use crate::otlp::{Collector, Traces};
 use crate::recording::Recording;
 use crate::statements::Statements;
 use crate::tokens::{Credential, NoUser, PREFIX, Principal, Tokens};
-use base::{Base, deployment, look_up_in, reach_of, set_up};
+pub(crate) use base::Base;
+use base::{look_up_in, reach_of, set_up};
 
 mod base;
 
@@ -131,6 +132,8 @@ pub(crate) struct SessionWishes {
     pub(crate) labels: Vec<Label>,
     /// Span of the client that asks.
     pub(crate) trace_parent: Option<TraceParent>,
+    /// Catalogs that there were when the request came. None for those that there are when it has its turn.
+    pub(crate) base: Option<Base>,
 }
 
 impl SessionWishes {
@@ -187,15 +190,14 @@ impl Door {
             );
         }
         let of_users = tokens.is_some() || provider.is_some();
-        let (after, deployment) = (server.journal_after, deployment(&config, catalog.as_deref(), setup, of_users));
-        let links = server.links;
+        let (after, links) = (server.journal_after, server.links);
         let (metrics, collector) = (Metrics::default(), server.otlp.as_deref().map(Collector::new).transpose()?);
         let traces = collector.map(|collector| Traces::start(collector, metrics.traces.clone()));
         let engine = Engine::open(config, options)?;
         let stopping = CancellationToken::new();
         let links = Links::new(engine.kept_results(links)?, stopping.clone());
         let has_journals = journals == JournalsWanted::Yes && purpose == Purpose::Serve;
-        let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), deployment, after));
+        let keeping = has_journals.then(|| Keeping::new(Journals::of(engine.exchange()), after));
         let base = Box::pin(set_up(&engine, of_users, catalog.as_deref(), setup)).await?;
         let memory = unshared(engine.memory().unshared_bytes());
         let planning = Admission::new(engine.descriptions_max().max(PLANNING_MIN), PLANNING_QUEUED_MAX);
@@ -419,7 +421,7 @@ impl Door {
 
     /// Opens a session of a user for one request. Its history has the user's own statements.
     pub(crate) async fn session(&self, principal: &Principal, wishes: SessionWishes) -> Result<Session, QueryError> {
-        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent } = wishes;
+        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent, base } = wishes;
         let options = SessionOptions {
             principal: principal.user.clone(),
             own_history: principal.user.is_some(),
@@ -431,7 +433,7 @@ impl Door {
             trace_parent,
             ..SessionOptions::default()
         };
-        let base = self.base();
+        let base = base.unwrap_or_else(|| self.base());
         let session = base.engine.session(options)?;
         session.show_tables(&base.shown).await?;
         if let Some(unknown) = catalog.as_deref().filter(|name| !session.config().catalogs.contains_key(*name)) {

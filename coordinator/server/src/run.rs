@@ -14,7 +14,7 @@ use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError, end_of};
 
 use crate::admission::Ticket;
-use crate::door::{Door, SessionWishes};
+use crate::door::{Base, Door, SessionWishes};
 use crate::memory::{Claimant, Gate};
 use crate::tokens::Principal;
 
@@ -38,6 +38,15 @@ pub(crate) struct Asked {
     /// True if the rows stay in the exchange, where clients read them by links.
     pub(crate) is_linked: bool,
     pub(crate) wishes: SessionWishes,
+}
+
+impl Asked {
+    /// Gives a request the catalogs that there are now, also where a reload comes before its turn.
+    #[must_use]
+    pub(crate) fn admitted(mut self, base: Base) -> Self {
+        self.wishes.base = Some(base);
+        self
+    }
 }
 
 /// End of a request whose statements all succeeded.

@@ -1,6 +1,7 @@
 //! Catalogs that come, go and move while a server runs: SIGHUP reads them anew.
 
 use std::collections::HashMap;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
@@ -140,6 +141,41 @@ async fn catalogs_are_read_anew() {
     assert_eq!(state(), "RUNNING");
     assert_eq!(server.curl(&endless, &["-X", "DELETE"]).json()["state"], "CANCELLED");
     server.is_well();
+}
+
+/// Statements that wait for their turn during a reload have the catalogs of their request, as their journals say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_waits_keeps_its_catalogs() {
+    let place = Place::new("");
+    for (folder, rows) in [("one", 3), ("two", 5)] {
+        lake(&place, folder, "lake", rows).await;
+    }
+    let of = |folder: &str| format!("{}[server]\nqueries_max = 1\n", configuration(&place, &[("lake", folder)]));
+    std::fs::write(place.path("gust.toml"), of("one")).expect("written");
+    let server = Served::start(&place, &["--catalog", "lake"]);
+    let submit = |sql: &str| {
+        let body = json!({ "sql": sql, "wait_seconds": 0 }).to_string();
+        let told = server.curl("/v1/statements", &[&JSON[..], &["--data-binary", &body]].concat()).json();
+        told["href"].as_str().expect("a place").to_owned()
+    };
+    let state = |href: &str| server.curl(href, &[]).json()["state"].clone();
+    let endless = submit(ENDLESS);
+    wait_until("it runs", || state(&endless) == "RUNNING");
+    let count = "SELECT count(*) AS n FROM demo.t";
+    let before = submit(count);
+    let flags = ["-H", "Content-Type: application/sql", "--data-binary", count];
+    let asking = server.command("/v1/query", &flags).stdout(Stdio::piped()).spawn().expect("curl");
+    wait_until("both wait", || server.metric("gust_queries_waiting") == 2.0);
+    reloaded(&server, &of("two"), READ);
+    let after = submit(count);
+    server.curl(&endless, &["-X", "DELETE"]);
+    let asked = asking.wait_with_output().expect("its end").stdout;
+    let asked = String::from_utf8_lossy(&asked).replace(' ', "");
+    assert!(asked.contains("\"n\":3"), "{asked}");
+    for (href, rows) in [(before, 3), (after, 5)] {
+        wait_until("it has ended", || state(&href) == "SUCCEEDED");
+        assert_eq!(server.curl(&format!("{href}/result"), &[]).json(), json!([{ "n": rows }]));
+    }
 }
 
 /// Signals that come faster than a reload leave what the last of them has read. A server that ends meanwhile ends in time.

@@ -19,14 +19,16 @@ const SETUP: &str = "--setup";
 /// Engine of new sessions, and the tables that each of them shows. The session that has made these is not kept: whether it is `Send` is proved
 /// slowly, and anew for each call of Flight.
 #[derive(Debug, Clone)]
-pub(super) struct Base {
+pub(crate) struct Base {
     pub(super) engine: Engine,
     pub(super) shown: OwnTables,
+    /// Digest of what makes a statement mean the same on two servers.
+    pub(crate) deployment: String,
 }
 
 /// Returns a digest of what makes a statement mean the same on two servers: catalogs and their places, places that may be read, the place
 /// of bare names, the set-up, the grants, and the provider of users. A server without users is its machine's own, and so are its statements.
-pub(super) fn deployment(config: &Config, catalog: Option<&str>, setup: &[String], has_users: bool) -> String {
+fn deployment(config: &Config, catalog: Option<&str>, setup: &[String], has_users: bool) -> String {
     let catalogs: Vec<_> = config.catalogs.iter().map(|(name, it)| (name, it.tables_in(), it.file())).collect();
     let issuer = config.server.jwt.as_ref().map(|jwt| &jwt.issuer);
     let machine = (!has_users).then(|| whoami::fallible::hostname().unwrap_or_default());
@@ -60,7 +62,8 @@ pub(super) async fn set_up(
         base.set_up(sql).await?;
     }
     grants::check_set_up(&base)?;
-    Ok(Base { engine: engine.clone(), shown: base.own_tables() })
+    let deployment = deployment(engine.config(), catalog, setup, has_users);
+    Ok(Base { engine: engine.clone(), shown: base.own_tables(), deployment })
 }
 
 /// Looks bare names up in a catalog, or among the session's own tables. All catalogs are at hand.
@@ -73,8 +76,8 @@ pub(super) async fn look_up_in(session: &Session, catalog: Option<&str>) -> Resu
 }
 
 impl Door {
-    /// Returns the engine of new sessions.
-    pub(super) fn base(&self) -> Base {
+    /// Returns the engine of new sessions, and what it shows.
+    pub(crate) fn base(&self) -> Base {
         self.base.borrow().clone()
     }
 
@@ -90,23 +93,23 @@ impl Door {
         // Two signals must not leave what the first has read.
         let _one_at_a_time = self.reloading.lock().await;
         let before = self.base();
-        let (catalogs, config) = (read()?, before.engine.config().clone());
+        let (catalogs, config) = (read()?, before.engine.config());
         if catalogs == config.catalogs {
             return Ok(false);
         }
         let reach = reach_of(&catalogs, &config.server.reach)?;
         grants::check_places(&config.server.grants, &catalogs, &reach)?;
-        let engine = before.engine.with_catalogs(catalogs.clone(), reach)?;
+        let engine = before.engine.with_catalogs(catalogs, reach)?;
         let base = Box::pin(set_up(&engine, self.has_users(), self.catalog.as_deref(), &self.setup));
         let base = tokio::select! {
             base = base => base?,
             () = self.stopping.cancelled() => return Err(QueryError::interrupted()),
         };
-        if let Some(keeping) = &self.keeping {
-            let config = Config { catalogs, ..config };
-            keeping.redeploy(deployment(&config, self.catalog.as_deref(), &self.setup, self.has_users()));
-        }
         self.base.send_replace(base);
+        if let Some(keeping) = &self.keeping {
+            // Journals of other servers may be this one's now.
+            keeping.look_soon();
+        }
         Ok(true)
     }
 }

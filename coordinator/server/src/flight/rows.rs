@@ -109,6 +109,7 @@ async fn start(
     values: Vec<ScalarValue>,
     place: Option<Permit>,
 ) -> Result<mpsc::Receiver<Part>, Status> {
+    let asked = asked.admitted(door.base());
     let user = asked.principal.user.as_deref();
     let waiting = door.admission.queue(user.unwrap_or_default()).map_err(|full| of_full(&full))?;
     let permit = tokio::select! {

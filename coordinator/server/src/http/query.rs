@@ -62,10 +62,11 @@ pub(super) async fn query(
     let mut asked = read(&head.headers, body).await?;
     asked.is_one_shot()?;
     let wishes = SessionWishes { trace_parent: trace_parent(&head.headers), ..asked.wishes()? };
-    let turn = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn();
-    let permit = while_let_in(&door, &principal, turn).await?;
     let asked =
         Asked { principal: principal.clone(), sql: asked.sql, dry_run: asked.dry_run, is_linked: false, wishes };
+    let asked = asked.admitted(door.base());
+    let turn = door.admission.queue(principal.user.as_deref().unwrap_or_default())?.turn();
+    let permit = while_let_in(&door, &principal, turn).await?;
     stream_of(start(&door, asked, format, permit), format, cut(door, principal)).await
 }
 

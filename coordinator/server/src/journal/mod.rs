@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::door::SessionWishes;
+use crate::door::{Base, SessionWishes};
 use crate::jwt::WebToken;
 use crate::run::Asked;
 use crate::statements::Key;
@@ -62,8 +62,6 @@ pub(crate) struct Keeping {
     journals: Journals,
     /// Name of this server's process, so that no two entries are equal.
     owner: String,
-    /// Digest of what makes statements mean the same on two servers. Others' are left alone. It changes with the catalogs.
-    deployment: Mutex<String>,
     /// Age of a statement from which on it has a journal.
     after: Duration,
     /// True once the store has shown that it creates an entry once.
@@ -135,6 +133,7 @@ enum What {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Submitted {
     pub(crate) submitted: DateTime<Utc>,
+    /// Digest of what makes it mean the same on another server.
     deployment: String,
     user: Option<String>,
     credential: Option<SavedCredential>,
@@ -159,7 +158,7 @@ enum SavedCredential {
 impl Submitted {
     fn of(asked: &Asked, submitted: DateTime<Utc>, key: Option<&Key>, deployment: &str) -> Self {
         let Asked { principal: Principal { user, credential }, sql, is_linked, wishes, .. } = asked.clone();
-        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent: _ } = wishes;
+        let SessionWishes { catalog, schema, cap, timeout, labels, trace_parent: _, base: _ } = wishes;
         let credential = credential.map(|credential| match credential {
             Credential::Token(hash) => SavedCredential::Token(hash),
             Credential::Web(web) => {
@@ -207,21 +206,10 @@ impl Submitted {
 }
 
 impl Keeping {
-    pub(crate) fn new(journals: Journals, deployment: String, after: Duration) -> Arc<Self> {
+    pub(crate) fn new(journals: Journals, after: Duration) -> Arc<Self> {
         let owner = Uuid::now_v7().simple().to_string();
         let (is_usable, woken, claimed) = (AtomicBool::new(false), Notify::new(), Mutex::default());
-        let deployment = Mutex::new(deployment);
-        Arc::new(Self { journals, owner, deployment, after, is_usable, woken, claimed })
-    }
-
-    fn deployment(&self) -> String {
-        self.deployment.lock().expect("no holder panics").clone()
-    }
-
-    /// Takes statements from now on for those of another deployment.
-    pub(crate) fn redeploy(&self, deployment: String) {
-        *self.deployment.lock().expect("no holder panics") = deployment;
-        self.look_soon();
+        Arc::new(Self { journals, owner, after, is_usable, woken, claimed })
     }
 
     /// Begins to take a statement over. None while this server does so already.
@@ -235,10 +223,16 @@ impl Keeping {
         self.claimed.lock().expect("no holder panics").contains(id)
     }
 
-    /// Makes the entry of a statement that begins; None for one that ends with its server.
-    pub(crate) fn submitted(&self, asked: &Asked, at: DateTime<Utc>, key: Option<&Key>) -> Option<Submitted> {
+    /// Makes the entry of a statement that begins over these catalogs; None for one that ends with its server.
+    pub(crate) fn submitted(
+        &self,
+        asked: &Asked,
+        at: DateTime<Utc>,
+        key: Option<&Key>,
+        base: &Base,
+    ) -> Option<Submitted> {
         let is_kept = self.is_usable.load(Ordering::Relaxed) && !asked.dry_run && may_be_kept(&asked.sql);
-        is_kept.then(|| Submitted::of(asked, at, key, &self.deployment()))
+        is_kept.then(|| Submitted::of(asked, at, key, &base.deployment))
     }
 
     /// Lets others' journals be looked at soon.

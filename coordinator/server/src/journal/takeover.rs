@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Header, JOURNAL_BYTES_MAX, Keeping, Position, Record, Submitted, VERSION, What};
 use crate::admission::Waiting;
-use crate::door::Door;
+use crate::door::{Base, Door};
 
 /// Most servers that end without a word while they have a statement. One that ends its server would end the next one as well.
 const DEATHS_MAX: u32 = 3;
@@ -165,11 +165,12 @@ impl Door {
             return Some(Found::Alive(lease));
         }
         let submitted = keeping.begun(id).await?;
-        if submitted.deployment != keeping.deployment() {
+        let base = self.base();
+        if submitted.deployment != base.deployment {
             return Some(Found::Elsewhere(lease));
         }
         // It is another user's, whom this server does not know.
-        if !self.lets_in(keeping, &submitted) {
+        if !self.lets_in(&base, &submitted) {
             return None;
         }
         if is_new {
@@ -178,10 +179,10 @@ impl Door {
         Some(Found::Alive(lease))
     }
 
-    /// Tells if a statement means the same here, and its user may still run it.
-    fn lets_in(&self, keeping: &Keeping, submitted: &Submitted) -> bool {
+    /// Tells if a statement means the same over these catalogs, and its user may still run it.
+    fn lets_in(&self, base: &Base, submitted: &Submitted) -> bool {
         let principal = submitted.principal();
-        submitted.deployment == keeping.deployment()
+        submitted.deployment == base.deployment
             && self.has_users() == (principal.user.is_some() && principal.credential.is_some())
             && self.knows(&principal).is_ok()
     }
@@ -220,7 +221,8 @@ impl Door {
             tracing::warn!(id, bytes, last, "its journal is too long to be read; `gust exchange gc` removes it later");
             return false;
         }
-        let begun = keeping.begun(id).await.filter(|submitted| self.lets_in(keeping, submitted));
+        let base = self.base();
+        let begun = keeping.begun(id).await.filter(|submitted| self.lets_in(&base, submitted));
         let Some(submitted) = begun else { return false };
         let turn = match purpose {
             // It waits for its turn at the next look if there is no room now.
@@ -262,7 +264,7 @@ impl Door {
         tracing::info!(id, deaths, "a statement of another server is taken over");
         let position = Position { next: last + 2, bytes: bytes + taken.len() as u64, deaths };
         let work = WorkLog::new(id.to_owned(), Inherited::of(id, story.notes));
-        self.statements.resume(self, *submitted, work, position, turn);
+        self.statements.resume(self, *submitted, work, position, turn, base);
         true
     }
 

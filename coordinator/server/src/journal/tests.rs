@@ -14,6 +14,7 @@ fn a_request_comes_back_as_it_was() {
         timeout: Some(Duration::from_millis(1_500)),
         labels: Vec::new(),
         trace_parent: None,
+        base: None,
     };
     let wishes = wishes.with_labels([("team".to_owned(), "ads".to_owned())]).expect("a label");
     let token = Credential::Token(Hash::of("gust_secret"));
@@ -57,7 +58,7 @@ async fn a_server_claims_a_statement_once() {
     let exchange = Some(folder.path().display().to_string());
     let config = Config { on: Target::Local, exchange, ..Config::default() };
     let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
-    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_secs(5));
+    let keeping = Keeping::new(Journals::of(engine.exchange()), Duration::from_secs(5));
     let id = Uuid::now_v7().simple().to_string();
     let [one, other] = [(); 2].map(|()| keeping.encoded(What::Taken, 1));
     let append = |entry: Bytes| {
@@ -81,7 +82,7 @@ async fn an_entry_without_an_answer_is_no_other_servers() {
     let exchange = Some(folder.path().display().to_string());
     let config = Config { on: Target::Local, exchange, ..Config::default() };
     let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
-    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_secs(5));
+    let keeping = Keeping::new(Journals::of(engine.exchange()), Duration::from_secs(5));
     for (next, is_left) in [(0, false), (0, true), (1, false), (1, true)] {
         let id = Uuid::now_v7().simple().to_string();
         let unanswered = keeping.encoded(What::Beat, 0);
@@ -130,7 +131,7 @@ async fn a_statement_whose_end_is_tried_on_is_claimed() {
     let exchange = Some(folder.path().display().to_string());
     let config = Config { on: Target::Local, exchange, ..Config::default() };
     let engine = Engine::open(config, EngineOptions::default()).expect("an engine");
-    let keeping = Keeping::new(Journals::of(engine.exchange()), "here".to_owned(), Duration::from_millis(500));
+    let keeping = Keeping::new(Journals::of(engine.exchange()), Duration::from_millis(500));
     let id = Uuid::now_v7().simple().to_string();
     let begun = keeping.encoded(What::Beat, 0);
     assert_eq!(keeping.journals.append(&id, 0, &begun).await.expect("a store"), Appended::Done);

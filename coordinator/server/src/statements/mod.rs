@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::admission::{Full, Place, Ticket, Waiting};
-use crate::door::Door;
+use crate::door::{Base, Door};
 use crate::journal::{Position, Submitted};
 use crate::links::LinkedRows;
 use crate::run::{Asked, Done, Failure, spawn};
@@ -234,6 +234,7 @@ impl Statements {
             return Err(NotTaken::TooMany(entries.by_id.len()));
         }
         let waiting = door.admission.queue(asked.principal.user.as_deref().unwrap_or_default())?;
+        let base = door.base();
         let entry = Arc::new(Entry {
             id: Uuid::now_v7().simple().to_string(),
             principal: asked.principal.clone(),
@@ -246,13 +247,13 @@ impl Statements {
         entries.insert(&entry);
         drop(entries);
         let journaled = door.keeping.as_ref().and_then(|keeping| {
-            let submitted = keeping.submitted(&asked, entry.submitted, key.as_ref())?;
+            let submitted = keeping.submitted(&asked, entry.submitted, key.as_ref(), &base)?;
             let work = WorkLog::new(entry.id.clone(), Inherited::default());
             let keeper = keeping.keep(submitted, Arc::clone(&work), Position::default(), entry.cancel.clone());
             Some(Journaled { work, keeper, stopping: door.stopping.clone() })
         });
         let spooling = self.spooling(&entry, journaled, asked.is_linked);
-        spawn(door, carry_out(Arc::clone(door), asked, Ok(waiting), spooling));
+        spawn(door, carry_out(Arc::clone(door), asked.admitted(base), Ok(waiting), spooling));
         Ok(entry)
     }
 
@@ -267,7 +268,7 @@ impl Statements {
         }
     }
 
-    /// Goes on with a statement of another server, from this place in its journal on, in its turn, or ends it.
+    /// Goes on with a statement of another server over these catalogs, from this place in its journal on, in its turn, or ends it.
     pub(crate) fn resume(
         &self,
         door: &Arc<Door>,
@@ -275,6 +276,7 @@ impl Statements {
         work: Arc<WorkLog>,
         position: Position,
         turn: Result<Waiting, QueryError>,
+        base: Base,
     ) {
         let entry = self.show_unowned(work.id(), submitted.principal(), &submitted);
         let Some(keeping) = &door.keeping else { return };
@@ -283,7 +285,7 @@ impl Statements {
         let journaled = Some(Journaled { work, keeper, stopping: door.stopping.clone() });
         let spooling = self.spooling(&entry, journaled, submitted.is_linked);
         let asked = match submitted.asked() {
-            Ok(asked) => asked,
+            Ok(asked) => asked.admitted(base),
             Err(error) => {
                 spawn(door, end(Arc::clone(door), spooling, Err(QueryError::sql(error.to_string()).into())));
                 return;
