@@ -397,7 +397,9 @@ impl Session {
             Some(history::SCHEMA) => system::table_names(&self.config),
             _ => self.table_names(),
         };
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
+        // Those in memory come in another order each time, and the first of equally near names is told.
+        known.sort_unstable();
         let near = match nearest(name, known.iter().copied()) {
             Some(near) => vec![near.to_owned()],
             None => Box::pin(self.near_table(reference)).await,
