@@ -22,14 +22,19 @@ const FILES: u64 = 4;
 /// Folder of the objects that the coordinator writes, below those of a query.
 const WRITTEN: &str = "/4294967295/";
 
-/// Statements, and whether functions leave their rows.
-const STATEMENTS: [(&str, bool); 9] = [
+/// Join of 1,999 rows.
+const JOIN: &str = "SELECT a.k, b.name FROM 'data/' AS a JOIN 'data/' AS b ON a.k = b.k + 1";
+
+/// Statements, and whether functions leave their rows: also those that do groups and joins of two large sides.
+const STATEMENTS: [(&str, bool); 11] = [
     ("SELECT k, name FROM 'data/' WHERE k % 2 = 0", true),
     ("SELECT k + 1 AS k, [name] AS names FROM 'data/'", true),
     ("SELECT k, name FROM 'data/' WHERE k < 0", true),
     ("SELECT name, k FROM 'data/' ORDER BY k DESC", false),
     ("SELECT count(*) AS n FROM (SELECT k FROM 'data/' LIMIT 7)", false),
-    ("SELECT k % 3 AS g, count(*) AS n FROM 'data/' GROUP BY 1", false),
+    ("SELECT k % 3 AS g, count(*) AS n FROM 'data/' GROUP BY 1", true),
+    (JOIN, true),
+    ("SELECT k % 3 AS g, count(*) AS n FROM 'data/' GROUP BY 1 ORDER BY 1", false),
     ("SELECT k, k + 0 AS k FROM 'data/' WHERE k < 9", false),
     ("SELECT 1 AS one, 'x' AS word", false),
     ("EXPLAIN SELECT k FROM 'data/'", false),
@@ -94,7 +99,8 @@ fn links(told: &Value) -> &Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn linked_rows_are_read_at_the_store_and_not_through_the_server() {
     let store = S3Server::start().expect("a server");
-    let (place, [ada, bob]) = place(&store.url("x"), &s3(&store)).await;
+    let (place, [ada, bob]) =
+        place(&store.url("x"), &format!("join = 'local'\nshuffle = 'hash'\n{}", s3(&store))).await;
     let server = Served::start(&place, &["--on", "processes"]);
     let keys = |folder: &str| -> Vec<String> {
         let (client, folder) = (store.store().expect("a client"), Key::from(folder));
@@ -112,9 +118,13 @@ async fn linked_rows_are_read_at_the_store_and_not_through_the_server() {
         assert!(of_rows.iter().all(|it| ![Operation::Get, Operation::Head].contains(&it.operation)), "{of_rows:?}");
         let written = of_rows.iter().filter(|it| it.operation == Operation::Put).count() as u64;
         assert_eq!(of_rows.iter().any(|it| it.key.contains(WRITTEN)), !by_functions, "{sql}: {of_rows:?}");
-        if by_functions {
+        let is_of_two_stages = ["GROUP", "JOIN"].iter().any(|word| sql.contains(word));
+        if by_functions && !is_of_two_stages {
             assert!(written >= FILES, "{sql}: {written}");
             assert_eq!(told["report"]["fragments_adopted"], FILES, "{sql}: {told}");
+        } else if by_functions {
+            let [adopted, all] = ["fragments_adopted", "fragments"].map(|name| told["report"][name].as_u64());
+            assert!(written > 0 && adopted == all && all > Some(FILES), "{sql}: {written}: {told}");
         }
         let place_of_links = told["result"]["href"].as_str().expect("a place");
         let linked = server.ask(&ada, place_of_links, &[]);
@@ -167,6 +177,27 @@ async fn linked_rows_are_read_at_the_store_and_not_through_the_server() {
     let refused = server.ask(&ada, &format!("/v1/statements/{}/links", failed["id"].as_str().expect("an id")), &[]);
     assert_eq!((refused.status, &refused.json()["kind"]), (422, &json!("data")), "{refused:?}");
     wait_until("nothing is left", || keys("x").is_empty());
+}
+
+/// Every function gets the smaller side of the join.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_join_leave_their_rows() {
+    let (place, [ada, _]) = place("exchange", "join = 'broadcast'\n").await;
+    std::fs::create_dir(place.path("exchange")).expect("made");
+    let server = Served::start(&place, &["--on", "processes"]);
+    let told = submit(&server, &ada, JOIN);
+    assert_eq!((&told["state"], &told["result"]["rows"]), (&json!("SUCCEEDED"), &json!(1_999)), "{told}");
+    assert_eq!(told["report"]["fragments_adopted"], told["report"]["fragments"], "{told}");
+    let query = told["query_id"].as_str().expect("an id");
+    let of_query = place.path(&format!("exchange/results/{query}"));
+    assert!(of_query.is_dir() && !of_query.join(WRITTEN.trim_matches('/')).exists(), "the server has written them");
+    let linked = server.ask(&ada, told["result"]["href"].as_str().expect("a place"), &[]).json();
+    let part = |link: &Value| server.ask(&ada, link["href"].as_str().expect("a path"), &[]).body;
+    let mut rows = values(&links(&linked).iter().map(part).collect::<Vec<_>>());
+    let mut expect: Vec<_> = (2..=2_000).map(|k| vec![k.to_string(), format!("n{}", k - 1)]).collect();
+    expect.sort();
+    rows.sort();
+    assert!(rows == expect, "{rows:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,8 +45,8 @@ pub struct KeptPart {
     pub crc32: u32,
 }
 
-/// Objects that functions have left of a statement until now.
-pub type KeptParts = Arc<Mutex<Vec<KeptPart>>>;
+/// Objects that functions have left of a statement until now. None where its rows are made here after all.
+pub type KeptParts = Arc<Mutex<Option<Vec<KeptPart>>>>;
 
 impl KeptPart {
     /// Returns the object of a result; None of rows that are in no object.

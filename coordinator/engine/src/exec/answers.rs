@@ -246,7 +246,7 @@ fn note(answer: &FragmentAnswer, query: &QueryContext, kept: &KeptParts) -> Resu
         inline: false,
         read: Duration::ZERO,
     });
-    kept.lock().expect("no holder panics").push(part);
+    kept.lock().expect("no holder panics").get_or_insert_default().push(part);
     Ok(())
 }
 

@@ -70,6 +70,8 @@ pub struct RemoteFragmentExec {
     stand_in_numbers: AttemptNumbers,
     /// Fragments that the query's cap counts on for it, over all runs.
     expected: ExpectedFragments,
+    /// Objects in which its functions leave the rows for a client. None where the rows come here.
+    kept: Option<KeptParts>,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -80,6 +82,8 @@ struct PartitionRows {
     order: Option<LexOrdering>,
     /// True if it has them in their own order.
     in_order: bool,
+    /// Objects of rows that stay in the exchange.
+    kept: Option<KeptParts>,
     metrics: BaselineMetrics,
     query: Arc<QueryContext>,
     context: Arc<TaskContext>,
@@ -120,7 +124,11 @@ impl Merge {
 
 impl PartitionRows {
     fn of_functions(self, answers: PartitionAnswers) -> Result<SendableRecordBatchStream> {
-        let Self { schema, order, in_order, metrics, query, context } = self;
+        let Self { schema, order, in_order, kept, metrics, query, context } = self;
+        if let Some(kept) = kept {
+            let rows = answers.kept(query, Arc::clone(&schema), kept);
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)));
+        }
         if let Some(order) = order {
             let batch_size = context.session_config().batch_size();
             let pool = Arc::clone(context.memory_pool());
@@ -192,6 +200,7 @@ impl RemoteFragmentExec {
             statistics: Arc::new(statistics.unwrap_or_else(|_| Statistics::new_unknown(&subtree.schema()))),
             latest_run: Mutex::default(),
             latest_joining: Mutex::default(),
+            kept: None,
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -205,25 +214,15 @@ impl RemoteFragmentExec {
         &self.stage
     }
 
-    /// Runs the stage, whose functions leave all rows in the exchange for a client. The stream has a batch without rows for each object, which
-    /// `kept` has then.
-    ///
-    /// # Errors
-    /// Those of a stage that cannot be encoded.
-    pub fn keep(&self, context: &TaskContext, kept: KeptParts) -> Result<SendableRecordBatchStream> {
-        let query = query_context(context)?;
-        let stage = Arc::new(self.stage.keeping_rows());
-        let mut answers = StageRun::start(&stage, &query, 1, &self.numbers, context, Vec::new(), None)?;
-        let answers = answers.pop().flatten().ok_or_else(|| no_partition(0))?;
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), answers.kept(query, self.schema(), kept))))
+    /// Returns the leaf whose functions leave all rows in the exchange for a client. Its streams have a batch without rows for each object,
+    /// which `kept` has then. Where build sides turn out to be too large for functions, `kept` has nothing any more, and the streams have the rows.
+    pub fn keeping(&self, kept: KeptParts) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { stage: Arc::new(self.stage.keeping_rows()), kept: Some(kept), ..self.anew() })
     }
 
-    /// Tells if its rows are those of its fragments, in any order: no stage and no build side comes before it.
+    /// Tells if its rows are those of its fragments, in any order.
     pub fn is_gathered(&self) -> bool {
-        self.stage.order == RowsOrder::Any
-            && self.builds.is_empty()
-            && self.producers.is_empty()
-            && self.stage.shuffle.partitions.is_none()
+        self.stage.order == RowsOrder::Any && self.stage.shuffle.partitions.is_none()
     }
 
     fn partitions(&self) -> usize {
@@ -285,6 +284,7 @@ impl RemoteFragmentExec {
             numbers: self.numbers.clone(),
             stand_in_numbers: self.stand_in_numbers.clone(),
             expected: self.expected.clone(),
+            kept: self.kept.clone(),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
@@ -373,6 +373,7 @@ impl ExecutionPlan for RemoteFragmentExec {
             schema: self.schema(),
             order: self.properties.output_ordering().filter(|_| self.stage.order == RowsOrder::Merged).cloned(),
             in_order: self.stage.order == RowsOrder::InOrder,
+            kept: self.kept.clone(),
             metrics: BaselineMetrics::new(&self.metrics, partition),
             query,
             context,
@@ -393,7 +394,12 @@ impl ExecutionPlan for RemoteFragmentExec {
                     let answers = answers.lock().expect("no holder panics").get_mut(partition).and_then(Option::take);
                     rows.of_functions(answers.ok_or_else(|| no_partition(partition))?)
                 }
-                JoiningPlace::Here(plan) => plan.execute(partition, rows.context),
+                JoiningPlace::Here(plan) => {
+                    if let Some(kept) = rows.kept {
+                        *kept.lock().expect("no holder panics") = None;
+                    }
+                    plan.execute(partition, rows.context)
+                }
             }
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, later.try_flatten_stream().boxed())))

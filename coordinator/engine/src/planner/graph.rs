@@ -197,10 +197,11 @@ impl Combining {
 }
 
 impl Stage {
-    /// Returns the same stage, whose rows stay in the exchange for a client.
+    /// Returns the same stage, whose rows stay in the exchange for a client. So do those of the stage that takes its place in functions.
     #[must_use]
     pub fn keeping_rows(&self) -> Self {
-        Self { keeps_rows: true, ..self.clone() }
+        let copies = self.copies.as_ref().map(|copies| Arc::new(copies.keeping_rows()));
+        Self { keeps_rows: true, copies, ..self.clone() }
     }
 
     /// Lists the stages that may take its place.

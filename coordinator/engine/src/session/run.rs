@@ -8,7 +8,7 @@
 //! ```
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -320,7 +320,7 @@ impl RunningStatement {
         if let Some(analyzing) = &mut self.analyzing {
             analyzing.note_stages(&planned);
         }
-        let PlannedQuery { state, plan, functions, .. } = planned;
+        let PlannedQuery { state, mut plan, functions, .. } = planned;
         Listings::of(&state).forget();
         ScanPlans::forget(&state);
         let mut context = TaskContext::from(&state);
@@ -349,8 +349,9 @@ impl RunningStatement {
         }
         self.kept = None;
         if let Some(leaf) = gathered(&plan, &self.schema).filter(|_| self.keeps_rows) {
-            let kept = self.kept.insert(KeptParts::default());
-            return leaf.keep(&context, Arc::clone(kept)).map_err(QueryError::from_engine);
+            let kept: KeptParts = Arc::new(Mutex::new(Some(Vec::new())));
+            self.kept = Some(Arc::clone(&kept));
+            plan = leaf.keeping(kept);
         }
         let started = stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)?;
         Ok(self.rows_of(started))

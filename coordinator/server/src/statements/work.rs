@@ -231,8 +231,9 @@ async fn link(running: &mut RunningStatement, space: &Arc<Space>) -> Result<(Obj
         Ok::<_, QueryError>(())
     };
     let objects = match (written.await, running.take_kept()) {
-        (Ok(()), Some(parts)) => Objects::of_functions(columns.schema(), parts),
-        (Ok(()), None) => {
+        (Ok(()), Some(parts)) if !parts.is_empty() => Objects::of_functions(columns.schema(), parts),
+        // An object without rows tells the columns where no function had any.
+        (Ok(()), _) => {
             let parts = writer.finish().await.map_err(of_store)?;
             Objects { schema: columns.schema(), parts }
         }

@@ -27,7 +27,8 @@ impl RunningStatement {
     /// Returns the objects in which functions have left the rows, after the end of these. None where the rows were returned.
     pub fn take_kept(&mut self) -> Option<Vec<KeptPart>> {
         let kept = self.kept.take()?;
-        Some(std::mem::take(&mut *kept.lock().expect("no holder panics")))
+        let mut parts = kept.lock().expect("no holder panics");
+        parts.take()
     }
 
     /// Returns a writer of rows into the exchange, whose requests are the statement's.
@@ -42,17 +43,18 @@ impl RunningStatement {
     /// Returns the bytes of the objects that functions have left until now. None where the rows are returned.
     pub fn kept_bytes(&self) -> Option<u64> {
         let kept = self.kept.as_ref()?.lock().expect("no holder panics");
-        Some(kept.iter().map(|part| part.bytes).sum())
+        Some(kept.as_ref()?.iter().map(|part| part.bytes).sum())
     }
 
     /// Returns the number of rows in the objects that functions have left until now.
     pub(super) fn kept_rows(&self) -> u64 {
-        let rows = |kept: &Vec<KeptPart>| kept.iter().map(|part| part.rows).sum();
+        let rows = |kept: &Option<Vec<KeptPart>>| kept.iter().flatten().map(|part| part.rows).sum();
         self.kept.as_ref().map_or(0, |kept| rows(&kept.lock().expect("no holder panics")))
     }
 }
 
-/// Returns the leaf that makes all rows of a plan, if nothing but a gather stands above it and its columns have these names.
+/// Returns the leaf that makes all rows of a plan, if nothing but a gather stands above it and its columns have these names. Functions may do
+/// joins and groups in it.
 pub(super) fn gathered<'a>(plan: &'a Arc<dyn ExecutionPlan>, shown: &Schema) -> Option<&'a RemoteFragmentExec> {
     let mut below = plan;
     while let Some(gather) = below.downcast_ref::<CoalescePartitionsExec>().filter(|gather| gather.fetch().is_none()) {
