@@ -9,8 +9,10 @@ use datafusion::prelude::SessionContext;
 
 use crate::bad_input::{Place, check, fails};
 
-/// Time for a statement on two busy cores, with our crates not optimized. On an idle machine a statement needs a part of it.
-const TIME_MAX: Duration = Duration::from_secs(30);
+/// Processor time for a statement, in seconds, with our crates not optimized. A process that takes more is killed.
+const PROCESSOR_SECONDS_MAX: u64 = 30;
+/// Time after which a statement counts as hanging: no busy machine makes one as long.
+const HANGS_AFTER: Duration = Duration::from_secs(300);
 
 enum Expect {
     /// The statement has these rows, as CSV.
@@ -22,7 +24,7 @@ enum Expect {
 }
 use Expect::{Ends, Refused, Rows};
 
-/// Runs a program with a text on stdin. Kills it and fails where it takes too long.
+/// Runs a program with a text on stdin. Fails where it takes more processor time than it has, and kills it where it hangs.
 #[track_caller]
 fn in_time(mut command: Command, text: &Path, what: &str) -> Output {
     let started = Instant::now();
@@ -31,21 +33,24 @@ fn in_time(mut command: Command, text: &Path, what: &str) -> Output {
     let id = child.id().to_string();
     let watch = std::thread::spawn(move || child.wait_with_output().expect("it ends"));
     while !watch.is_finished() {
-        if started.elapsed() > TIME_MAX {
+        if started.elapsed() > HANGS_AFTER {
             Command::new("kill").args(["-KILL", &id]).status().expect("kill");
-            panic!("not ended after {TIME_MAX:?}: {what}");
+            panic!("not ended after {HANGS_AFTER:?}: {what}");
         }
         #[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
         std::thread::sleep(Duration::from_millis(5));
     }
-    watch.join().expect("no panic")
+    let output = watch.join().expect("no panic");
+    // No statement ends by a signal, and the limit of processor time is one.
+    assert!(output.status.code().is_some(), "{what}: {}", output.status);
+    output
 }
 
 fn on_local(place: &Place, name: &str, text: &str) -> Output {
     let path: PathBuf = place.path(name);
     std::fs::write(&path, text).expect("written");
     let arguments = ["query", "--on", "local", "--report", "none", "--format", "csv", "-"];
-    in_time(place.gust(&arguments), &path, name)
+    in_time(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, name)
 }
 
 fn chain(one: &str, count: usize, by: &str) -> String {
@@ -343,7 +348,7 @@ async fn deep_expressions_run_on_functions() {
         std::fs::write(&path, format!("SELECT count(*) AS n FROM 't/' WHERE {condition}")).expect("written");
         for on in ["in-process", "processes", "auto"] {
             let arguments = ["query", "--on", on, "--allow-fallback", "--format", "csv", "-"];
-            let output = in_time(place.gust(&arguments), &path, name);
+            let output = in_time(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, name);
             check(&output, 0, &[]);
             assert_eq!(String::from_utf8_lossy(&output.stdout), rows, "{name} on {on}");
         }
@@ -360,11 +365,9 @@ fn long_planning_is_stopped_by_the_time_out() {
         at => format!("(SELECT 1 AS a) t{at} ON t{at}.a = t{}.a", at - 1),
     });
     std::fs::write(place.path("joins"), format!("SELECT count(*) FROM {joins}")).expect("written");
-    let started = Instant::now();
     let arguments = ["query", "--on", "local", "--timeout", "100ms", "-"];
-    let output = in_time(place.gust(&arguments), &place.path("joins"), "joins");
+    let output = in_time(place.gust_within(10, &arguments), &place.path("joins"), "joins");
     check(&output, 124, &["did not finish within 100ms"]);
-    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
 }
 
 /// Syntax that DataFusion 55.2 parses and then ignores. Each still runs there: when one does not, its refusal here can go.
