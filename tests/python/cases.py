@@ -2,7 +2,7 @@
 
     cases.py make FOLDER CASES      FOLDER/<file>/<number of the case>/ becomes the place where the case is run, and
                                     FOLDER/cases.json a list of all cases, each with its file and number
-    cases.py judge FOLDER           reads FOLDER/runs.json, prints a JSON object: the name of a run and how it differs
+    cases.py judge FOLDER           reads FOLDER/runs.json, prints a JSON object: the name of an ask and how it differs
 
 The comparison is typed where the format is: an Arrow stream's numbers, dates and NULLs are values, JSON's are numbers,
 texts and null, and CSV and tables are read as the text that they are.
@@ -186,40 +186,57 @@ def same_text(expected: object, got: str, null: str = "") -> bool:
     return expected == got or time.sub(r"\1", str(expected)) == time.sub(r"\1", got)
 
 
-def differs(run: dict, output: bytes) -> str | None:
-    """How the output of a run is not what its case expects."""
-    expected = []
-    for text in run["results"]:
-        header, *rows = [json.loads(line) for line in text.strip().splitlines()]
-        expected.append((header, rows))
-    kind, compare = run["format"], {"arrow": same, "json": same_json, "ndjson": same_json}.get(run["format"], same_text)
+def results_of(kind: str, output: bytes, lengths: list[int]) -> list[tuple]:
+    """The results in an output, each with its header and types, or None where the format has none."""
     if kind == "arrow":
-        results = from_arrow(output)
-        types = [types for _, _, types in results]
-        if run.get("types") and types != [run["types"]]:
-            return f"types {types}, expected {run['types']}"
-        got = [(header, rows) for header, rows, _ in results]
-    elif kind == "csv":
-        got = from_csv(output.decode())
-    elif kind == "table":
-        got = from_table(output.decode())
+        return from_arrow(output)
+    if kind in ("csv", "table"):
+        results = (from_csv if kind == "csv" else from_table)(output.decode())
+        return [(header, rows, None) for header, rows in results]
+    arrays = from_json(output.decode(), kind == "ndjson")
+    if kind == "ndjson" and len(arrays[0]) == sum(lengths):
+        # The rows of all results stand one after the other.
+        rows = iter(arrays[0])
+        arrays = [[next(rows) for _ in range(length)] for length in lengths]
+    return [(None, rows, None) for rows in arrays]
+
+
+def differs(kind: str, is_ordered: bool, expected: tuple, got: tuple) -> str | None:
+    """How a result is not the expected one."""
+    (header, rows), (found_header, found, _) = expected, got
+    compare = {"arrow": same, "json": same_json, "ndjson": same_json}.get(kind, same_text)
+    if kind == "table":
         compare = lambda expected, got: same_text(expected, got, "NULL")  # noqa: E731
-    else:
-        arrays = from_json(output.decode(), kind == "ndjson")
-        if kind == "ndjson":
-            expected = [([], [row for _, rows in expected for row in rows])]
-        got = [(header, rows) for (header, _), rows in zip(expected, arrays)] if len(arrays) == len(expected) else arrays
-    if len(got) != len(expected):
-        return f"{len(got)} results, expected {len(expected)}: {got}"
-    for (header, rows), (found_header, found) in zip(expected, got):
-        if header != found_header:
-            return f"columns {found_header}, expected {header}"
-        if not run["ordered"]:
-            rows, found = [sorted(side, key=lambda row: ["" if cell in (None, "NULL") else str(cell) for cell in row]) for side in (rows, found)]
-        pairs = zip(rows, found)
-        if len(rows) != len(found) or not all(len(a) == len(b) and all(map(compare, a, b)) for a, b in pairs):
-            return f"rows {found[:20]}, expected {rows[:20]}"
+    if found_header is not None and header != found_header:
+        return f"columns {found_header}, expected {header}"
+    if not is_ordered:
+        rows, found = [sorted(side, key=lambda row: ["" if cell in (None, "NULL") else str(cell) for cell in row]) for side in (rows, found)]
+    pairs = zip(rows, found)
+    if len(rows) != len(found) or not all(len(a) == len(b) and all(map(compare, a, b)) for a, b in pairs):
+        return f"rows {found[:20]}, expected {rows[:20]}"
     return None
+
+
+def differences_of(run: dict, output: bytes) -> dict[str, str]:
+    """How an output is not what its asks expect, by their names."""
+    kind, asks, expected = run["format"], run["asks"], []
+    for ask in asks:
+        for text in ask["results"]:
+            header, *rows = [json.loads(line) for line in text.strip().splitlines()]
+            expected.append((header, rows))
+    got = results_of(kind, output, [len(rows) for _, rows in expected])
+    if len(got) != len(expected):
+        return {ask["name"]: f"{len(got)} results, expected {len(expected)}: {got}" for ask in asks}
+    differences, results = {}, iter(zip(expected, got))
+    for ask in asks:
+        own = [next(results) for _ in ask["results"]]
+        types = [types for _, (_, _, types) in own]
+        found = [differs(kind, ask["ordered"], expected, got) for expected, got in own]
+        if kind == "arrow" and ask.get("types") and types != [ask["types"]]:
+            found.insert(0, f"types {types}, expected {ask['types']}")
+        if any(found):
+            differences[ask["name"]] = next(filter(None, found))
+    return differences
 
 
 def judge(folder: pathlib.Path) -> None:
@@ -227,11 +244,10 @@ def judge(folder: pathlib.Path) -> None:
     for run in json.loads((folder / "runs.json").read_text()):
         output = (folder / run["output"]).read_bytes()
         try:
-            difference = differs(run, output)
+            differences |= differences_of(run, output)
         except Exception as error:
-            difference = f"it cannot be read: {type(error).__name__}: {error}: {output[:300]!r}"
-        if difference:
-            differences[run["name"]] = difference
+            told = f"it cannot be read: {type(error).__name__}: {error}: {output[:300]!r}"
+            differences |= {ask["name"]: told for ask in run["asks"]}
     print(json.dumps(differences))
 
 

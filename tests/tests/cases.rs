@@ -9,6 +9,9 @@
 //! format changes from one to the next. Python and pyarrow read the rows back. Rows come from functions where functions are
 //! asked for, unless an ask says `remote = false`, or its case has no data.
 //!
+//! A start of the program costs as much as four of its statements. Asks of one case that have rows for certain are therefore answered by one program for each
+//! target and format, one after the other. If anything is wrong with them, each is asked again by a program of its own, which then tells.
+//!
 //! `CASES=meaning cargo test --release -p gust-tests cases::` runs one file alone.
 
 use std::collections::BTreeMap;
@@ -101,7 +104,7 @@ impl Ask {
     }
 }
 
-/// One run of the program.
+/// One ask on one target in one format.
 #[derive(Clone)]
 struct Job<'a> {
     case: &'a Case,
@@ -111,33 +114,54 @@ struct Job<'a> {
     target: &'static str,
     format: String,
     limit: Option<&'a str>,
-    output: PathBuf,
 }
 
 impl Job<'_> {
+    /// Returns true if the ask is one query that has rows for certain: it changes nothing for a query after it.
+    fn is_plain_query(&self) -> bool {
+        let Ask { sql, results, error, prints, .. } = self.ask;
+        let is_one = results.as_ref().is_some_and(|results| results.len() == 1) && !sql.contains(';');
+        let is_bounded = self.limit.is_some() || self.case.processor_seconds_max.is_some();
+        is_one && error.is_none() && prints.is_empty() && !is_bounded
+    }
+
     fn name(&self) -> String {
         let limit = self.limit.map(|limit| format!(", {limit}")).unwrap_or_default();
         format!("{} on {} as {}{limit}", self.ask_name, self.target, self.format)
     }
 }
 
-/// End of a run.
+/// One start of the program, for asks of one case on one target in one format.
+struct Start<'a> {
+    jobs: Vec<Job<'a>>,
+    output: PathBuf,
+}
+
+/// A start that has ended, with an end for each of its asks.
+type Ended<'a> = (Vec<RunEnd>, Start<'a>);
+
+/// End of an ask.
 struct RunEnd {
     code: Option<i32>,
     words: String,
-    /// Fragments of the last statement that were adopted.
+    /// Fragments of the ask's last statement that were adopted.
     fragments_adopted: u64,
-    /// Build sides that functions got for joins of the last statement.
+    /// Build sides that functions got for joins of the ask's last statement.
     broadcasts: u64,
     joined_here: u64,
 }
 
-/// Run that the judge compares with its expected rows.
+/// Output that the judge compares with the expected rows of its asks.
 #[derive(Serialize)]
-struct RunToJudge<'a> {
-    name: String,
+struct OutputToJudge<'a> {
     output: &'a Path,
     format: &'a str,
+    asks: Vec<AskToJudge<'a>>,
+}
+
+#[derive(Serialize)]
+struct AskToJudge<'a> {
+    name: String,
     ordered: bool,
     results: &'a [String],
     types: Option<&'a [String]>,
@@ -163,12 +187,33 @@ async fn cases_hold_on_every_target() {
         prepare(case, &root.join(&case.file).join(case.number.to_string()), &server).await;
     }
 
-    let jobs = jobs(&cases, root);
     let started = Instant::now();
-    let ended = stream::iter(jobs).map(async |job| (run(root, &job).await, job)).buffer_unordered(AT_ONCE);
-    let ended: Vec<(RunEnd, Job<'_>)> = ended.collect().await;
-    eprintln!("{} runs in {:.1} s", ended.len(), started.elapsed().as_secs_f64());
-    let failures = judge(cache, root, &ended);
+    let (mut ended, mut differences) = ask(cache, root, starts(root, "output", jobs(&cases))).await;
+    eprintln!("{} starts in {:.1} s", ended.len(), started.elapsed().as_secs_f64());
+    let wrong = |(ends, start): &Ended<'_>| {
+        let mut jobs = ends.iter().zip(&start.jobs);
+        jobs.find_map(|(ended, job)| wrong(ended, job, &start.output).or_else(|| differences.get(&job.name()).cloned()))
+    };
+    // Asks with something wrong between them are asked alone, so that each of them is judged for itself.
+    let mut together = Vec::new();
+    for position in (0..ended.len()).rev().filter(|position| ended[*position].1.jobs.len() > 1).collect::<Vec<_>>() {
+        if let Some(wrong) = wrong(&ended[position]) {
+            together.push((ended.swap_remove(position).1.jobs, wrong));
+        }
+    }
+    let alone = together.iter().flat_map(|(jobs, _)| jobs.iter().cloned().map(|job| vec![job]));
+    let alone = alone.zip(0..).map(|(jobs, number)| Start { jobs, output: root.join(format!("alone-{number}")) });
+    let (alone, of_alone) = ask(cache, root, alone.collect()).await;
+    ended.extend(alone);
+    differences.extend(of_alone);
+    let mut failures = judge(&ended, &differences);
+    for (jobs, wrong) in together {
+        if jobs.iter().all(|job| !failures.contains_key(&job.ask_name)) {
+            let names: Vec<String> = jobs.iter().map(Job::name).collect();
+            let told = format!("each passes alone, and not one after the other: {}: {wrong}", names.join("; "));
+            failures.insert(jobs[0].ask_name.clone(), told);
+        }
+    }
 
     let known = std::fs::read_to_string(sources.join(KNOWN_FAILING)).unwrap_or_default();
     let known: Vec<&str> = known.lines().filter(|name| name.contains(&only)).collect();
@@ -213,7 +258,7 @@ async fn prepare(case: &Case, place: &Path, server: &S3Server) {
     }
 }
 
-fn jobs<'a>(cases: &'a [Case], root: &Path) -> Vec<Job<'a>> {
+fn jobs(cases: &[Case]) -> Vec<Job<'_>> {
     let mut jobs = Vec::new();
     for case in cases {
         for (number, ask) in case.ask.iter().enumerate() {
@@ -230,9 +275,8 @@ fn jobs<'a>(cases: &'a [Case], root: &Path) -> Vec<Job<'a>> {
                 };
                 for (format, limit) in formats.iter().flat_map(|format| limits.iter().map(move |limit| (format, limit)))
                 {
-                    let output = root.join(format!("output-{}", jobs.len()));
                     let (ask_name, format, limit) = (ask_name.clone(), format.clone(), *limit);
-                    jobs.push(Job { case, ask, ask_name, target, format, limit, output });
+                    jobs.push(Job { case, ask, ask_name, target, format, limit });
                 }
             }
         }
@@ -240,72 +284,115 @@ fn jobs<'a>(cases: &'a [Case], root: &Path) -> Vec<Job<'a>> {
     jobs
 }
 
-async fn run(root: &Path, job: &Job<'_>) -> RunEnd {
-    let place = root.join(&job.case.file).join(job.case.number.to_string());
-    let report = job.output.with_extension("report");
-    let sql = job.output.with_extension("sql");
-    std::fs::write(&sql, job.ask.sql.replace("{bucket}", BUCKET)).expect("written");
-    let seconds = job.case.processor_seconds_max.unwrap_or(PROCESSOR_SECONDS_MAX);
+/// Puts plain queries of one case, target and format into one start each, and every other ask into a start of its own. On each target another query is
+/// the first, which finds nothing kept and no function warm.
+fn starts<'a>(root: &Path, name: &str, jobs: Vec<Job<'a>>) -> Vec<Start<'a>> {
+    let mut shared: BTreeMap<(&str, usize, &str, String), Vec<Job<'a>>> = BTreeMap::new();
+    let mut all = Vec::new();
+    for job in jobs {
+        match job.is_plain_query() {
+            true => {
+                let key = (job.case.file.as_str(), job.case.number, job.target, job.format.clone());
+                shared.entry(key).or_default().push(job);
+            }
+            false => all.push(vec![job]),
+        }
+    }
+    all.extend(shared.into_values().map(|mut jobs| {
+        let target = TARGETS.iter().position(|target| *target == jobs[0].target).unwrap_or_default();
+        let first = target % jobs.len();
+        jobs.rotate_left(first);
+        jobs
+    }));
+    let start = |(number, jobs): (usize, Vec<Job<'a>>)| Start { jobs, output: root.join(format!("{name}-{number}")) };
+    all.into_iter().enumerate().map(start).collect()
+}
+
+/// Runs programs, and returns their ends and the differences of their rows, by the names of the jobs.
+async fn ask<'a>(cache: &Path, root: &Path, starts: Vec<Start<'a>>) -> (Vec<Ended<'a>>, BTreeMap<String, String>) {
+    let ended = stream::iter(starts).map(async |start| (run(root, &start).await, start)).buffer_unordered(AT_ONCE);
+    let ended: Vec<Ended<'a>> = ended.collect().await;
+    let questions = ended.iter().filter_map(|(ends, start)| question(ends, start)).collect::<Vec<_>>();
+    if questions.is_empty() {
+        return (ended, BTreeMap::new());
+    }
+    std::fs::write(root.join("runs.json"), serde_json::to_string(&questions).expect("plain data")).expect("written");
+    let judged = python::run(cache, "cases.py", &[Path::new("judge"), root]).expect("the rows are judged");
+    let Run::Done { stdout } = judged else { panic!("Python has gone: {judged:?}") };
+    let differences = serde_json::from_str(&stdout).expect("JSON");
+    (ended, differences)
+}
+
+/// Runs a program, and returns the end of each of its asks.
+async fn run(root: &Path, start: &Start<'_>) -> Vec<RunEnd> {
+    let Start { jobs, output } = start;
+    let Job { case, target, format, limit, .. } = &jobs[0];
+    let place = root.join(&case.file).join(case.number.to_string());
+    let (report, sql) = (output.with_extension("report"), output.with_extension("sql"));
+    // A statement may end with a comment.
+    let text = jobs.iter().map(|job| job.ask.sql.replace("{bucket}", BUCKET)).collect::<Vec<_>>().join("\n;\n");
+    std::fs::write(&sql, text).expect("written");
+    let seconds = case.processor_seconds_max.unwrap_or(PROCESSOR_SECONDS_MAX);
     let limits = format!("ulimit -v {ADDRESS_SPACE_KIB_MAX} && ulimit -t {seconds}");
     let mut command = Command::new("sh");
     command
         .args(["-c", &format!("{limits} && exec \"$@\""), "sh"])
         .arg(env!("CARGO_BIN_EXE_gust_under_test"))
-        .args(["query", "--on", job.target, "--functions", "3", "--format", &job.format])
-        .args((!job.case.setup.is_empty()).then_some(["--setup", "setup.sql"]).into_iter().flatten())
+        .args(["query", "--on", target, "--functions", "3", "--format", format])
+        .args((!case.setup.is_empty()).then_some(["--setup", "setup.sql"]).into_iter().flatten())
         .args(["--report", "json", "--report-file"])
         .arg(&report)
-        .args(job.case.catalog.then_some(["--catalog", "lake"]).into_iter().flatten())
+        .args(case.catalog.then_some(["--catalog", "lake"]).into_iter().flatten())
         .current_dir(&place)
         .env_remove("GUST_LOG")
         .env("TMPDIR", place.join("tmp"))
         .env("GUST_HISTORY__ENABLED", "false")
         .env("GUST_PROCESS__PROGRAM", env!("CARGO_BIN_EXE_bootstrap_under_test"))
-        .envs(job.limit.map(|limit| ("GUST_MEMORY_BYTES_MAX", limit)))
+        .envs(limit.map(|limit| ("GUST_MEMORY_BYTES_MAX", limit)))
         .stdin(std::fs::File::open(&sql).expect("written"))
-        .stdout(std::fs::File::create(&job.output).expect("a file"))
+        .stdout(std::fs::File::create(output).expect("a file"))
         .stderr(Stdio::piped());
     let running = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("it starts");
-    let output = tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await;
-    let Ok(output) = output else {
-        return RunEnd {
-            code: None,
-            words: "it hangs".to_owned(),
-            fragments_adopted: 0,
-            broadcasts: 0,
-            joined_here: 0,
-        };
+    let (code, words) = match tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await {
+        Err(_) => (None, "it hangs".to_owned()),
+        Ok(ended) => {
+            let ended = ended.expect("it ends");
+            let words = String::from_utf8_lossy(&ended.stderr).into_owned();
+            match ended.status.code() {
+                Some(code) => (Some(code), words),
+                None => {
+                    let killed = format!("{}, where a process may take {seconds} s of processor time", ended.status);
+                    (None, format!("{killed}: {words}"))
+                }
+            }
+        }
     };
-    let output = output.expect("it ends");
-    let report = std::fs::read_to_string(report).unwrap_or_default();
-    let report: serde_json::Value = serde_json::from_str(report.lines().last().unwrap_or("{}")).unwrap_or_default();
-    let count = |field: &str| report[field].as_u64().unwrap_or(0);
-    let killed = match output.status.code() {
-        Some(_) => String::new(),
-        None => format!("{}, where a process may take {seconds} s of processor time: ", output.status),
+    let reports = std::fs::read_to_string(report).unwrap_or_default();
+    let reports: Vec<&str> = reports.lines().collect();
+    // The last reports are those of the asks: of each of several, or of the last statement of one.
+    let of = |number: usize| (reports.len() + number).checked_sub(jobs.len()).and_then(|line| reports.get(line));
+    let end = |number| {
+        let report: serde_json::Value = serde_json::from_str(of(number).unwrap_or(&"{}")).unwrap_or_default();
+        let count = |field: &str| report[field].as_u64().unwrap_or(0);
+        RunEnd {
+            code,
+            words: words.clone(),
+            fragments_adopted: count("fragments_adopted"),
+            broadcasts: count("broadcasts"),
+            joined_here: count("joined_here"),
+        }
     };
-    RunEnd {
-        code: output.status.code(),
-        words: format!("{killed}{}", String::from_utf8_lossy(&output.stderr)),
-        fragments_adopted: count("fragments_adopted"),
-        broadcasts: count("broadcasts"),
-        joined_here: count("joined_here"),
-    }
+    (0..jobs.len()).map(end).collect()
 }
 
 /// Returns the asks that fail, by name, each with its failures.
-fn judge(cache: &Path, root: &Path, ended: &[(RunEnd, Job<'_>)]) -> BTreeMap<String, String> {
-    let questions = ended.iter().filter_map(|(ended, job)| question(ended, job)).collect::<Vec<_>>();
-    std::fs::write(root.join("runs.json"), serde_json::to_string(&questions).expect("plain data")).expect("written");
-    let judged = python::run(cache, "cases.py", &[Path::new("judge"), root]).expect("the rows are judged");
-    let Run::Done { stdout } = judged else { panic!("Python has gone: {judged:?}") };
-    let differences: BTreeMap<String, String> = serde_json::from_str(&stdout).expect("JSON");
-
+fn judge(ended: &[Ended<'_>], differences: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let jobs = || ended.iter().flat_map(|(ends, start)| ends.iter().zip(&start.jobs).map(move |both| (both, start)));
     let mut failures: BTreeMap<String, String> = BTreeMap::new();
     let mut codes: BTreeMap<(&str, Option<&str>), Vec<Option<i32>>> = BTreeMap::new();
-    for (ended, job) in ended {
+    for ((ended, job), start) in jobs() {
         codes.entry((&job.ask_name, job.limit)).or_default().push(ended.code);
-        if let Some(wrong) = wrong(ended, job).or_else(|| differences.get(&job.name()).cloned()) {
+        if let Some(wrong) = wrong(ended, job, &start.output).or_else(|| differences.get(&job.name()).cloned()) {
             let told = failures.entry(job.ask_name.clone()).or_insert_with(|| {
                 let sql: String = job.ask.sql.chars().take(200).collect();
                 format!("{}: {}\n  {sql}", job.ask_name, job.case.fault)
@@ -317,7 +404,7 @@ fn judge(cache: &Path, root: &Path, ended: &[(RunEnd, Job<'_>)]) -> BTreeMap<Str
             }
         }
     }
-    for job in ended.iter().map(|(_, job)| job).filter(|job| job.limit.is_some()) {
+    for job in jobs().map(|((_, job), _)| job).filter(|job| job.limit.is_some()) {
         let either = job.ask.results.is_some() && job.ask.error.is_some();
         let all = codes.iter().filter(|((ask, _), _)| *ask == job.ask_name).flat_map(|(_, codes)| codes);
         let rows = all.clone().filter(|code| **code == Some(0)).count();
@@ -334,21 +421,18 @@ fn judge(cache: &Path, root: &Path, ended: &[(RunEnd, Job<'_>)]) -> BTreeMap<Str
     failures
 }
 
-fn question<'a>(ended: &RunEnd, job: &'a Job<'_>) -> Option<RunToJudge<'a>> {
-    let results = job.ask.results.as_deref().filter(|_| ended.code == Some(0))?;
-
-    Some(RunToJudge {
-        name: job.name(),
-        output: &job.output,
-        format: &job.format,
-        ordered: job.ask.sql.contains("ORDER BY"),
-        results,
-        types: job.ask.types.as_deref(),
-    })
+fn question<'a>(ends: &[RunEnd], start: &'a Start<'_>) -> Option<OutputToJudge<'a>> {
+    let asks = ends.iter().zip(&start.jobs).filter_map(|(ended, job)| {
+        let results = job.ask.results.as_deref().filter(|_| ended.code == Some(0))?;
+        let (ordered, types) = (job.ask.sql.contains("ORDER BY"), job.ask.types.as_deref());
+        Some(AskToJudge { name: job.name(), ordered, results, types })
+    });
+    let asks: Vec<AskToJudge<'a>> = asks.collect();
+    (!asks.is_empty()).then(|| OutputToJudge { output: &start.output, format: &start.jobs[0].format, asks })
 }
 
-/// Returns the failure of a run, as far as its rows do not matter.
-fn wrong(ended: &RunEnd, job: &Job<'_>) -> Option<String> {
+/// Returns the failure of an ask, as far as its rows do not matter.
+fn wrong(ended: &RunEnd, job: &Job<'_>, output: &Path) -> Option<String> {
     let ask = job.ask;
     let words = &ended.words;
     if words.contains("panicked") {
@@ -357,7 +441,7 @@ fn wrong(ended: &RunEnd, job: &Job<'_>) -> Option<String> {
     match (ended.code, &ask.error) {
         (Some(0), Some(_)) if ask.results.is_none() => Some("it ended well".to_owned()),
         (Some(0), _) => {
-            let printed = String::from_utf8_lossy(&std::fs::read(&job.output).expect("readable")).into_owned();
+            let printed = String::from_utf8_lossy(&std::fs::read(output).expect("readable")).into_owned();
             let missing = ask.prints.iter().find(|part| !printed.contains(part.as_str()));
             let is_asked = ask.remote && matches!(job.target, "in-process" | "processes") && ask.results.is_some();
             match missing {
