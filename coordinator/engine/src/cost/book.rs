@@ -1,6 +1,7 @@
 //! Price books: data with a region, a date and a source. The project has some; a file of one's own overrides them.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use chrono::NaiveDate;
 use serde::Deserialize;
@@ -22,6 +23,9 @@ const BOOKS: [(&str, &str); 5] = [
     ("eu-west-1", include_str!("prices/eu-west-1.toml")),
     ("eu-central-1", include_str!("prices/eu-central-1.toml")),
 ];
+
+/// The project's books that were read, in the order of [`BOOKS`]. Each statement asks for its prices.
+static READ: [OnceLock<PriceBook>; BOOKS.len()] = [const { OnceLock::new() }; BOOKS.len()];
 
 /// Prices of one region, in US dollars.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -107,7 +111,7 @@ impl PriceBook {
 
     /// Opens the project's book of a region.
     pub fn of_region(region: &str) -> Result<Self, PriceError> {
-        let Some((_, text)) = BOOKS.iter().find(|(name, _)| *name == region) else {
+        let Some(at) = BOOKS.iter().position(|(name, _)| *name == region) else {
             let near = nearest(region, Self::regions());
             return Err(PriceError::UnknownRegion {
                 region: region.to_owned(),
@@ -115,7 +119,11 @@ impl PriceBook {
                 known: Self::regions().collect::<Vec<_>>().join(", "),
             });
         };
-        Self::parse(text, Path::new(region))
+        if let Some(book) = READ[at].get() {
+            return Ok(book.clone());
+        }
+        let book = Self::parse(BOOKS[at].1, Path::new(region))?;
+        Ok(READ[at].get_or_init(|| book).clone())
     }
 
     /// Reads a book of one's own.
