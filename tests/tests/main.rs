@@ -2,8 +2,6 @@
 
 mod aggregates;
 mod ahead;
-mod ahead_evolved;
-mod ahead_random;
 mod aligned;
 mod analyze;
 mod arrows;

@@ -13,7 +13,7 @@ use gust_tests::s3::{Operation, Request, S3Server};
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
 
-use crate::ahead::{bytes, hedged, most_reads_of_a_byte, slow};
+use super::{bytes, hedged, most_reads_of_a_byte, slow};
 use crate::deletes::Places;
 
 const FILES: i64 = 4;
