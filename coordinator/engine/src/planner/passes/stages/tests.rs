@@ -6,6 +6,7 @@ use object_store::path::Path;
 use super::*;
 use crate::model::TimeModel;
 use crate::planner::deletes::DigestBounds;
+use crate::planner::graph::RowsOrder;
 use crate::planner::passes::samples::{Sample, hole, shape};
 
 fn through(url: &str) -> Result<FunctionAccess> {
