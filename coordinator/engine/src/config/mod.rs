@@ -124,8 +124,8 @@ pub struct Config {
     /// Least bytes in memory, for `auto`, of each side of a join, of all groups, or of the rows of a window or a sort. Default 64 MiB.
     #[serde(deserialize_with = "units::bytes")]
     pub shuffle_bytes_min: u64,
-    /// Number of partitions of such rows; at most 1,024. Each function of the next stage reads some of them. None is four times as many as these functions, at
-    /// least 16 and at most 256. With a number, all functions that may be used are, however few the rows are.
+    /// Number of partitions of such rows; at most 1,024. Each function of the next stage reads some of them. None is four times the lanes of these functions, 16 to
+    /// 256, and at least 64 where functions may be many. With a number, all functions that may be used are, however few the rows are.
     #[serde(deserialize_with = "units::partitions")]
     pub shuffle_partitions: Option<u32>,
     /// Most reads of such rows from one stage to the next, for each bucket of the exchange. Beyond it some functions between the two make few objects of many. Default
