@@ -6,13 +6,23 @@
 
 use std::sync::Arc;
 
+use datafusion::catalog::Session;
 use datafusion::common::Result;
+use datafusion::logical_expr::Expr;
 use futures::future::BoxFuture;
 
 /// Future of a plan or of a table.
 pub(super) type Boxed<'a, T> = BoxFuture<'a, Result<Arc<T>>>;
 
-/// Writes `TableProvider::scan` of a table as an async function of the table and of the same arguments.
+/// Arguments of `TableProvider::scan`.
+pub(super) struct AskedScan<'a> {
+    pub(super) state: &'a dyn Session,
+    pub(super) projection: Option<&'a Vec<usize>>,
+    pub(super) filters: &'a [Expr],
+    pub(super) limit: Option<usize>,
+}
+
+/// Writes `TableProvider::scan` of a table as an async function of the table and of an [`AskedScan`].
 macro_rules! boxed_scan {
     ($table:ty, $planned:path) => {
         fn scan<'table, 'state, 'columns, 'filters, 'scan>(
@@ -31,14 +41,11 @@ macro_rules! boxed_scan {
         {
             fn boxed<'a>(
                 table: &'a $table,
-                state: &'a dyn datafusion::catalog::Session,
-                projection: Option<&'a Vec<usize>>,
-                filters: &'a [datafusion::logical_expr::Expr],
-                limit: Option<usize>,
+                asked: crate::tables::boxed::AskedScan<'a>,
             ) -> crate::tables::boxed::Boxed<'a, dyn datafusion::physical_plan::ExecutionPlan> {
-                Box::pin($planned(table, state, projection, filters, limit))
+                Box::pin($planned(table, asked))
             }
-            boxed(self, state, projection, filters, limit)
+            boxed(self, crate::tables::boxed::AskedScan { state, projection, filters, limit })
         }
     };
 }

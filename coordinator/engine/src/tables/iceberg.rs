@@ -33,7 +33,7 @@ use gust_catalog::{FilePlan, Table, Version};
 use object_store::path::Path;
 use url::Url;
 
-use super::boxed::{boxed_create, boxed_scan};
+use super::boxed::{AskedScan, boxed_create, boxed_scan};
 use super::facts::matching_of;
 use super::grants::TableGrants;
 use super::metadata_table::{Facts, MetadataTable};
@@ -157,13 +157,8 @@ impl IcebergTable {
         Ok(PlannedScan { config, reader })
     }
 
-    async fn planned(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn planned(&self, asked: AskedScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let AskedScan { state, projection, filters, limit } = asked;
         let asked = plans::asked(&self.table, projection.map(Vec::as_slice), filters);
         let plan = ScanPlans::get(state, self, &asked).await?;
         let scan = self.scan_of(&plan, &asked.columns, state).await?;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::SchemaRef;
-use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::{Constraints, Result};
 use datafusion::datasource::TableType;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::logical_expr::{CreateMemoryTable, Expr};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::boxed::boxed_scan;
+use super::boxed::{AskedScan, boxed_scan};
 
 /// Rows that become a table.
 #[derive(Debug)]
@@ -68,14 +68,8 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    async fn planned(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.rows.scan(state, projection, filters, limit).await
+    async fn planned(&self, asked: AskedScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.rows.scan(asked.state, asked.projection, asked.filters, asked.limit).await
     }
 }
 

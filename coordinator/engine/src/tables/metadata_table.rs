@@ -9,14 +9,13 @@ use arrow::array::{
     StringBuilder, StructArray, TimestampMillisecondArray, new_empty_array,
 };
 use arrow::datatypes::{Field, SchemaRef};
-use datafusion::catalog::{MemTable, Session, TableProvider};
+use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 use datafusion::datasource::TableType;
-use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use gust_catalog::{FileContent, FileInfo, PartitionColumn, PartitionFacts, Table};
 
-use super::boxed::boxed_scan;
+use super::boxed::{AskedScan, boxed_scan};
 use super::iceberg::stores_of;
 use super::schema::{arrow_type, engine_value};
 
@@ -99,13 +98,8 @@ impl MetadataTable {
         }
     }
 
-    async fn planned(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn planned(&self, asked: AskedScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let AskedScan { state, projection, filters, limit } = asked;
         let table = self.table.with_stores(stores_of(state)?.for_catalog());
         let rows = self.rows(&table).await?;
         MemTable::try_new(rows.schema(), vec![vec![rows]])?.scan(state, projection, filters, limit).await

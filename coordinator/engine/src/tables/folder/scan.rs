@@ -27,6 +27,7 @@ use super::filter::{PartitionFilter, is_decided_by};
 use super::listing::{File, ListFilter, find};
 use super::names::{FileKind, packing};
 use super::{as_read, footers, partitions};
+use crate::tables::boxed::AskedScan;
 use crate::tables::text::{Packing, TextFormat};
 
 /// Plans a scan.
@@ -34,13 +35,8 @@ use crate::tables::text::{Packing, TextFormat};
 /// # Errors
 /// The store's error, with the location. A file's error, with its name. [`FolderError`] for folders that are not as
 /// declared.
-pub(super) async fn scan(
-    table: &FolderTable,
-    state: &dyn Session,
-    projection: Option<&Vec<usize>>,
-    filters: &[Expr],
-    limit: Option<usize>,
-) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) async fn scan(table: &FolderTable, asked: AskedScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    let AskedScan { state, projection, filters, limit } = asked;
     let (of_folders, of_files): (Vec<_>, Vec<_>) =
         filters.iter().cloned().partition(|filter| is_decided_by(table.partitions(), filter));
     let store = state.runtime_env().object_store(&table.locations[0].store)?;
