@@ -16,7 +16,7 @@ use arrow::error::ArrowError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource};
 use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_plan::DisplayFormatType;
 use datafusion_datasource::morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer};
@@ -47,15 +47,6 @@ struct FileNamingSource {
 
 impl FileSource for FileNamingSource {
     forwarding_to!(source);
-
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        scan: &FileScanConfig,
-        partition: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
-        self.source.create_file_opener(store, scan, partition)
-    }
 
     fn create_morselizer(
         &self,

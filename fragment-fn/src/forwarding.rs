@@ -1,8 +1,17 @@
 //! Methods that a file source around another one leaves to it.
 
-/// Writes the methods of `FileSource` that the source in a field answers, but those that open files and `fmt_extra`.
+/// Writes the methods of `FileSource` that the source in a field answers, but those that make morsels and `fmt_extra`.
 macro_rules! forwarding_to {
     ($inner:ident) => {
+        fn create_file_opener(
+            &self,
+            store: std::sync::Arc<dyn object_store::ObjectStore>,
+            scan: &datafusion::datasource::physical_plan::FileScanConfig,
+            partition: usize,
+        ) -> datafusion::common::Result<std::sync::Arc<dyn datafusion::datasource::physical_plan::FileOpener>> {
+            self.$inner.create_file_opener(store, scan, partition)
+        }
+
         fn table_schema(&self) -> &datafusion::datasource::table_schema::TableSchema {
             self.$inner.table_schema()
         }

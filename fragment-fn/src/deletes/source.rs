@@ -14,7 +14,7 @@ use datafusion::common::{Result, internal_err, plan_err};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{
-    FileGroup, FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
 };
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_expr::projection::ProjectionExprs;
@@ -117,15 +117,6 @@ struct Deleting {
 
 impl FileSource for Deleting {
     forwarding_to!(plain);
-
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        scan: &FileScanConfig,
-        partition: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
-        self.plain.create_file_opener(store, scan, partition)
-    }
 
     fn create_morselizer(
         &self,

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use datafusion::common::Result;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::physical_plan::DisplayFormatType;
 use datafusion::physical_plan::metrics::{Count, MetricBuilder};
 use datafusion_datasource::morsel::{MorselPlan, MorselPlanner, Morselizer};
@@ -108,15 +106,6 @@ impl Opening {
 
 impl FileSource for Opening {
     forwarding_to!(parquet);
-
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        scan: &FileScanConfig,
-        partition: usize,
-    ) -> Result<Arc<dyn FileOpener>> {
-        self.parquet.create_file_opener(store, scan, partition)
-    }
 
     fn create_morselizer(
         &self,
