@@ -24,6 +24,7 @@ mod bounds;
 mod corrected;
 mod extremes;
 mod float_key;
+mod forwarding;
 mod frames;
 mod integers;
 mod merged_key;

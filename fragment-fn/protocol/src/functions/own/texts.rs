@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, ListBuilder, StringBuilder};
+use arrow::array::{ArrayRef, Int64Array};
 use datafusion::common::Result;
 use regex::Regex;
 
@@ -110,17 +110,12 @@ fn extract_all(cells: &Cells) -> Result<ArrayRef> {
         let of_group = |captures: regex::Captures<'_>| captures.get(group).map(|found| found.as_str().to_owned());
         Some(pattern.captures_iter(text).map(of_group).collect())
     })?;
-    let mut lists = ListBuilder::new(StringBuilder::new());
-    for row in all {
-        let is_there = row.is_some();
-        row.into_iter().flatten().for_each(|text| lists.values().append_option(text));
-        lists.append(is_there);
-    }
-    Ok(Arc::new(lists.finish()))
+    Ok(texts_of(all))
 }
 
 fn regexp_split(cells: &Cells) -> Result<ArrayRef> {
-    let parts = matched(cells, |text, pattern, _| Some(pattern.split(text).map(str::to_owned).collect()))?;
+    let parts: Vec<Option<Vec<String>>> =
+        matched(cells, |text, pattern, _| Some(pattern.split(text).map(str::to_owned).collect()))?;
     Ok(texts_of(parts))
 }
 

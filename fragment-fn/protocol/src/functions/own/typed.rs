@@ -12,10 +12,10 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility, lit,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
+use super::super::forwarding::named_as_stock;
 use super::super::scalar_named;
 use super::lists::{ArraysOverlap, Slice};
 use super::sequence::Sequence;
@@ -246,17 +246,7 @@ pub(super) fn is_list(of: &DataType) -> bool {
 }
 
 impl ScalarUDFImpl for Contains {
-    fn name(&self) -> &str {
-        self.stock.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.stock.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
+    named_as_stock!();
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         if arg_types.first().is_some_and(is_list) {
@@ -297,10 +287,6 @@ impl ScalarUDFImpl for Contains {
             }
         });
         Ok(ColumnarValue::Array(Arc::new(found.collect::<BooleanArray>())))
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.stock.documentation()
     }
 }
 

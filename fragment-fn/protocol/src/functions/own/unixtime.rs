@@ -6,9 +6,10 @@ use arrow::array::{AsArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, TimeUnit};
 use datafusion::common::{Result, exec_err};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::super::forwarding::named_as_stock;
 use super::typed::coerced;
 
 /// DataFusion's function for integers; the result of a fraction has milliseconds.
@@ -25,17 +26,7 @@ impl FromUnixtime {
 }
 
 impl ScalarUDFImpl for FromUnixtime {
-    fn name(&self) -> &str {
-        self.stock.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.stock.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
+    named_as_stock!();
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         match arg_types {
@@ -77,9 +68,5 @@ impl ScalarUDFImpl for FromUnixtime {
         });
         let milliseconds: TimestampMillisecondArray = milliseconds?;
         Ok(ColumnarValue::Array(Arc::new(milliseconds)))
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.stock.documentation()
     }
 }

@@ -19,9 +19,10 @@ use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::super::forwarding::named_as_stock;
 use super::typed::{call, coerced, is_list, stock};
 use crate::Advised;
 
@@ -73,17 +74,7 @@ impl Widened {
 }
 
 impl ScalarUDFImpl for Widened {
-    fn name(&self) -> &str {
-        self.stock.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.stock.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
+    named_as_stock!();
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         match self.other {
@@ -135,10 +126,6 @@ impl ScalarUDFImpl for Widened {
 
     fn evaluate_bounds(&self, inputs: &[&Interval]) -> Result<Interval> {
         self.stock.evaluate_bounds(inputs)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.stock.documentation()
     }
 }
 

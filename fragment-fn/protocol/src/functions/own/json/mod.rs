@@ -145,13 +145,7 @@ fn array_texts(cells: &Cells) -> Result<ArrayRef> {
         });
         Ok(Some(texts))
     })?;
-    let mut lists = ListBuilder::new(StringBuilder::new());
-    for row in all {
-        let is_there = row.is_some();
-        row.into_iter().flatten().for_each(|text| lists.values().append_option(text));
-        lists.append(is_there);
-    }
-    Ok(Arc::new(lists.finish()))
+    Ok(texts_of(all))
 }
 
 fn array_contains(cells: &Cells) -> Result<ArrayRef> {
@@ -188,17 +182,16 @@ fn keys(cells: &Cells) -> Result<ArrayRef> {
     Ok(texts_of(all))
 }
 
-/// Makes an array of lists of texts.
-pub(super) fn texts_of(rows: Vec<Option<Vec<String>>>) -> ArrayRef {
+/// Makes an array of lists of texts, or of texts that may be NULL.
+pub(super) fn texts_of<T: Into<Option<String>>>(rows: Vec<Option<Vec<T>>>) -> ArrayRef {
     let mut lists = ListBuilder::new(StringBuilder::new());
     for row in rows {
-        match row {
-            Some(texts) => {
-                texts.iter().for_each(|text| lists.values().append_value(text));
-                lists.append(true);
-            }
-            None => lists.append(false),
+        let is_there = row.is_some();
+        for text in row.into_iter().flatten() {
+            let text: Option<String> = text.into();
+            lists.values().append_option(text);
         }
+        lists.append(is_there);
     }
     Arc::new(lists.finish())
 }
