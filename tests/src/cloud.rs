@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gust_engine::config::{Config, S3Config, Secret};
+use gust_engine::config::{Config, S3Config};
 use gust_engine::error::QueryError;
 use gust_engine::session::Session;
 use gust_protocol::StoreAccess;
@@ -35,15 +35,7 @@ pub fn session(server: &S3Server, config: Config, bootstrap: &Path) -> Result<Se
 /// Returns `config` with the server and the function's program set.
 pub fn config(server: &S3Server, config: Config, bootstrap: &Path) -> Config {
     let mut config = config;
-    config.s3 = S3Config {
-        endpoint: Some(server.endpoint().to_owned()),
-        region: Some(REGION.to_owned()),
-        allow_http: true,
-        path_style: true,
-        access_key_id: Some(access_key(COORDINATOR)),
-        secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
-        ..S3Config::default()
-    };
+    config.s3 = S3Config { access_key_id: Some(access_key(COORDINATOR)), ..server.config() };
     config.process.program = Some(bootstrap.to_owned());
     config
 }

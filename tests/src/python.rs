@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail, ensure};
+use serde::Serialize;
 
 /// Requirements of the tests.
 pub const TESTS: &str = "requirements.txt";
@@ -51,6 +52,28 @@ pub fn scripts() -> PathBuf {
 /// When the script fails (the message ends with its stderr), and with `CI=true` where the run would be skipped.
 pub fn run<A: AsRef<OsStr>>(cache: &Path, script: &str, arguments: &[A]) -> anyhow::Result<Run> {
     run_with(cache, TESTS, script, arguments)
+}
+
+/// Has DuckDB make the Parquet files of `files`, pairs of a path and a statement, and answer `queries` in `folder`. Returns false where Python is
+/// missing, and says so on stderr.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn duckdb_answers<F: Serialize, Q: Serialize>(
+    cache: &Path,
+    folder: &Path,
+    files: &[F],
+    queries: &[Q],
+) -> anyhow::Result<bool> {
+    fs::write(folder.join("files.json"), serde_json::to_string(files)?)?;
+    fs::write(folder.join("queries.json"), serde_json::to_string(queries)?)?;
+    match run(cache, "duckdb_answers.py", &[folder])? {
+        Run::Done { .. } => Ok(true),
+        Run::Skipped { reason } => {
+            eprintln!("skipped: {reason}");
+            Ok(false)
+        }
+    }
 }
 
 /// Does the same with the packages of other requirements.

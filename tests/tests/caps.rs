@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use gust_engine::cap::OverCap;
-use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::config::{Config, Target};
 use gust_engine::money::Money;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
@@ -141,16 +141,7 @@ async fn served() -> S3Server {
 }
 
 fn local(server: &S3Server) -> Session {
-    let s3 = S3Config {
-        endpoint: Some(server.endpoint().to_owned()),
-        region: Some(REGION.to_owned()),
-        allow_http: true,
-        path_style: true,
-        access_key_id: Some(ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
-        ..S3Config::default()
-    };
-    Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session")
+    Session::new(Config { on: Target::Local, s3: server.config(), ..Config::default() }).expect("a session")
 }
 
 /// Price of requests to S3 by AWS's list, in nano-dollars.

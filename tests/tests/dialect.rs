@@ -10,7 +10,7 @@ use gust_engine::config::Target;
 use gust_engine::session::Session;
 use gust_tests::asks::cells;
 use gust_tests::compare::read_arrow_file;
-use gust_tests::python::{self, Run};
+use gust_tests::python;
 use gust_tests::query::{run, session};
 use tempfile::TempDir;
 
@@ -74,16 +74,8 @@ fn judged(lines: &[Line]) -> Option<TempDir> {
     let files: Vec<(&str, &str)> =
         block("files").into_iter().map(|line| line.split_once("  ").expect("two columns")).collect();
     let queries: Vec<&str> = lines.iter().map(|line| line.sql.as_str()).collect();
-    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
-    write("files.json", serde_json::to_string(&files).expect("text"));
-    write("queries.json", serde_json::to_string(&queries).expect("text"));
-    match python::run(cache, "duckdb_answers.py", &[folder.path()]).expect("DuckDB answers") {
-        Run::Done { .. } => Some(folder),
-        Run::Skipped { reason } => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    let is_judged = python::duckdb_answers(cache, folder.path(), &files, &queries).expect("DuckDB answers");
+    is_judged.then_some(folder)
 }
 
 /// Returns the statement with the page's relative paths replaced by absolute ones below `folder`.

@@ -12,7 +12,7 @@ use gust_engine::report::Report;
 use gust_engine::session::Session;
 use gust_tests::asks::lines;
 use gust_tests::compare::read_arrow_file;
-use gust_tests::python::{self, Run};
+use gust_tests::python;
 use gust_tests::query::{run, session};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -101,16 +101,8 @@ fn judged(data: &Data, entries: &[Entry]) -> Option<TempDir> {
     // Others might begin a transaction, or drop a table.
     let queries: Vec<&str> =
         entries.iter().map(|entry| if entry.duckdb { entry.sql.as_str() } else { "SELECT 1" }).collect();
-    let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("written");
-    write("files.json", serde_json::to_string(&files).expect("text"));
-    write("queries.json", serde_json::to_string(&queries).expect("text"));
-    match python::run(cache, "duckdb_answers.py", &[folder.path()]).expect("DuckDB answers") {
-        Run::Done { .. } => Some(folder),
-        Run::Skipped { reason } => {
-            eprintln!("skipped: {reason}");
-            None
-        }
-    }
+    let is_judged = python::duckdb_answers(cache, folder.path(), &files, &queries).expect("DuckDB answers");
+    is_judged.then_some(folder)
 }
 
 async fn open(target: Target, data: &Data, folder: &Path) -> Session {

@@ -17,7 +17,7 @@ use gust_engine::session::Session;
 use gust_tests::asks::{Reader, ask, lines};
 use gust_tests::lake::Lake;
 use gust_tests::query::run;
-use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
+use gust_tests::s3::{S3Server, SECRET_ACCESS_KEY};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -333,12 +333,8 @@ async fn a_location_in_s3_says_why_it_cannot_be_opened() {
     let session = |secret: &str, endpoint: &str| {
         let s3 = S3Config {
             endpoint: Some(endpoint.to_owned()),
-            region: Some(REGION.to_owned()),
-            allow_http: true,
-            path_style: true,
-            access_key_id: Some(ACCESS_KEY_ID.to_owned()),
             secret_access_key: Some(Secret::new(secret)),
-            ..S3Config::default()
+            ..server.config()
         };
         Session::new(Config { on: Target::Local, s3, ..Config::default() }).expect("a session")
     };

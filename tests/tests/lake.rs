@@ -7,11 +7,11 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use gust::demo::queries;
 use gust::demo::table::TpchTable;
-use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::compare::{Rule, compare};
 use gust_tests::query::{assert_remote, plain, run};
-use gust_tests::s3::{ACCESS_KEY_ID, Operation, REGION, S3Server, SECRET_ACCESS_KEY};
+use gust_tests::s3::{Operation, S3Server};
 use gust_tests::tpch;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -29,17 +29,9 @@ struct LakeOnS3 {
 impl LakeOnS3 {
     fn open() -> Self {
         let server = S3Server::start().expect("a server");
-        let s3 = S3Config {
-            endpoint: Some(server.endpoint().to_owned()),
-            region: Some(REGION.to_owned()),
-            allow_http: true,
-            path_style: true,
-            access_key_id: Some(ACCESS_KEY_ID.to_owned()),
-            secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
-            ..S3Config::default()
-        };
         let exchange = Some(server.url("exchange"));
-        let mut config = Config { on: Target::Processes, functions_max: 4, exchange, s3, ..Config::default() };
+        let mut config =
+            Config { on: Target::Processes, functions_max: 4, exchange, s3: server.config(), ..Config::default() };
         config.process.program = Some(env!("CARGO_BIN_EXE_bootstrap_under_test").into());
         let store = server.store().expect("a client");
         Self { session: Session::new(config).expect("a session"), server, store }

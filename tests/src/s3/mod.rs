@@ -30,6 +30,7 @@ use anyhow::Context;
 use axum::extract::{ConnectInfo, Request as HttpRequest};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response as HttpResponse};
+use gust_engine::config::{S3Config, Secret};
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -161,6 +162,19 @@ impl S3Server {
     /// Returns the URL of a key in the first so many buckets: an exchange that is spread over them.
     pub fn spread_url(&self, buckets: usize, key: &str) -> String {
         format!("s3://{}/{key}", BUCKETS[..buckets].join(","))
+    }
+
+    /// Returns the settings by which an engine's stores reach it.
+    pub fn config(&self) -> S3Config {
+        S3Config {
+            endpoint: Some(self.endpoint.clone()),
+            region: Some(REGION.to_owned()),
+            allow_http: true,
+            path_style: true,
+            access_key_id: Some(ACCESS_KEY_ID.to_owned()),
+            secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
+            ..S3Config::default()
+        }
     }
 
     /// Returns a client of the first bucket, as a program would make one.

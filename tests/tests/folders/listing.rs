@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use gust_engine::config::Secret;
 use gust_tests::parquet_files::{batch, file};
 use gust_tests::s3::shape::{Faults, Latency};
 use gust_tests::s3::{Operation, Shape};

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{Field, Schema};
-use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::config::{Config, Target};
 use gust_engine::session::Session;
 use gust_tests::asks::{self, Reader, ask};
 use gust_tests::query::run;
-use gust_tests::s3::{ACCESS_KEY_ID, REGION, S3Server, SECRET_ACCESS_KEY};
+use gust_tests::s3::S3Server;
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
 use parquet::arrow::ArrowWriter;
@@ -143,16 +143,7 @@ async fn upload(server: &S3Server, prefix: &str, case: &Case) {
 }
 
 fn in_s3(server: &S3Server, on: Target) -> Config {
-    let s3 = S3Config {
-        endpoint: Some(server.endpoint().to_owned()),
-        region: Some(REGION.to_owned()),
-        allow_http: true,
-        path_style: true,
-        access_key_id: Some(ACCESS_KEY_ID.to_owned()),
-        secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
-        ..S3Config::default()
-    };
-    Config { s3, ..on_disk(on) }
+    Config { s3: server.config(), ..on_disk(on) }
 }
 
 fn on_disk(on: Target) -> Config {

@@ -85,13 +85,7 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
         name: "faults",
         table,
         samples,
-        bounds: vec![Bound {
-            what: "failed seeds".to_owned(),
-            measured: failed.len() as f64,
-            aim: 0.0,
-            worst: 0.0,
-            unit: "seeds",
-        }],
+        bounds: vec![Bound::failed_seeds(failed.len())],
         validity: vec![
             ("every kind of fault fired".to_owned(), every_fault),
             ("each seed had a query of three stages".to_owned(), graphs as u64 >= seeds),
@@ -178,13 +172,7 @@ pub async fn with_processes(faults: &Faults, seeds: u64, only: Option<u64>, cach
         name: "faults",
         table,
         samples: json!({ "seeds": trials.len(), "seconds": seconds, "fired": fired, "failed": failed, "errors": errors }),
-        bounds: vec![Bound {
-            what: "failed seeds".to_owned(),
-            measured: failed as f64,
-            aim: 0.0,
-            worst: 0.0,
-            unit: "seeds",
-        }],
+        bounds: vec![Bound::failed_seeds(failed)],
         validity: vec![
             ("every kind of fault fired".to_owned(), fired.values().all(|times| *times > 0)),
             ("lost rows were made anew".to_owned(), staged > 0 && restored > 0),

@@ -253,6 +253,11 @@ struct Bound {
 }
 
 impl Bound {
+    /// Allows no failure.
+    fn failed_seeds(failed: usize) -> Self {
+        Self { what: "failed seeds".to_owned(), measured: failed as f64, aim: 0.0, worst: 0.0, unit: "seeds" }
+    }
+
     fn verdict(&self) -> &'static str {
         match self.measured {
             m if m <= self.aim => "aim met",

@@ -32,13 +32,7 @@ pub async fn measure(workload: &OddValues, range: Range<u64>, cache: &Path) -> a
         name: "odd-values",
         table,
         samples: json!({ "agreed": judged.agreed, "remote": judged.remote, "dialect": judged.dialect, "failures": judged.failures }),
-        bounds: vec![Bound {
-            what: "failed seeds".to_owned(),
-            measured: failed as f64,
-            aim: 0.0,
-            worst: 0.0,
-            unit: "seeds",
-        }],
+        bounds: vec![Bound::failed_seeds(failed)],
         validity: vec![
             (format!("at least {} seeds", workload.seeds), seeds == 1 || seeds >= workload.seeds),
             ("nine of ten agree".to_owned(), seeds == 1 || judged.agreed * 10 >= (judged.agreed + dialect) * 9),
