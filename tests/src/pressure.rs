@@ -160,6 +160,27 @@ impl Data {
         Ok(Plenty { rows, need_bytes })
     }
 
+    /// Runs each query with plenty of memory, and with two parts of its need. The settings are those of its place in the list.
+    ///
+    /// # Panics
+    /// With all runs that have other rows, or an error that is not about memory.
+    pub async fn tally(&self, settings: impl Fn(usize) -> RunSettings) -> Tally {
+        let (mut tally, mut wrong) = (Tally::default(), Vec::new());
+        for (index, query) in queries().iter().enumerate() {
+            let run_settings = settings(index);
+            let plenty = self.plenty(query, run_settings).await;
+            let plenty = plenty.unwrap_or_else(|error| panic!("{}: {error}", query.name));
+            for part in [PARTS[index % 2], PARTS[2 + index % 2]] {
+                match self.under(query, RunSettings { part, ..run_settings }, &plenty).await {
+                    Ok(outcome) => tally.add(outcome),
+                    Err(why) => wrong.push(why),
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        tally
+    }
+
     /// Runs a query with a part of its need.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ use gust_engine::money::Money;
 use gust_engine::report::Report;
 use gust_engine::session::{ClaimedMemory, MemoryGate, Recorder, Session};
 use gust_tests::chaos::script;
-use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
+use gust_tests::pressure::{Data, MemoryOutcome, RunSettings, Short};
 use gust_tests::query::{self, plain, run, run_with_events};
 use tempfile::TempDir;
 
@@ -37,19 +37,7 @@ fn run_settings(index: usize) -> RunSettings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_rows_or_a_typed_error_at_every_limit() {
-    let data = Data::make().await;
-    let (mut tally, mut wrong) = (Tally::default(), Vec::new());
-    for (index, query) in queries().iter().enumerate() {
-        let run_settings = run_settings(index);
-        let plenty = data.plenty(query, run_settings).await.unwrap_or_else(|error| panic!("{}: {error}", query.name));
-        for part in [PARTS[index % 2], PARTS[2 + index % 2]] {
-            match data.under(query, RunSettings { part, ..run_settings }, &plenty).await {
-                Ok(outcome) => tally.add(outcome),
-                Err(why) => wrong.push(why),
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let tally = Data::make().await.tally(run_settings).await;
     // The limits were felt, and many runs still ended well.
     assert!(tally.count(MemoryOutcome::Spilled) >= 20, "{tally}");
     assert!(tally.count(MemoryOutcome::PlannedAgain) >= 1, "{tally}");

@@ -9,7 +9,7 @@ use gust_engine::error::{ErrorKind, QueryError};
 use gust_engine::report::Report;
 use gust_engine::session::{Engine, EngineOptions, SessionOptions};
 use gust_tests::compare::{Rule, compare};
-use gust_tests::pressure::{Data, MemoryOutcome, PARTS, RunSettings, Short, Tally, queries};
+use gust_tests::pressure::{Data, MemoryOutcome, RunSettings, Short};
 use gust_tests::query::{plain, run};
 use gust_tests::rollup::{PLACES, Rollup, RollupPlace};
 use gust_tests::sized::SizedFunctions;
@@ -20,20 +20,11 @@ use crate::shuffles::{Lake, config};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_rows_or_a_typed_error_in_functions() {
-    let data = Data::make().await;
-    let (mut tally, mut wrong) = (Tally::default(), Vec::new());
-    for (index, query) in queries().iter().enumerate() {
+    let settings = |index: usize| {
         let short = Short::Functions { copies: index % 3 == 2 };
-        let run_settings = RunSettings { short, partitions: [2, 3, 8][index % 3], part: 1, views: index % 4 < 2 };
-        let plenty = data.plenty(query, run_settings).await.unwrap_or_else(|error| panic!("{}: {error}", query.name));
-        for part in [PARTS[index % 2], PARTS[2 + index % 2]] {
-            match data.under(query, RunSettings { part, ..run_settings }, &plenty).await {
-                Ok(outcome) => tally.add(outcome),
-                Err(why) => wrong.push(why),
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {tally} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        RunSettings { short, partitions: [2, 3, 8][index % 3], part: 1, views: index % 4 < 2 }
+    };
+    let tally = Data::make().await.tally(settings).await;
     // The limits were felt, and many runs still ended well.
     assert!(tally.count(MemoryOutcome::Spilled) >= 10, "{tally}");
     // No join ends sorted here: a partition is one chunk of each producer, and a sort has to hold such chunks of both sides.
