@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
-use datafusion::common::runtime::SpawnedTask;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, join, join_all};
 use object_store::{Error, Result};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::budget::{Grant, Part};
@@ -24,6 +24,12 @@ use crate::scan::OpenFile;
 
 /// Body of a piece. The last clone that is dropped aborts its request.
 type Body = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
+
+/// Starts a read that is dropped with its handle. It is no task of a statement's that computes ([`datafusion::common::runtime::SpawnedTask`]), and waits for none: the
+/// time of a read is the store's.
+fn spawned<T: Send + 'static>(reading: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(reading))
+}
 
 /// GET that was sent ahead.
 pub(super) struct Piece {
@@ -95,7 +101,7 @@ impl ScanAhead {
             read.map_err(Arc::new)
         };
         // The task runs though nobody waits for it.
-        let task = SpawnedTask::spawn(reading.instrument(self.query.span.clone()));
+        let task = spawned(reading.instrument(self.query.span.clone()));
         let body = async move {
             task.await
                 .unwrap_or_else(|error| Err(Arc::new(Error::Generic { store: "read-ahead", source: Box::new(error) })))
@@ -160,7 +166,7 @@ impl ScanAhead {
             drop(state);
             return true;
         }
-        state.reading_footers.insert(number, SpawnedTask::spawn(reading.instrument(self.query.span.clone())));
+        state.reading_footers.insert(number, spawned(reading.instrument(self.query.span.clone())));
         state.ahead.insert(number, FileAhead { _file: file, hold: Some(hold), _share: Some(share) });
         true
     }

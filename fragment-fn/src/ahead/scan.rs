@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{ParquetAccessPlan, ParquetRowSelection};
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::file::metadata::ParquetMetaData;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::QueryState;
 use super::budget::Part;
@@ -82,7 +82,7 @@ pub(super) struct ScanState {
     pub(super) units: Units,
     pub(super) pieces: HashMap<PieceId, Piece>,
     /// Footers under way.
-    pub(super) reading_footers: BTreeMap<u32, SpawnedTask<()>>,
+    pub(super) reading_footers: BTreeMap<u32, AbortOnDropHandle<()>>,
     /// Files whose footers were read ahead, until a reader opens them.
     pub(super) ahead: BTreeMap<u32, FileAhead>,
     /// Files that somebody holds.
@@ -114,7 +114,7 @@ pub(super) struct Dropped {
     pub(super) files: Vec<FileAhead>,
     /// Memory of parts that stay.
     pub(super) holds: Vec<Hold>,
-    pub(super) _footers: Vec<SpawnedTask<()>>,
+    pub(super) _footers: Vec<AbortOnDropHandle<()>>,
     pub(super) _place: Option<Part>,
 }
 

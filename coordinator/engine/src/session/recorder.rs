@@ -202,7 +202,7 @@ impl Recorder {
         let (events, stores, purse) = (new.events.clone(), new.stores().clone(), new.purse.clone());
         let shows_text = history.statement == StatementKept::Text;
         let listed = self.session.engine.running.list(meta.clone(), shows_text, events.clone());
-        *self.computing.lock().expect("no holder panics") = new.computing.clone();
+        *self.computing.lock().expect("no holder panics") = new.computing.tasks.clone();
         *self.open() = Some(OpenRecord { meta, events, stores, purse, work, _listed: listed });
         new
     }

@@ -20,7 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use fragment_fn::ahead::AheadAccount;
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::Session;
@@ -42,6 +42,7 @@ use crate::sql::Names;
 use crate::tables::folder::Listings;
 use crate::tables::iceberg::ScanPlans;
 use analyze::Analyzing;
+use computing::Computing;
 use kept::gathered;
 use replan::Replan;
 pub(super) use start::NewStatement;
@@ -115,7 +116,7 @@ pub struct RunningStatement {
     /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
-    computing: TaskTracker,
+    computing: Computing,
     /// Gate where it waits for memory once it is planned, and once it is planned for another place.
     gate: Option<Arc<dyn MemoryGate>>,
     /// Memory that its plan has claimed there.

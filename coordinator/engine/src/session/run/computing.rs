@@ -5,31 +5,44 @@
 
 use std::any::Any;
 
+use cpu_time::ThreadTime;
 use datafusion::common::runtime::{JoinSetTracer, set_join_set_tracer};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
-use super::turns::Share;
+use super::turns::{Share, Turns};
 
 tokio::task_local! {
     /// Statement for which this task computes.
     static COMPUTING: Computing;
 }
 
-/// Tasks of a statement, and its turns at the cores.
+/// Tasks of a statement, and its turns at the cores. Clones are of the same statement.
 #[derive(Debug, Clone)]
-pub(super) struct Computing {
-    pub(super) tasks: TaskTracker,
+pub(in crate::session) struct Computing {
+    pub(in crate::session) tasks: TaskTracker,
     /// None where it computes by itself.
-    pub(super) share: Option<Share>,
+    share: Option<Share>,
 }
 
 impl Computing {
+    pub(super) fn new(turns: Option<&Turns>) -> Self {
+        Self { tasks: TaskTracker::new(), share: turns.map(Turns::share) }
+    }
+
     /// Makes a task count, and take its turns.
-    pub(super) fn of<T: 'static>(&self, task: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+    fn of<T: 'static>(&self, task: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
         match &self.share {
             Some(share) => self.tasks.track_future(share.turns_of(task)).boxed(),
+            None => self.tasks.track_future(task).boxed(),
+        }
+    }
+
+    /// Makes planning count, which gives way to nobody.
+    pub(super) fn planning<T: 'static>(&self, task: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+        match &self.share {
+            Some(share) => self.tasks.track_future(share.planning(task)).boxed(),
             None => self.tasks.track_future(task).boxed(),
         }
     }
@@ -53,8 +66,12 @@ impl JoinSetTracer for Counting {
             Ok(computing) => {
                 let token = computing.tasks.token();
                 Box::new(move || {
-                    let _until_its_end = token;
-                    COMPUTING.sync_scope(computing, work)
+                    let (_until_its_end, since, share) = (token, ThreadTime::now(), computing.share.clone());
+                    let made = COMPUTING.sync_scope(computing, work);
+                    if let Some(share) = share {
+                        share.spend(since.elapsed());
+                    }
+                    made
                 })
             }
             Err(_) => work,

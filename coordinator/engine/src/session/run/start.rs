@@ -10,13 +10,11 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan, ResetVariable, Stateme
 use datafusion::prelude::SessionConfig;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::analyze::Analyzing;
 use super::computing::Computing;
-use super::turns::Turns;
 use super::{MemoryGate, RunningStatement, stream};
 use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
@@ -49,7 +47,7 @@ pub(in crate::session) struct NewStatement {
     /// Gate where it waits for memory once it is planned.
     pub gate: Option<Arc<dyn MemoryGate>>,
     /// Tasks that plan it and compute for it.
-    pub computing: TaskTracker,
+    pub computing: Computing,
 }
 
 impl NewStatement {
@@ -78,8 +76,7 @@ impl NewStatement {
                 started.unwrap_or_else(|panic| Err(stream::panicked(&*panic)))
             };
             // Planning cannot be stopped. It counts until it has really ended.
-            let computing = Computing { tasks: computing, share: workers.turns().map(Turns::share) };
-            let starting = workers.run(computing.of(Box::pin(starting.instrument(span))));
+            let starting = workers.run(computing.planning(Box::pin(starting.instrument(span))));
             let starting = Box::pin(tokio::time::timeout_at(deadline.into(), starting));
             tokio::select! {
                 biased;
@@ -112,7 +109,7 @@ impl Session {
             None => span.in_scope(EventLog::start),
         };
         let purse = self.budgets.as_ref().map(|budgets| Arc::new(budgets.purse()));
-        let computing = TaskTracker::new();
+        let computing = Computing::new(self.engine.workers.turns());
         NewStatement { id, events, query, session: self.clone(), purse, work, gate: None, computing }
     }
 

@@ -11,12 +11,10 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use fragment_fn::ahead::{AheadAccount, ReadAhead, attach};
 use fragment_fn::panic_message;
 use futures::{FutureExt, StreamExt};
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::computing::{Computing, counted};
 use super::interrupt::Dropped;
-use super::turns::Turns;
 use crate::error::QueryError;
 use crate::memory::QueryPool;
 use crate::model::ahead_bounds_here;
@@ -32,13 +30,13 @@ pub(super) struct Started {
 }
 
 /// Starts a plan in a task of its own. An operator that computes for minutes without a pause then holds up no time-out.
-/// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead. `tasks` has those that compute.
+/// `account` is told for how long readers wait, and what becomes of the bytes that are read ahead. `computing` has the tasks that compute.
 pub(super) fn start(
     engine: &Engine,
     plan: Arc<dyn ExecutionPlan>,
     context: TaskContext,
     account: &Arc<AheadAccount>,
-    tasks: &TaskTracker,
+    computing: &Computing,
 ) -> Result<Started, QueryError> {
     let mut rows = RecordBatchReceiverStream::builder(plan.schema(), 2);
     let sender = rows.tx();
@@ -54,9 +52,8 @@ pub(super) fn start(
     if let Some(ahead) = &ahead {
         ahead.start();
     }
-    let computing = Computing { tasks: tasks.clone(), share: engine.workers.turns().map(Turns::share) };
-    let mut stream = counted(&computing, || execute_stream(Arc::clone(&plan), Arc::new(context)))
-        .map_err(QueryError::from_engine)?;
+    let mut stream =
+        counted(computing, || execute_stream(Arc::clone(&plan), Arc::new(context))).map_err(QueryError::from_engine)?;
     let running = async move {
         // It ends with the rows, also where they are not read to their end, and is dropped before the stream.
         let reading = ahead;
@@ -76,7 +73,7 @@ pub(super) fn start(
         }
         Ok(())
     };
-    counted(&computing, || rows.spawn(running.in_current_span()));
+    counted(computing, || rows.spawn(running.in_current_span()));
     Ok(Started { rows: dropped.set_with(rows.build()), plan })
 }
 

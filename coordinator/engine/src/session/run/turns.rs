@@ -3,6 +3,8 @@
 //! The system divides the cores evenly among all threads that compute. A statement that needs ten milliseconds would take many times as long beside four
 //! that need seconds. So a task of a statement that has computed long waits until a core is left for it, and then computes a few batches at a time. Others never wait.
 //!
+//! tokio grants each poll 128 steps, and a step is a batch. A long one gets eight. A reader of bytes ahead is no task of these: it would time its own wait as the store's.
+//!
 //! ```text
 //!  short ──────────────────────────► polled
 //!  long  ─► a core is left? ─► yes ─► polled, a few batches
@@ -14,8 +16,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use cpu_time::ThreadTime;
 use tokio::task::coop;
 use tokio::time::{Sleep, sleep};
 
@@ -23,7 +26,7 @@ use tokio::time::{Sleep, sleep};
 const SHORT: Duration = Duration::from_millis(50);
 
 /// Longest wait for a core. An operator that computes for minutes without a pause holds up nobody for longer.
-const WAIT_MAX: Duration = Duration::from_millis(50);
+const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Steps that tokio grants a task until it has to make room, and those that a long statement takes of them. A step is a batch of a scan or of a channel.
 const STEPS: usize = 128;
@@ -108,16 +111,19 @@ impl Cores {
         self.handed.remove(&ticket)
     }
 
-    /// Gives a core back, to the first in the line.
-    fn end(&mut self) {
+    /// Gives a core back, to the first in the line. Returns true if there is one.
+    fn end(&mut self) -> bool {
         self.computing -= 1;
+        let mut has_next = false;
         while self.computing < self.cores
             && let Some((ticket, waker)) = self.waiting.pop_front()
         {
             self.computing += 1;
             self.handed.insert(ticket);
             waker.wake();
+            has_next = true;
         }
+        has_next
     }
 }
 
@@ -125,7 +131,7 @@ impl Cores {
 #[derive(Debug, Clone)]
 pub(super) struct Share {
     turns: Turns,
-    /// Nanoseconds for which its tasks have computed.
+    /// Nanoseconds of processor time that its tasks have taken.
     spent: Arc<AtomicU64>,
 }
 
@@ -134,9 +140,19 @@ impl Share {
         u128::from(self.spent.load(Ordering::Relaxed)) > SHORT.as_nanos()
     }
 
+    /// Counts time that the statement has computed elsewhere.
+    pub(super) fn spend(&self, time: Duration) {
+        self.spent.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     /// Makes a task of the statement take its turns.
     pub(super) fn turns_of<F: Future + Unpin>(&self, task: F) -> InTurn<F> {
-        InTurn { task, share: self.clone(), ticket: None, patience: None }
+        InTurn { task, share: self.clone(), waits: true, ticket: None, patience: None }
+    }
+
+    /// Makes a task count that waits for nobody. Planning holds what other statements wait for: listings, metadata.
+    pub(super) fn planning<F: Future + Unpin>(&self, task: F) -> InTurn<F> {
+        InTurn { task, share: self.clone(), waits: false, ticket: None, patience: None }
     }
 }
 
@@ -144,6 +160,8 @@ impl Share {
 pub(super) struct InTurn<F> {
     task: F,
     share: Share,
+    /// True if it gives way.
+    waits: bool,
     /// Place in the line.
     ticket: Option<u64>,
     /// End of the wait.
@@ -167,17 +185,26 @@ impl<F: Future + Unpin> Future for InTurn<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
-        let is_long = this.share.is_long();
+        let is_long = this.waits && this.share.is_long();
         if is_long {
             ready!(this.poll_turn(context));
         } else {
             this.share.turns.insist(None);
         }
-        let _until_its_end = Computing { share: &this.share, since: Instant::now() };
+        let computing = Computing { share: &this.share, since: ThreadTime::now(), is_over: false };
         if is_long {
-            shorten(context);
+            take_steps(context, STEPS - STEPS_OF_LONG);
         }
-        Pin::new(&mut this.task).poll(context)
+        let polled = Pin::new(&mut this.task).poll(context);
+        // A task without steps is woken by tokio when this thread has time, which may be in minutes. Any thread may go on with it.
+        if is_long && polled.is_pending() && !coop::has_budget_remaining() {
+            context.waker().wake_by_ref();
+        }
+        if computing.end() {
+            // tokio polls the next one with the steps that are left here, unless there are none.
+            take_steps(context, STEPS);
+        }
+        polled
     }
 }
 
@@ -192,23 +219,39 @@ impl<F> Drop for InTurn<F> {
 /// A task that computes. It gives its core back when it waits, ends or panics.
 struct Computing<'a> {
     share: &'a Share,
-    since: Instant,
+    since: ThreadTime,
+    is_over: bool,
+}
+
+impl Computing<'_> {
+    /// Returns true if another task has the core now.
+    fn end(mut self) -> bool {
+        self.is_over = true;
+        self.give_back()
+    }
+
+    fn give_back(&self) -> bool {
+        self.share.spend(self.since.elapsed());
+        self.share.turns.lock().end()
+    }
 }
 
 impl Drop for Computing<'_> {
     fn drop(&mut self) {
-        let spent = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.share.spent.fetch_add(spent, Ordering::Relaxed);
-        self.share.turns.lock().end();
+        if !self.is_over {
+            self.give_back();
+        }
     }
 }
 
-/// Leaves a task few of the steps that tokio grants it. Else it would compute 128 batches before it makes room.
-fn shorten(context: &mut Context<'_>) {
-    for _ in STEPS_OF_LONG..STEPS {
-        match coop::poll_proceed(context) {
-            Poll::Ready(step) => step.made_progress(),
-            Poll::Pending => return,
+/// Takes so many of the steps that tokio grants a task until it has to make room.
+fn take_steps(context: &mut Context<'_>, steps: usize) {
+    for _ in 0..steps {
+        if !coop::has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(step) = coop::poll_proceed(context) {
+            step.made_progress();
         }
     }
 }
@@ -279,32 +322,67 @@ mod tests {
     async fn a_statement_is_long_once_it_has_computed_long() {
         let share = Turns::new(2).share();
         for (milliseconds, is_long) in [(1, false), (60, true)] {
-            let work = async move { std::thread::sleep(Duration::from_millis(milliseconds)) };
+            let work = async move {
+                let since = ThreadTime::now();
+                while since.elapsed() < Duration::from_millis(milliseconds) {
+                    std::hint::spin_loop();
+                }
+            };
             share.turns_of(Box::pin(work)).await;
             assert_eq!(share.is_long(), is_long);
         }
     }
 
-    #[tokio::test]
+    /// Returns work that takes steps until it has as many, and notes those of each poll.
+    fn steps(taken: &Arc<Mutex<Vec<usize>>>, most: usize) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let taken = Arc::clone(taken);
+        let work = move |context: &mut Context<'_>| {
+            let mut taken = taken.lock().expect("no holder panics");
+            taken.push(0);
+            while taken.iter().sum::<usize>() < most {
+                ready!(coop::poll_proceed(context)).made_progress();
+                *taken.last_mut().expect("pushed") += 1;
+            }
+            Poll::Ready(())
+        };
+        Box::pin(std::future::poll_fn(work))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_long_statement_makes_room_after_a_few_steps() {
-        for (turns_of, steps) in [(long(&Turns::new(1)), STEPS_OF_LONG), (Turns::new(1).share(), STEPS)] {
-            let mut taken = 0;
-            let work = std::future::poll_fn(|context| {
-                loop {
-                    let step = ready!(coop::poll_proceed(context));
-                    step.made_progress();
-                    taken += 1;
-                }
-            });
-            let mut task = turns_of.turns_of(Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>);
-            tokio::task::yield_now().await;
-            std::future::poll_fn(|context| {
-                assert!(task.poll_unpin(context).is_pending());
-                Poll::Ready(())
-            })
-            .await;
-            drop(task);
-            assert_eq!(taken, steps);
+        let most = 2 * STEPS;
+        for (share, expect) in [
+            (long(&Turns::new(1)), vec![STEPS_OF_LONG; most / STEPS_OF_LONG]),
+            (Turns::new(1).share(), vec![STEPS; most / STEPS]),
+        ] {
+            let taken = Arc::default();
+            tokio::spawn(share.turns_of(steps(&taken, most))).await.expect("no panic");
+            let mut taken = taken.lock().expect("no holder panics").clone();
+            // The last poll may find that nothing is left.
+            taken.retain(|steps| *steps > 0);
+            assert_eq!(taken, expect);
         }
+    }
+
+    /// tokio polls a task that this one wakes with the steps that are left here.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_gets_a_core_has_all_its_steps() {
+        let turns = Turns::new(1);
+        turns.insist(None);
+        let taken = Arc::default();
+        let waiting = tokio::spawn(long(&turns).turns_of(steps(&taken, STEPS_OF_LONG)));
+        while turns.lock().waiting.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let of_short = Arc::default();
+        let (mut short, freed) = (steps(&of_short, 2 * STEPS_OF_LONG), turns.clone());
+        let short = std::future::poll_fn(move |context| {
+            freed.lock().computing -= 1;
+            short.poll_unpin(context)
+        });
+        tokio::spawn(turns.share().turns_of(Box::pin(short))).await.expect("no panic");
+        waiting.await.expect("no panic");
+        assert_eq!(*taken.lock().expect("no holder panics"), [STEPS_OF_LONG]);
+        assert_eq!(turns.lock().computing, 0);
     }
 }
