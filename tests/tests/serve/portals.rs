@@ -35,7 +35,7 @@ fn ask(socket: &mut TcpStream, sql: &str) {
 /// Each of four queries is sure of 4.5 of 36 MiB: two of the joins do not fit into the other half.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_portal_is_refused_the_memory_that_the_first_one_keeps() {
-    let place = place("memory_bytes_max = '36MiB'\n[server]\n").await;
+    let place = place("memory_bytes_max = '36MiB'\n[server]\nqueries_max = 4\n").await;
     let server = start(&place);
     let mut client = connect(&server);
     ask(&mut client, PAIRS);

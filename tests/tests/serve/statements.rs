@@ -81,7 +81,7 @@ async fn rows_are_fetched_as_a_whole_or_in_pages() {
 /// Each of four queries is sure of 4.5 of 36 MiB. A cross join holds 15.3 MiB until its last row is read: two do not fit into the other half.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_waits_for_the_memory_of_its_joins() {
-    let place = Place::new("on = 'local'\nmemory_bytes_max = '36MiB'\n[server]\nreach = ['data']\n");
+    let place = Place::new("on = 'local'\nmemory_bytes_max = '36MiB'\n[server]\nqueries_max = 4\nreach = ['data']\n");
     place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 2000000)").await;
     std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'data/'")
         .expect("written");
