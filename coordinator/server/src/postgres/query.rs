@@ -1,6 +1,7 @@
 //! A statement on its way: a task runs it, and its batches wait here for the client.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -22,6 +23,9 @@ use crate::tokens::Principal;
 
 /// Batches between the query and the client. A client that reads slowly holds the query up.
 const BATCHES_QUEUED_MAX: usize = 2;
+
+/// Time between two looks for those who wait for memory.
+const MEMORY_LOOK: Duration = Duration::from_millis(50);
 
 /// SQLSTATE code of PostgreSQL for a server that takes no more queries.
 const TOO_MANY: &str = "53300";
@@ -85,19 +89,19 @@ impl Right {
         state.has_ended || state.permit.is_some()
     }
 
-    /// Waits for the right to run, if it was given up. Where both sides wait, one takes it for both. A client's side does not wait beside
-    /// claims of its connection: who has the places may wait for these.
+    /// Waits for the right to run, if it was given up. Where both sides wait, one takes it for both. A client's side does not wait for a place
+    /// while somebody waits for memory beside claims of its connection: who has the places may wait for these.
     async fn take_again(&self, door: &Door, principal: &Principal, beside: Option<&Claims>) -> Result<(), QueryError> {
         while !self.change(|_| {}) {
-            let kept = async {
+            let is_wanted = async {
                 match beside {
-                    Some(claims) => claims.some().await,
+                    Some(claims) => memory_is_wanted(door, claims).await,
                     None => std::future::pending().await,
                 }
             };
             let permit = tokio::select! {
                 biased;
-                () = kept => door.admission.overrun(principal.user.as_deref().unwrap_or_default()),
+                () = is_wanted => door.admission.overrun(principal.user.as_deref().unwrap_or_default()),
                 permit = turn(door, principal, None) => permit?,
                 () = self.taken.notified() => continue,
             };
@@ -106,6 +110,17 @@ impl Right {
             return Ok(());
         }
         Ok(())
+    }
+}
+
+/// Waits until somebody waits for memory, while a connection has claimed some.
+async fn memory_is_wanted(door: &Door, claims: &Claims) {
+    loop {
+        claims.some().await;
+        if door.memory.counts().1 > 0 {
+            return;
+        }
+        tokio::time::sleep(MEMORY_LOOK).await;
     }
 }
 
@@ -155,7 +170,7 @@ impl Query {
         self.right.change(|state| state.is_suspended = true);
     }
 
-    /// Takes the right to run again, if it was given up. It waits for it unless its connection keeps memory.
+    /// Takes the right to run again, if it was given up. It waits for it, unless others wait for memory that its connection keeps.
     ///
     /// # Errors
     /// Too many statements wait already.
@@ -255,19 +270,49 @@ impl Sink for Batches {
 #[cfg(test)]
 mod tests {
     use gust_engine::config::{Config, Target};
+    use gust_engine::session::MemoryGate;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::door::Purpose;
+    use crate::memory::Gate;
+
+    async fn door(queries_max: u32) -> Door {
+        let mut config = Config { on: Target::Local, ..Config::default() };
+        config.history.enabled = false;
+        config.server.queries_max = queries_max;
+        Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door")
+    }
+
+    fn user(name: &str) -> Principal {
+        Principal { user: Some(name.to_owned()), ..Principal::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_portal_passes_by_the_places_only_while_memory_is_wanted() {
+        let (door, ada, claims) = (door(1).await, user("ada"), Claims::default());
+        let gate = Gate::of(&door.memory, "ada", Some(claims.claimant())).0;
+        let kept = gate.claim(u64::MAX).await.expect("nobody else wants some");
+        let place = door.admission.take("bob").expect("the only one");
+        let state = State { permit: None, is_suspended: false, is_held_up: true, has_ended: false };
+        let right = Right { state: Mutex::new(state), taken: Notify::new() };
+        let mut again = Box::pin(right.take_again(&door, &ada, Some(&claims)));
+        let early = tokio::time::timeout(MEMORY_LOOK * 4, again.as_mut()).await;
+        assert!(early.is_err(), "nobody waits for its memory");
+        assert_eq!(door.admission.counts(), (1, 1), "it waits in turn");
+        let wanted = door.memory.queue("bob").expect("room");
+        again.await.expect("it goes on");
+        assert_eq!(door.admission.counts(), (2, 0));
+        drop((wanted, kept, place, right));
+        assert_eq!(door.admission.counts(), (0, 0));
+        door.close().await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_user_leaves_a_turn_to_plan_for_others() {
-        let mut config = Config { on: Target::Local, ..Config::default() };
-        config.history.enabled = false;
-        let door = Door::open(config, None, None, None, &[], Purpose::Serve).await.expect("a door");
+        let door = door(8).await;
         let token = CancellationToken::new;
         let watch = Watch { cancelled: token(), gone: token(), stopping: token(), timeout: None };
-        let user = |name: &str| Principal { user: Some(name.to_owned()), ..Principal::default() };
         let (ada, bob) = (user("ada"), user("bob"));
         let endless = || in_turn(&door, &ada, &watch, std::future::pending::<Result<(), QueryError>>());
         let mut hers: Vec<_> = (0..1_000).map(|_| Box::pin(endless())).collect();
