@@ -62,6 +62,9 @@ const RESULTS_SHARE: usize = 4;
 const PLANNING_MIN: usize = 8;
 const PLANNING_QUEUED_MAX: usize = 2_000;
 
+/// Longest time of a statement that is described, and of names that are listed, once its turn has come.
+pub(crate) const PLANNING_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// Longest time in which a client reads nothing, before its answer is cut.
 pub(crate) const STALLED_MAX: Duration = Duration::from_secs(5 * 60);
 

@@ -46,9 +46,25 @@ impl Session {
         statement: Statement,
         declared: &'a [Option<DataType>],
     ) -> BoxFuture<'a, Result<Described, QueryError>> {
+        self.describe_holding(statement, declared, Box::new(()))
+    }
+
+    /// Does the same, and drops a value once no thread plans any more: planning cannot be stopped, also where nobody waits for it.
+    ///
+    /// # Errors
+    /// The error of a statement that cannot be planned.
+    pub fn describe_holding<'a>(
+        &'a self,
+        statement: Statement,
+        declared: &'a [Option<DataType>],
+        held: Box<dyn Send>,
+    ) -> BoxFuture<'a, Result<Described, QueryError>> {
         Box::pin(async move {
             let (session, declared) = (self.for_query(), declared.to_vec());
-            let describing = async move { session.described(statement, &declared).await };
+            let describing = async move {
+                let _until_its_end = held;
+                session.described(statement, &declared).await
+            };
             let timeout = self.timeout();
             let described = tokio::time::timeout(timeout, self.engine.workers.describe(describing)).await;
             described.unwrap_or_else(|_| Err(QueryError::timed_out(timeout)))
@@ -136,8 +152,45 @@ pub(super) fn bound(plan: LogicalPlan, values: Vec<ScalarValue>) -> Result<Logic
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+    use std::time::Duration;
+
+    use datafusion::common::DataFusionError;
+    use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+    use futures::FutureExt;
+
     use super::*;
     use crate::config::{Config, Target};
+
+    #[tokio::test]
+    async fn a_description_that_nobody_waits_for_holds_its_turn_while_it_is_planned() {
+        let session = Session::new(Config { on: Target::Local, ..Config::default() }).expect("a session");
+        let (started, starts) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let goes_on = Mutex::new(goes_on);
+        // The optimizer computes it, as its argument is constant.
+        let slow = move |values: &[ColumnarValue]| {
+            started.send(()).expect("it is waited for");
+            goes_on.lock().expect("no panic").recv().expect_err("nothing is sent");
+            Ok::<_, DataFusionError>(values[0].clone())
+        };
+        let types = (vec![DataType::Int64], DataType::Int64);
+        session.context.register_udf(create_udf("slow", types.0, types.1, Volatility::Immutable, Arc::new(slow)));
+        let (statement, turn) = (session.parse("SELECT slow(1) AS a").expect("SQL").remove(0), Arc::new(()));
+        let mut describing = session.describe_holding(statement, &[], Box::new(Arc::clone(&turn)));
+        assert!(describing.as_mut().now_or_never().is_none(), "it is planned elsewhere");
+        starts.recv_timeout(Duration::from_secs(20)).expect("it is planned");
+        drop(describing);
+        assert_eq!(Arc::strong_count(&turn), 2, "it is planned still");
+        drop(go_on);
+        let ended = async {
+            while Arc::strong_count(&turn) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it has ended");
+        session.close().await;
+    }
 
     #[tokio::test]
     async fn a_statement_is_described_and_runs_with_its_values() {

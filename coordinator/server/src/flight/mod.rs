@@ -13,7 +13,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
@@ -45,7 +44,8 @@ mod sessions;
 mod status;
 mod wishes;
 
-use crate::door::{Door, SessionWishes};
+use crate::admission::Permit;
+use crate::door::{Door, PLANNING_TIME_MAX, SessionWishes};
 use crate::otlp::trace_parent;
 use crate::run::{Asked, dismissed, panicked, parsed};
 use crate::tokens::Principal;
@@ -62,9 +62,6 @@ const SAME_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 
 /// Most bytes of a statement.
 const SQL_BYTES_MAX: usize = 1 << 20;
-
-/// Longest time of a statement that is described, and of names that are listed.
-const PLANNING_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// The service.
 #[derive(Debug)]
@@ -135,12 +132,17 @@ impl Flight {
         Ok(session)
     }
 
-    /// Does what plans or lists, in its turn.
-    async fn in_turn<T>(&self, principal: &Principal, work: BoxFuture<'_, Result<T, Status>>) -> Result<T, Status> {
+    /// Does what plans or lists, in its turn, which ends with the work, and with threads that hold it.
+    async fn in_turn<'a, T>(
+        &self,
+        principal: &Principal,
+        work: impl FnOnce(Arc<Permit>) -> BoxFuture<'a, Result<T, Status>> + Send,
+    ) -> Result<T, Status> {
         let user = principal.user.as_deref().unwrap_or_default();
-        let permit = self.door.planning.queue(user).map_err(|full| of_full(&full))?.turn().await;
-        let work = tokio::time::timeout(PLANNING_TIME_MAX, AssertUnwindSafe(work).catch_unwind());
-        let done = tokio::select! {
+        let turn = Arc::new(self.door.planning.queue(user).map_err(|full| of_full(&full))?.turn().await);
+        let work = AssertUnwindSafe(work(Arc::clone(&turn))).catch_unwind();
+        let work = tokio::time::timeout(PLANNING_TIME_MAX, work);
+        tokio::select! {
             done = work => match done {
                 Ok(Ok(done)) => done,
                 Ok(Err(_)) => Err(of_error(&panicked())),
@@ -148,26 +150,28 @@ impl Flight {
             },
             () = self.door.dismissed(principal) => Err(of_error(&dismissed())),
             () = self.door.stopping.cancelled() => Err(Status::unavailable("the server shuts down")),
-        };
-        drop(permit);
-        done
+        }
     }
 
     /// Returns the types of a statement's parameters and rows. Those of several statements are known when they run.
     async fn describe(&self, asked: Asked, values: Vec<ScalarValue>) -> Result<Described, Status> {
         let Asked { principal, sql, dry_run, wishes, .. } = asked;
-        let describing = async {
-            let session = self.door.session(&principal, wishes).await?;
-            let mut statements = parsed(&session, sql).await?;
-            if dry_run {
-                statements = statements.into_iter().map(Statement::as_dry_run).collect();
-            }
-            let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
-            match statements.is_empty() {
-                true => Box::pin(session.describe(last.with_parameters(values), &[])).await,
-                false => Ok(Described { parameters: Vec::new(), schema: None }),
-            }
+        let of_user = &principal;
+        let describing = move |turn: Arc<Permit>| {
+            let described = async move {
+                let session = self.door.session(of_user, wishes).await?;
+                let mut statements = parsed(&session, sql).await?;
+                if dry_run {
+                    statements = statements.into_iter().map(Statement::as_dry_run).collect();
+                }
+                let last = statements.pop().ok_or_else(|| QueryError::sql("there is no statement"))?;
+                match statements.is_empty() {
+                    true => session.describe_holding(last.with_parameters(values), &[], Box::new(turn)).await,
+                    false => Ok(Described { parameters: Vec::new(), schema: None }),
+                }
+            };
+            described.map_err(|error: QueryError| of_error(&error)).boxed()
         };
-        self.in_turn(&principal, describing.map_err(|error| of_error(&error)).boxed()).await
+        self.in_turn(&principal, describing).await
     }
 }

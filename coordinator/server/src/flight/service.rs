@@ -208,21 +208,21 @@ impl FlightSqlService for Flight {
     async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Rows {
         let principal = principal(&request)?;
         let listing = async { metadata::catalogs(&self.listing_session(&principal).await?, query) }.boxed();
-        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+        Ok(Response::new(known(self.in_turn(&principal, |_| listing).await?)))
     }
 
     async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Rows {
         metadata::check([query.catalog.as_ref(), query.db_schema_filter_pattern.as_ref(), None], 0)?;
         let principal = principal(&request)?;
         let listing = async { metadata::schemas(&self.listing_session(&principal).await?, query).await }.boxed();
-        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+        Ok(Response::new(known(self.in_turn(&principal, |_| listing).await?)))
     }
 
     async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Rows {
         check_tables(&query)?;
         let principal = principal(&request)?;
         let listing = async { metadata::tables(&self.listing_session(&principal).await?, query).await }.boxed();
-        Ok(Response::new(known(self.in_turn(&principal, listing).await?)))
+        Ok(Response::new(known(self.in_turn(&principal, |_| listing).await?)))
     }
 
     async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Rows {

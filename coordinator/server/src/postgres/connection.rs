@@ -262,7 +262,7 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
         let mut rewritten = None;
         if may_mention(to_parse) {
             let preparing = Box::pin(self.pg_catalog.prepare(&self.session, to_parse));
-            let prepared = in_turn(&self.door, &self.principal, watch, preparing).await?;
+            let prepared = in_turn(&self.door, &self.principal, watch, |_| preparing).await?;
             rewritten = prepared.map_err(|error| Told::from(&error))?;
         }
         let statement = if let Some(Rewritten { text, is_partial }) = rewritten {

@@ -234,8 +234,11 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
             return Err(Told::new(CURSOR_EXISTS, format!("there is a cursor `{cursor}` already")).into());
         }
         self.has_room_for_a_portal()?;
-        let describing = self.session.describe(statement.clone(), &[]);
-        let described = in_turn(&self.door, &self.principal, watch, describing).await?;
+        let (session, of_cursor) = (&self.session, statement.clone());
+        let described = in_turn(&self.door, &self.principal, watch, |turn| {
+            session.describe_holding(of_cursor, &[], Box::new(turn))
+        });
+        let described = described.await?;
         let described = described.map_err(|error| Told::of(&error, &query.text, query.characters_before))?;
         let mut portal = Portal::new(Arc::new(query), Work::Statement(statement), Vec::new());
         portal.described = described.schema;

@@ -119,8 +119,11 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                     prepared.declared.iter().map(|declared| declared.as_ref().and_then(arrow_type)).collect();
                 let (statement, piece) = (statement.clone(), Arc::clone(&prepared.piece));
                 let is_cursor = matches!(prepared.work, Prototype::Command(..));
-                let (watch, describing) = (self.watch(), self.session.describe(statement, &types));
-                let described = in_turn(&self.door, &self.principal, &watch, describing).await?;
+                let (watch, session) = (self.watch(), &self.session);
+                let described = in_turn(&self.door, &self.principal, &watch, |turn| {
+                    session.describe_holding(statement, &types, Box::new(turn))
+                });
+                let described = described.await?;
                 let failed = |error| Told::of(&error, &piece.text, piece.characters_before);
                 let Described { parameters, schema } = described.map_err(failed)?;
                 // DECLARE itself has no rows.
@@ -224,8 +227,11 @@ impl<W: AsyncWrite + Unpin> Connection<W> {
                     (Some(schema), _) => Some(Arc::clone(schema)),
                     (None, Work::Statement(statement)) => {
                         let (statement, piece) = (statement.clone(), Arc::clone(&portal.piece));
-                        let (watch, describing) = (self.watch(), self.session.describe(statement, &[]));
-                        let described = in_turn(&self.door, &self.principal, &watch, describing).await?;
+                        let (watch, session) = (self.watch(), &self.session);
+                        let described = in_turn(&self.door, &self.principal, &watch, |turn| {
+                            session.describe_holding(statement, &[], Box::new(turn))
+                        });
+                        let described = described.await?;
                         let failed = |error| Told::of(&error, &piece.text, piece.characters_before);
                         described.map_err(failed)?.schema
                     }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::watch::{Stop, Watch};
 use crate::admission::{Full, Permit};
-use crate::door::Door;
+use crate::door::{Door, PLANNING_TIME_MAX};
 use crate::memory::{Claimant, Claims};
 use crate::run::{Done, Failure, Sink, carry_out, dismissed, spawn};
 use crate::tokens::Principal;
@@ -185,17 +185,19 @@ fn busy(why: &Full) -> QueryError {
     QueryError::new(ErrorKind::Resources, why.to_string()).with_sqlstate(TOO_MANY).with_hint("try again later")
 }
 
-/// Does what plans or lists, in its user's turn, unless the statement ends before.
-pub(super) async fn in_turn<T>(
+/// Does what plans or lists, in its user's turn, unless the statement ends before or takes too long. The turn ends with the work, and with
+/// threads that hold it.
+pub(super) async fn in_turn<T, W: Future<Output = Result<T, QueryError>>>(
     door: &Door,
     principal: &Principal,
     watch: &Watch,
-    work: impl Future<Output = Result<T, QueryError>>,
+    work: impl FnOnce(Arc<Permit>) -> W,
 ) -> Result<Result<T, QueryError>, Stop> {
     let planned = async {
         let queued = door.planning.queue(principal.user.as_deref().unwrap_or_default());
-        let _until_its_end = queued.map_err(|full| busy(&full))?.turn().await;
-        work.await
+        let turn = Arc::new(queued.map_err(|full| busy(&full))?.turn().await);
+        let planned = tokio::time::timeout(PLANNING_TIME_MAX, work(Arc::clone(&turn))).await;
+        planned.unwrap_or_else(|_| Err(QueryError::timed_out(PLANNING_TIME_MAX)))
     };
     watch.over(planned).await
 }
@@ -288,6 +290,29 @@ mod tests {
         Principal { user: Some(name.to_owned()), ..Principal::default() }
     }
 
+    fn watch() -> Watch {
+        let token = CancellationToken::new;
+        Watch { cancelled: token(), gone: token(), stopping: token(), timeout: None }
+    }
+
+    #[test]
+    fn a_turn_to_plan_ends_after_its_time_and_with_its_threads() {
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let (door, ada, watch) = (runtime.block_on(door(8)), user("ada"), watch());
+        let mut of_thread = None;
+        let endless = in_turn(&door, &ada, &watch, |turn| {
+            of_thread = Some(turn);
+            std::future::pending::<Result<(), QueryError>>()
+        });
+        let hurrying = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let ended = hurrying.expect("a thread").block_on(endless).expect("it is not cancelled");
+        assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::TimedOut));
+        assert_eq!(door.planning.counts(), (1, 0), "a thread plans on");
+        drop(of_thread);
+        assert_eq!(door.planning.counts(), (0, 0));
+        runtime.block_on(door.close());
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_portal_passes_by_the_places_only_while_memory_is_wanted() {
         let (door, ada, claims) = (door(1).await, user("ada"), Claims::default());
@@ -311,10 +336,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_user_leaves_a_turn_to_plan_for_others() {
         let door = door(8).await;
-        let token = CancellationToken::new;
-        let watch = Watch { cancelled: token(), gone: token(), stopping: token(), timeout: None };
-        let (ada, bob) = (user("ada"), user("bob"));
-        let endless = || in_turn(&door, &ada, &watch, std::future::pending::<Result<(), QueryError>>());
+        let (ada, bob, watch) = (user("ada"), user("bob"), watch());
+        let endless = || in_turn(&door, &ada, &watch, |_| std::future::pending::<Result<(), QueryError>>());
         let mut hers: Vec<_> = (0..1_000).map(|_| Box::pin(endless())).collect();
         for planning in &mut hers {
             assert!(planning.as_mut().now_or_never().is_none(), "it is endless");
@@ -322,7 +345,7 @@ mod tests {
         let (running, waiting) = door.planning.counts();
         assert_eq!(running + waiting, hers.len());
         assert!(running > 0 && waiting > 0, "{running} are planned, {waiting} wait");
-        let his = in_turn(&door, &bob, &watch, std::future::ready(Ok(7))).await;
+        let his = in_turn(&door, &bob, &watch, |_| std::future::ready(Ok(7))).await;
         assert_eq!(his.ok().and_then(Result::ok), Some(7), "there is a turn for others");
         watch.cancelled.cancel();
         assert!(hers.pop().expect("one of them").await.is_err(), "its client has cancelled it");
