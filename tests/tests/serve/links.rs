@@ -1,5 +1,7 @@
 //! Rows that clients read by links: left by functions where nothing but a gather is above them, else written once by the coordinator.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use arrow::array::RecordBatch;
@@ -179,25 +181,77 @@ async fn linked_rows_are_read_at_the_store_and_not_through_the_server() {
     wait_until("nothing is left", || keys("x").is_empty());
 }
 
-/// Every function gets the smaller side of the join.
-#[tokio::test(flavor = "multi_thread")]
-async fn functions_that_join_leave_their_rows() {
-    let (place, [ada, _]) = place("exchange", "join = 'broadcast'\n").await;
-    std::fs::create_dir(place.path("exchange")).expect("made");
-    let server = Served::start(&place, &["--on", "processes"]);
-    let told = submit(&server, &ada, JOIN);
-    assert_eq!((&told["state"], &told["result"]["rows"]), (&json!("SUCCEEDED"), &json!(1_999)), "{told}");
-    assert_eq!(told["report"]["fragments_adopted"], told["report"]["fragments"], "{told}");
-    let query = told["query_id"].as_str().expect("an id");
-    let of_query = place.path(&format!("exchange/results/{query}"));
-    assert!(of_query.is_dir() && !of_query.join(WRITTEN.trim_matches('/')).exists(), "the server has written them");
-    let linked = server.ask(&ada, told["result"]["href"].as_str().expect("a place"), &[]).json();
-    let part = |link: &Value| server.ask(&ada, link["href"].as_str().expect("a path"), &[]).body;
+/// Returns the rows of a statement's links as the server sends them, in order.
+fn sorted_rows(server: &Served<'_>, secret: &str, told: &Value) -> Vec<Vec<String>> {
+    let linked = server.ask(secret, told["result"]["href"].as_str().expect("a place"), &[]).json();
+    let part = |link: &Value| server.ask(secret, link["href"].as_str().expect("a path"), &[]).body;
     let mut rows = values(&links(&linked).iter().map(part).collect::<Vec<_>>());
-    let mut expect: Vec<_> = (2..=2_000).map(|k| vec![k.to_string(), format!("n{}", k - 1)]).collect();
-    expect.sort();
     rows.sort();
-    assert!(rows == expect, "{rows:?}");
+    rows
+}
+
+/// Returns true if the server has written rows of a statement, in an exchange that is a folder.
+fn has_written(place: &Place, told: &Value) -> bool {
+    let of_query = place.path(&format!("exchange/results/{}", told["query_id"].as_str().expect("an id")));
+    assert!(of_query.is_dir(), "nobody has left rows: {told}");
+    of_query.join(WRITTEN.trim_matches('/')).exists()
+}
+
+/// Every function gets the smaller side of the join, from the beginning or once it turns out to be small. One that is larger than was
+/// expected is joined by the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_join_leave_the_rows() {
+    let long = "SELECT a.k, b.name FROM (SELECT k + 1 AS k, repeat(name, 100) AS name FROM 'data/' WHERE k % 5 < 5) AS b \
+                JOIN 'data/' AS a ON a.k = b.k";
+    for (settings, sql, count, repeated) in [
+        ("join = 'broadcast'\n", JOIN, "broadcasts", 1),
+        ("shuffle = 'hash'\nbuild_first = 'always'\n", JOIN, "builds_copied", 1),
+        ("join = 'broadcast'\nbroadcast_bytes_max = '200KiB'\n", long, "joined_here", 100),
+    ] {
+        let (place, [ada, _]) = place("exchange", settings).await;
+        std::fs::create_dir(place.path("exchange")).expect("made");
+        let server = Served::start(&place, &["--on", "processes"]);
+        let told = submit(&server, &ada, sql);
+        assert_eq!((&told["state"], &told["result"]["rows"]), (&json!("SUCCEEDED"), &json!(1_999)), "{count}: {told}");
+        assert_eq!(told["report"][count], 1, "{count}: {told}");
+        let [adopted, all] = ["fragments_adopted", "fragments"].map(|name| told["report"][name].as_u64());
+        assert!(adopted > Some(0) && adopted == all, "{count}: {told}");
+        assert_eq!(has_written(&place, &told), count == "joined_here", "{count}: {told}");
+        let mut expect: Vec<_> =
+            (2..=2_000).map(|k| vec![k.to_string(), format!("n{}", k - 1).repeat(repeated)]).collect();
+        expect.sort();
+        assert!(sorted_rows(&server, &ada, &told) == expect, "{count}: other rows");
+    }
+}
+
+/// One function does its fragment. The others begin once its rows are there, and refuse theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_run_that_failed_are_not_linked() {
+    let (place, [ada, _]) = place("exchange", "allow_fallback = true\n").await;
+    std::fs::create_dir(place.path("exchange")).expect("made");
+    let program = place.path("function.sh");
+    let (first, results) = (place.path("first"), place.path("exchange/results"));
+    let text = format!(
+        "#!/bin/sh\nPATH=/usr/bin:/bin\nif ! mkdir '{}' 2> /dev/null; then\n\
+         for _ in $(seq 200); do if ls '{}'/*/*/* > /dev/null 2>&1; then break; fi; sleep 0.1; done\n\
+         sleep 1\nTEST_OTHER_RELEASE=1\nexport TEST_OTHER_RELEASE\nfi\nexec '{}'\n",
+        first.display(),
+        results.display(),
+        env!("CARGO_BIN_EXE_bootstrap_under_test")
+    );
+    std::fs::write(&program, text).expect("written");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o700)).expect("its owner may run it");
+    let mut command = Served::command_of(&place, &["--on", "processes"]);
+    command.env("GUST_PROCESS__PROGRAM", &program);
+    let server = Served::started(&place, command, &[]);
+    let told = submit(&server, &ada, STATEMENTS[0].0);
+    assert_eq!((&told["state"], &told["result"]["rows"]), (&json!("SUCCEEDED"), &json!(1_000)), "{told}");
+    let report = &told["report"];
+    assert!(report["fell_back"].is_string() && report["fragments_adopted"].as_u64() > Some(0), "{told}");
+    assert!(has_written(&place, &told), "{told}");
+    let mut expect: Vec<_> = (1..=1_000).map(|k| vec![(2 * k).to_string(), format!("n{}", 2 * k)]).collect();
+    expect.sort();
+    assert!(sorted_rows(&server, &ada, &told) == expect, "other rows");
 }
 
 #[tokio::test(flavor = "multi_thread")]

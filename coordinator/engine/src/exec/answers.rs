@@ -246,7 +246,11 @@ fn note(answer: &FragmentAnswer, query: &QueryContext, kept: &KeptParts) -> Resu
         inline: false,
         read: Duration::ZERO,
     });
-    kept.lock().expect("no holder panics").get_or_insert_default().push(part);
+    let mut kept = kept.lock().expect("no holder panics");
+    // Where rows are returned, too, nobody would read those of the object.
+    let parts = kept.as_mut();
+    let parts = parts.ok_or_else(|| DataFusionError::Internal(format!("{} has left an object", attempts.id())))?;
+    parts.push(part);
     Ok(())
 }
 
