@@ -339,6 +339,27 @@ async fn a_query_that_falls_back_claims_the_memory_of_its_new_plan() {
     }
 }
 
+/// Its hash join does not fit. Sort-merge joins, which come second, claim nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_planned_again_keeps_no_memory_of_its_first_plan() {
+    let folder = wide().await;
+    let config = Config { on: Target::Local, memory_bytes_max: TIGHT, ..Config::default() };
+    let (session, ended) = joined(&folder, config).await;
+    ended.expect("rows");
+    let statement = session.parse(JOINED).expect("a statement").remove(0);
+    let (gate, recorder) = (Arc::new(OneClaim::default()), Recorder::new(session.clone()));
+    let of_statement = Arc::clone(&gate) as Arc<dyn MemoryGate>;
+    let begun = Box::pin(recorder.run_noted(statement, None, Some(of_statement))).await;
+    let mut running = begun.unwrap_or_else(|refused| panic!("{}", refused.error));
+    assert!(gate.is_held.load(Ordering::SeqCst), "its first plan has claimed memory");
+    assert_eq!(first_count(&query::rows(&mut running).await.expect("rows")), 120_000);
+    assert!(!gate.is_held.load(Ordering::SeqCst), "the second plan needs none");
+    let report = Report::from_events(&running.finish().await.snapshot());
+    assert!(report.planned_again.is_some(), "{report:?}");
+    assert_eq!(gate.bytes.lock().expect("no holder panics").len(), 1);
+    session.close().await;
+}
+
 /// Statements other than a plain SELECT are planned again like one.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_statements_are_planned_again_too() {

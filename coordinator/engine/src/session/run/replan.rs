@@ -156,7 +156,9 @@ impl RunningStatement {
 
     async fn run_again(&mut self, replan: Replan, again: Again) -> Result<(), QueryError> {
         self.released().await;
+        self.memory = None;
         let (session, sort_merge_joins) = (self.session.clone(), self.sort_merge_joins);
+        let (gate, events) = (self.gate.clone(), self.events.clone());
         let planning = async move {
             let Replan { logical, decision, functions } = replan;
             let (state, planner) = (session.planning_state(sort_merge_joins), session.planner());
@@ -168,9 +170,11 @@ impl RunningStatement {
             // Memory may be short after a restart, too, and after sort-merge joins in functions there are larger functions.
             let may_again = matches!(again, Again::Alike | Again::Larger { .. });
             let replan = may_again.then(|| Replan::of(&planned, &logical)).flatten();
-            Ok((planned, replan))
+            let memory = claimed(gate.as_deref(), &session, &events, &planned.plan).await?;
+            Ok((planned, replan, memory))
         };
-        let (planned, replan) = self.planned_in_time(planning).await?;
+        let (planned, replan, memory) = self.planned_in_time(planning).await?;
+        self.memory = memory;
         self.announced(&planned)?;
         self.replan = replan;
         match self.execute(planned).await {
