@@ -1,5 +1,6 @@
 //! Append-only stream of a query's events. The report, the progress bar, the cost and the history read it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -223,16 +224,6 @@ pub struct StampedEvent {
     pub event: QueryEvent,
 }
 
-/// Returns the bytes of memory for which a statement waits after these events. Functions may end while it waits.
-pub(crate) fn waits_for_bytes(events: &[StampedEvent]) -> Option<u64> {
-    let wait = events.iter().rev().find_map(|stamped| match stamped.event {
-        QueryEvent::MemoryWanted { bytes } => Some(Some(bytes)),
-        QueryEvent::MemoryClaimed { .. } | QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => Some(None),
-        _ => None,
-    });
-    wait.flatten()
-}
-
 /// A query's events. Cloning shares the log.
 #[derive(Debug, Clone)]
 pub struct EventLog {
@@ -240,19 +231,21 @@ pub struct EventLog {
     /// Span that all log lines of the query belong to, whichever task writes them.
     span: Span,
     events: Arc<Mutex<Vec<StampedEvent>>>,
+    /// Bytes of memory for which the statement waits now; 0 where it does not. Each scrape of the metrics asks for it.
+    wanted_bytes: Arc<AtomicU64>,
 }
 
 impl EventLog {
     /// Starts the log of a query. The current span becomes the query's.
     pub fn start() -> Self {
-        Self { started: Instant::now(), span: Span::current(), events: Arc::default() }
+        Self { started: Instant::now(), span: Span::current(), events: Arc::default(), wanted_bytes: Arc::default() }
     }
 
     /// Starts the log of a query that has taken so much time before, with events from then.
     pub(crate) fn resumed(events: Vec<StampedEvent>, elapsed: Duration) -> Self {
         let now = Instant::now();
         let started = now.checked_sub(elapsed).unwrap_or(now);
-        Self { started, span: Span::current(), events: Arc::new(Mutex::new(events)) }
+        Self { started, span: Span::current(), events: Arc::new(Mutex::new(events)), wanted_bytes: Arc::default() }
     }
 
     /// Returns the number of all events so far.
@@ -266,7 +259,7 @@ impl EventLog {
 
     /// Returns the bytes of memory for which the statement waits now.
     pub(crate) fn waits_for_bytes(&self) -> Option<u64> {
-        waits_for_bytes(&self.events.lock().expect("no holder panics"))
+        Some(self.wanted_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// Returns the time since the query's start.
@@ -277,7 +270,16 @@ impl EventLog {
     pub fn push(&self, event: QueryEvent) {
         let at = self.elapsed();
         tracing::debug!(parent: &self.span, at_us = at.as_micros() as u64, ?event, "query event");
-        self.events.lock().expect("no holder panics").push(StampedEvent { at, event });
+        let mut events = self.events.lock().expect("no holder panics");
+        match event {
+            QueryEvent::MemoryWanted { bytes } => self.wanted_bytes.store(bytes, Ordering::Relaxed),
+            QueryEvent::MemoryClaimed { .. } | QueryEvent::Finished { .. } | QueryEvent::Failed { .. } => {
+                self.wanted_bytes.store(0, Ordering::Relaxed);
+            }
+            // Functions may end while it waits.
+            _ => {}
+        }
+        events.push(StampedEvent { at, event });
     }
 
     /// Returns all events so far.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::cost::{PriceError, Tariff};
-use crate::events::{EventLog, QueryEvent, StampedEvent, waits_for_bytes};
+use crate::events::{EventLog, QueryEvent, StampedEvent};
 use crate::history::StatementMeta;
 use crate::model::Place;
 use crate::money::Money;
@@ -103,13 +103,15 @@ impl Drop for Listed {
 }
 
 fn snapshot(Statement { meta, shows_text, events }: Statement, tariff: Result<&Tariff, &PriceError>) -> Snapshot {
-    let (elapsed, events) = (events.elapsed(), events.snapshot());
+    let (elapsed, waits, events) = (events.elapsed(), events.waits_for_bytes().is_some(), events.snapshot());
     let (mut place, mut fragments, mut fragments_done, mut attempts) = (None, 0, 0, 0);
     let mut memory_bytes_foreseen = None;
-    let state = match waits_for_bytes(&events) {
-        Some(_) => WAITING_FOR_MEMORY,
-        None if events.is_empty() => PLANNING,
-        None => RUNNING,
+    // One that was taken over has events of earlier coordinators before its plan.
+    let is_planned = events.iter().any(|stamped| matches!(stamped.event, QueryEvent::Planned { .. }));
+    let state = match (waits, is_planned) {
+        (true, _) => WAITING_FOR_MEMORY,
+        (false, false) => PLANNING,
+        (false, true) => RUNNING,
     };
     for StampedEvent { event, .. } in &events {
         match event {
@@ -181,12 +183,14 @@ mod tests {
             (snapshot.state, snapshot.memory_bytes_foreseen, statements, bytes)
         };
         assert_eq!(state(), ("planning", None, 0, 0));
+        log.push(QueryEvent::TakenOver { takeovers: 1 });
+        assert_eq!(state(), ("planning", None, 0, 0));
         log.push(QueryEvent::MemoryWanted { bytes: 5 });
         assert_eq!(state(), ("waiting_for_memory", Some(5), 1, 5));
         log.push(QueryEvent::MemoryClaimed { bytes: 5 });
-        assert_eq!(state(), ("running", Some(5), 0, 0));
         let id = FragmentId { query: "1".to_owned(), stage: 0, index: 0 };
         log.push(QueryEvent::Planned { decision: Decision::local(Reason::Requested, Workload::default()) });
+        assert_eq!(state(), ("running", Some(5), 0, 0));
         log.push(QueryEvent::StageStarted { stage: 0, fragments: 3, bytes_planned: 1 });
         log.push(QueryEvent::AttemptStarted {
             id: id.clone(),
