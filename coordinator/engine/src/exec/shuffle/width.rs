@@ -122,22 +122,30 @@ pub(super) fn fragments(
 }
 
 /// Cuts lanes of more than `bytes_max` by the producers of their rows, for a stage that reads one leaf: at most `most` fragments in all, each of one lane. `by_producer`
-/// lists the bytes of a lane's partitions, producer by producer. A lane that has a part already keeps it.
+/// lists the bytes of a lane's partitions by all producers. A lane that has a part of them counts its own producers, and is cut within these.
 pub(super) fn in_groups(
     lanes: Vec<LaneParts>,
     by_producer: &dyn Fn(&LaneParts) -> Vec<u64>,
     bytes_max: u64,
     most: usize,
 ) -> Vec<Vec<LaneParts>> {
-    let bytes: Vec<Vec<u64>> = lanes.iter().map(by_producer).collect();
+    let own = |lane: &LaneParts| {
+        let mut bytes = by_producer(lane);
+        let of_others = |producer: usize| lane.producers(0).is_some_and(|own| !own.contains(&producer));
+        (0..bytes.len()).filter(|producer| of_others(*producer)).for_each(|producer| bytes[producer] = 0);
+        bytes
+    };
+    let bytes: Vec<Vec<u64>> = lanes.iter().map(own).collect();
     let total: u64 = bytes.iter().flatten().sum();
     // The groups of a lane are one more than its bytes fill, at most.
     let more = most.saturating_sub(lanes.len()).max(1);
     let each = bytes_max.max(total.div_ceil(more as u64)).max(1);
     let grouped = |(lane, bytes): (LaneParts, Vec<u64>)| {
         let count = usize::try_from(bytes.iter().sum::<u64>().div_ceil(each)).unwrap_or(usize::MAX);
-        let groups = runs(&bytes, 0..bytes.len(), count.min(bytes.len()), &|producer| bytes[producer] > 0);
-        if lane.part.is_some() || groups.len() <= 1 {
+        let among = lane.producers(0).cloned().unwrap_or(0..bytes.len());
+        let count = count.min(among.len());
+        let groups = runs(&bytes, among, count, &|producer| bytes[producer] > 0);
+        if groups.len() <= 1 {
             return vec![vec![lane]];
         }
         let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers }), ..lane.clone() };
@@ -350,9 +358,15 @@ mod tests {
         // No more than there may be: with two more each has six bytes.
         check(&rows, &both, 1, 4, &["0..2 of 0..2", "0..2 of 2..4", "2..4"]);
         check(&rows, &both, 1, 2, &["0..2", "2..4"]);
-        // A part of a partition stays as it is.
-        let part = LaneParts { part: Some(LeafPart { leaf: 0, producers: 1..3 }), ..LaneParts::whole(0..1) };
-        check(&rows, &[part], 1, 100, &["0..1 of 1..3"]);
+        // A part of a partition has its own producers' bytes, and is cut within these. It stays as it is where it has no more than a function should read.
+        let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers }), ..LaneParts::whole(0..1) };
+        check(&rows, &[part(1..3)], 2, 100, &["0..1 of 1..3"]);
+        check(&rows, &[part(1..4)], 1, 100, &["0..1 of 1..2", "0..1 of 2..3", "0..1 of 3..4"]);
+        // One of 16 bytes in two parts beside a run of 8: with four more fragments each has six of the 24 bytes.
+        let skewed: [&[u64]; 4] = [&[4, 1, 1]; 4];
+        let lanes = [part(0..2), part(2..4), LaneParts::whole(1..3)];
+        let expect = ["0..1 of 0..1", "0..1 of 1..2", "0..1 of 2..3", "0..1 of 3..4", "1..3 of 0..2", "1..3 of 2..4"];
+        check(&skewed, &lanes, 1, 7, &expect);
     }
 
     #[test]
