@@ -139,7 +139,7 @@ impl ReceivedParts {
             let count = skew::parts(own, weights[partition], share);
             let by_producer = produced[leaf].bytes_by_producer(&(partition..partition + 1));
             let parts = runs(&by_producer, 0..by_producer.len(), count, &|producer| by_producer[producer] > 0);
-            parts.into_iter().map(|producers| LeafPart { leaf, producers }).collect()
+            parts.into_iter().map(|producers| LeafPart { leaf, producers, is_group: false }).collect()
         };
         let fragments = fragments(&weights, &may_have_rows, &parts, width);
         let fragments = match (combining, produced.first()) {
@@ -183,12 +183,11 @@ impl ReceivedParts {
         Combiners { runs: groups.len(), groups: groups.into_values().max().unwrap_or_default() }
     }
 
-    /// Tells which partitions several lanes have parts of. Functions that share several neighbouring partitions combine objects.
+    /// Tells which partitions were split because they are large. Functions that combine objects may share one that is not.
     pub(super) fn note_split(&self, stage: u32, events: &EventLog) {
         let fragments = self.fragments.lock().expect("no holder panics").clone();
-        let lanes: Vec<&LaneParts> = fragments.iter().flat_map(|lanes| lanes.iter()).collect();
-        let is_split = |lane: &&&LaneParts| lane.part.is_some() && lane.partitions.len() == 1;
-        let split: Vec<usize> = lanes.iter().filter(is_split).map(|lane| lane.partitions.start).collect();
+        let lanes = fragments.iter().flat_map(|lanes| lanes.iter());
+        let split: Vec<usize> = lanes.filter(|lane| lane.is_split()).map(|lane| lane.partitions.start).collect();
         let partitions: BTreeSet<usize> = split.iter().copied().collect();
         if partitions.is_empty() {
             return;

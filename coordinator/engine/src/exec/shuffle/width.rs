@@ -26,6 +26,8 @@ pub(super) struct LaneParts {
 pub(super) struct LeafPart {
     pub(super) leaf: usize,
     pub(super) producers: Range<usize>,
+    /// True if functions that combine objects share a run of partitions. Else its partition is a large one that was split.
+    pub(super) is_group: bool,
 }
 
 impl LaneParts {
@@ -37,6 +39,11 @@ impl LaneParts {
     /// Returns the producers whose rows it has of a leaf. None where it has those of all.
     pub(super) fn producers(&self, leaf: usize) -> Option<&Range<usize>> {
         self.part.as_ref().filter(|part| part.leaf == leaf).map(|part| &part.producers)
+    }
+
+    /// Returns true if it has a part of a large partition.
+    pub(super) fn is_split(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| !part.is_group)
     }
 
     /// Returns a lane of each of its partitions, in their order. Parts stay as they are.
@@ -148,7 +155,8 @@ pub(super) fn in_groups(
         if groups.len() <= 1 {
             return vec![vec![lane]];
         }
-        let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers }), ..lane.clone() };
+        let is_group = !lane.is_split();
+        let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers, is_group }), ..lane.clone() };
         groups.into_iter().map(|producers| vec![part(producers)]).collect()
     };
     lanes.into_iter().zip(bytes).flat_map(grouped).collect()
@@ -291,7 +299,7 @@ mod tests {
         #[track_caller]
         fn check(weights: &[u64], width: Width, expect: &[&str]) {
             let halves = |_: usize, _: u64| -> Vec<LeafPart> {
-                [0..2, 2..5].into_iter().map(|producers| LeafPart { leaf: 1, producers }).collect()
+                [0..2, 2..5].into_iter().map(|producers| LeafPart { leaf: 1, producers, is_group: false }).collect()
             };
             let lane = |lane: &LaneParts| {
                 let part = lane.producers(1).map_or_else(String::new, |producers| format!(" of {producers:?}"));
@@ -359,7 +367,10 @@ mod tests {
         check(&rows, &both, 1, 4, &["0..2 of 0..2", "0..2 of 2..4", "2..4"]);
         check(&rows, &both, 1, 2, &["0..2", "2..4"]);
         // A part of a partition has its own producers' bytes, and is cut within these. It stays as it is where it has no more than a function should read.
-        let part = |producers| LaneParts { part: Some(LeafPart { leaf: 0, producers }), ..LaneParts::whole(0..1) };
+        let part = |producers| LaneParts {
+            part: Some(LeafPart { leaf: 0, producers, is_group: false }),
+            ..LaneParts::whole(0..1)
+        };
         check(&rows, &[part(1..3)], 2, 100, &["0..1 of 1..3"]);
         check(&rows, &[part(1..4)], 1, 100, &["0..1 of 1..2", "0..1 of 2..3", "0..1 of 3..4"]);
         // One of 16 bytes in two parts beside a run of 8: with four more fragments each has six of the 24 bytes.
@@ -367,6 +378,14 @@ mod tests {
         let lanes = [part(0..2), part(2..4), LaneParts::whole(1..3)];
         let expect = ["0..1 of 0..1", "0..1 of 1..2", "0..1 of 2..3", "0..1 of 3..4", "1..3 of 0..2", "1..3 of 2..4"];
         check(&skewed, &lanes, 1, 7, &expect);
+    }
+
+    #[test]
+    fn a_group_of_one_partition_is_no_part_of_a_large_one() {
+        let split = LeafPart { leaf: 0, producers: 0..2, is_group: false };
+        let lanes = vec![LaneParts { part: Some(split), ..LaneParts::whole(0..1) }, LaneParts::whole(1..2)];
+        let cut = in_groups(lanes, &|_| vec![4, 4], 4, 100).concat();
+        assert_eq!(cut.iter().map(LaneParts::is_split).collect::<Vec<_>>(), [true, true, false, false], "{cut:?}");
     }
 
     #[test]
@@ -392,7 +411,7 @@ mod tests {
                 for pieces in [0, 3] {
                     let width = Width { planned: most, most, lanes, bytes_min: 1, bytes_max: u64::MAX };
                     let parts = |_: usize, _: u64| -> Vec<LeafPart> {
-                        (0..pieces).map(|at| LeafPart { leaf: 0, producers: at..at + 1 }).collect()
+                        (0..pieces).map(|at| LeafPart { leaf: 0, producers: at..at + 1, is_group: false }).collect()
                     };
                     let cut: Vec<LaneParts> = fragments(&weights, &may_have_rows, &parts, width).concat();
                     let what = format!("{weights:?} {most} {lanes}: {cut:?}");
@@ -414,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_fragment_is_taken_apart_by_partitions() {
-        let part = LeafPart { leaf: 1, producers: 3..5 };
+        let part = LeafPart { leaf: 1, producers: 3..5, is_group: false };
         let split = LaneParts { partitions: 7..8, part: Some(part) };
         let each = |lane: &LaneParts| lane.each().collect::<Vec<_>>();
         assert_eq!(each(&split), std::slice::from_ref(&split));
