@@ -306,8 +306,8 @@ pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 /// Fetches a result that is not inline, and verifies it. Its rows are decoded as they are asked for.
 ///
-/// `store` is the exchange's. The whole encoded stream is held in memory. Decoded columns point into it where they
-/// are not compressed.
+/// `store` is the exchange's. The whole encoded stream is held in memory until its last message is decoded. Columns of a stream that is nearly all one message point into it,
+/// where they are not compressed.
 ///
 /// # Errors
 /// [`ExchangeError::Store`] where the object cannot be read, [`ExchangeError::Length`] and [`ExchangeError::Checksum`]

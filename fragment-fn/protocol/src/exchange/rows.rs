@@ -1,11 +1,17 @@
 //! Rows of bytes that were verified, decoded as they are asked for.
 //!
 //! ```text
-//!  bytes ─► message │ message │ … ─► decoder ─► batches       a buffer of its own for each message, of the same memory
+//!  run of bytes ─► message │ message │ … ─► decoder ─► batches       a copy of each message, and the run is freed with the last of them
+//!  run of bytes ─► message               ─► decoder ─► batches       the run itself, where one message has nearly all of it
 //! ```
 //!
-//! Columns that are not compressed point into the bytes, and an operator counts the whole buffer of each. So a message is a buffer, and not all bytes
-//! together. Checksums are the callers' work. Lengths that promise more than there is are errors all the same.
+//! Columns that are not compressed point into the bytes of their message, and an operator counts the whole buffer of each. So a message is a buffer, and not all bytes
+//! together. An operator may keep one batch for long, and parts of one run cannot be freed. So what it counts and what it keeps are the same only if a message is copied out of
+//! its run. Two such copies are there beside the run at most: the batch that goes up, and the one that is decoded ahead.
+//!
+//! Nothing is copied out of bytes that the caller keeps all the same, for that would free none of them.
+//!
+//! Checksums are the callers' work. Lengths that promise more than there is are errors all the same.
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -21,10 +27,15 @@ use crate::parts::schema_message;
 /// End of a stream: a message without a length.
 const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
+/// Part of a message's bytes that the rest of its run may have at most, for the message to stay where it is.
+const REST_DIVISOR: usize = 8;
+
 /// Rows of a verified result. One batch is decoded ahead.
 #[derive(Debug)]
 pub struct ResultRows {
     encoded: Bytes,
+    /// Bytes of the run that its messages are copied out of. 0 where the caller keeps them.
+    run_bytes: usize,
     /// Bytes behind the encoded ones that end the stream.
     end: Bytes,
     /// Rest of the message that is decoded.
@@ -35,13 +46,14 @@ pub struct ResultRows {
 
 impl ResultRows {
     pub(super) fn open(id: &FragmentId, bytes: Bytes, schema: &Schema) -> Result<Self, ExchangeError> {
-        let rows = Self::of_stream(bytes)?;
+        let run_bytes = bytes.len();
+        let rows = Self::with_decoder(StreamDecoder::new(), bytes, run_bytes, Bytes::new())?;
         if rows.has_types_of(schema) { Ok(rows) } else { Err(ExchangeError::Schema { fragment: id.clone() }) }
     }
 
-    /// Opens a stream whose bytes were verified.
+    /// Opens a stream whose bytes were verified. The caller keeps them for as long as there are rows.
     pub(crate) fn of_stream(bytes: Bytes) -> Result<Self, ExchangeError> {
-        Self::with_decoder(StreamDecoder::new(), bytes, Bytes::new())
+        Self::with_decoder(StreamDecoder::new(), bytes, 0, Bytes::new())
     }
 
     /// Opens regions ([`crate::parts`]) of rows with this schema, whose bytes were verified.
@@ -49,11 +61,17 @@ impl ResultRows {
         let mut decoder = StreamDecoder::new();
         decoder.decode(&mut Buffer::from(schema_message(schema)?))?;
         // The decoder takes a message without a body only when more bytes come: an end does.
-        Self::with_decoder(decoder, bytes, Bytes::from_static(&END))
+        let run_bytes = bytes.len();
+        Self::with_decoder(decoder, bytes, run_bytes, Bytes::from_static(&END))
     }
 
-    fn with_decoder(decoder: StreamDecoder, encoded: Bytes, end: Bytes) -> Result<Self, ExchangeError> {
-        let mut rows = Self { encoded, end, message: Buffer::default(), decoder, next: None };
+    fn with_decoder(
+        decoder: StreamDecoder,
+        encoded: Bytes,
+        run_bytes: usize,
+        end: Bytes,
+    ) -> Result<Self, ExchangeError> {
+        let mut rows = Self { encoded, run_bytes, end, message: Buffer::default(), decoder, next: None };
         rows.next = rows.decode()?;
         Ok(rows)
     }
@@ -85,7 +103,10 @@ impl ResultRows {
                 self.end.clear();
                 self.encoded.len()
             });
-            self.message = Buffer::from(self.encoded.split_to(bytes));
+            let message = self.encoded.split_to(bytes);
+            let rest_bytes = self.run_bytes.saturating_sub(bytes);
+            let stays = rest_bytes <= bytes / REST_DIVISOR;
+            self.message = if stays { Buffer::from(message) } else { Buffer::from(&message[..]) };
         }
     }
 }
@@ -120,7 +141,12 @@ mod tests {
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
+    use crate::exchange::encode_stream;
     use crate::parts::encode_messages;
+
+    fn id() -> FragmentId {
+        FragmentId { query: "q".to_owned(), stage: 0, index: 0 }
+    }
 
     fn schema() -> Schema {
         Schema::new(vec![Field::new("n", DataType::UInt32, false)])
@@ -154,14 +180,40 @@ mod tests {
         assert!(counted.iter().all(|bytes| *bytes < encoded.len() / 4), "{counted:?} of {}", encoded.len());
     }
 
-    #[test]
-    fn rows_that_are_not_compressed_are_not_copied() {
-        let encoded = encoded();
-        let memory = encoded.as_ptr_range();
-        for batch in decoded(encoded.clone()).expect("messages") {
+    /// Counts the batches whose column points into these bytes.
+    fn within(memory: &Bytes, read: &[RecordBatch]) -> usize {
+        let points_into = |batch: &&RecordBatch| {
             let numbers = batch.column(0).to_data().buffers()[0].as_ptr();
-            assert!(memory.contains(&numbers), "{numbers:?} outside {memory:?}");
-        }
+            memory.as_ptr_range().contains(&numbers)
+        };
+        read.iter().filter(points_into).count()
+    }
+
+    #[test]
+    fn a_batch_that_is_kept_keeps_no_others() {
+        let encoded = encoded();
+        let read = decoded(encoded.clone()).expect("messages");
+        assert_eq!((within(&encoded, &read), encoded.is_unique()), (0, true));
+        let (_, stream) = encode_stream(&schema(), &batches()).expect("plain");
+        let rows = ResultRows::open(&id(), stream.clone(), &schema()).expect("a stream");
+        let read = rows.collect::<Result<Vec<_>, _>>().expect("messages");
+        assert_eq!((within(&stream, &read), read), (0, batches()));
+    }
+
+    #[test]
+    fn rows_that_are_not_compressed_are_not_copied_where_that_frees_nothing() {
+        // One message is all of its run.
+        let one = &batches()[..1];
+        let encoded = Bytes::from(encode_messages(&schema(), one).expect("plain"));
+        assert_eq!(within(&encoded, &decoded(encoded.clone()).expect("a message")), 1);
+        // A stream has a schema and an end, too.
+        let (_, stream) = encode_stream(&schema(), one).expect("plain");
+        let rows = ResultRows::open(&id(), stream.clone(), &schema()).expect("a stream");
+        assert_eq!(within(&stream, &rows.collect::<Result<Vec<_>, _>>().expect("a message")), 1);
+        // The caller keeps the stream.
+        let (_, stream) = encode_stream(&schema(), &batches()).expect("plain");
+        let rows = ResultRows::of_stream(stream.clone()).expect("a stream");
+        assert_eq!(within(&stream, &rows.collect::<Result<Vec<_>, _>>().expect("messages")), 8);
     }
 
     #[test]

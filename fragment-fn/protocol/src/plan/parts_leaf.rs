@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A lane is one partition of the plan. No row of a run of regions is seen before the whole run was verified. Bytes count in the memory pool from
-//! before they are asked for until their last row has gone up.
+//! before they are asked for until their last row has gone up. An operator that keeps a batch counts it, and keeps no other bytes of its run ([`ResultRows`]).
 
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
