@@ -304,9 +304,18 @@ fn splittable(stage: &Stage) -> Vec<LeafId> {
 /// Returns the most fragments of a stage over exchanges, with those into which they may be taken apart.
 pub(super) fn fragments_most(stage: &Stage) -> usize {
     let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
+    most_of(&stage.shuffle, stage.fragments.len(), lanes)
+}
+
+/// Returns the same of a stage of so many planned fragments, of so many lanes each.
+fn most_of(shuffle: &StageShuffle, planned: usize, lanes: usize) -> usize {
+    let StageShuffle { fragments_max, input_partitions, combining, .. } = *shuffle;
     // Lanes are those of the widest stage, half as many for partitions that are split, and one for what lies between them. Each is taken apart once.
-    let begun = stage.shuffle.fragments_max.max(stage.fragments.len()) * lanes * 3 / 2 + stage.shuffle.input_partitions;
-    2 * begun
+    let begun = fragments_max.max(planned) * lanes * 3 / 2 + input_partitions;
+    // Functions that share a run are taken apart into all of its partitions each. Runs of other lengths than the mean may be too many.
+    let of_groups =
+        combining.map_or(0, |combining| fragments_max * input_partitions.div_ceil(combining.planned().runs.max(1)));
+    begun + begun.max(of_groups)
 }
 
 /// Returns the number of fragments with which a stage begins.
@@ -392,4 +401,55 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
         Ok(produced)
     }
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TimeModel;
+    use crate::planner::graph::Combining;
+
+    #[test]
+    fn fragments_are_taken_apart_as_long_as_there_are_not_too_many() {
+        // Two have three partitions of which rows may come, and one has one.
+        let fragments = [LaneParts::whole(0..4), LaneParts::whole(4..8), LaneParts::whole(8..9)];
+        for (most, expect) in [(9, [3, 3, 0]), (8, [3, 0, 0]), (6, [3, 0, 0]), (5, [0, 0, 0])] {
+            let fragments = fragments.clone().map(|lane| -> Arc<[LaneParts]> { Arc::from([lane]) });
+            let received = ReceivedParts {
+                produced: Vec::new(),
+                wanted: (0..9).map(|partition| partition % 4 != 2).collect(),
+                begun: fragments.len(),
+                most,
+                fragments: Mutex::new(fragments.to_vec()),
+                prefix: String::new(),
+            };
+            let pieces = [0, 1, 2].map(|fragment| received.taken_apart(fragment));
+            assert_eq!(pieces.clone().map(|pieces| pieces.len()), expect, "{most}");
+            let alone = pieces.into_iter().flatten().all(|piece| received.lanes(piece)[0].partitions.len() == 1);
+            assert!(
+                alone && received.fragments.lock().expect("no holder panics").len() <= most,
+                "{most}: {received:?}"
+            );
+        }
+    }
+
+    /// 240 functions share 16 runs of 16 partitions each.
+    #[test]
+    fn all_groups_of_runs_may_be_taken_apart() {
+        let shuffle = StageShuffle {
+            partitions: Some(256),
+            producers: vec![0],
+            reason: "".into(),
+            is_determinate: true,
+            siblings: 1,
+            input_partitions: 256,
+            fragment_bytes_min: 1,
+            fragments_max: 240,
+            model: TimeModel::laptop(1),
+            combining: Some(Combining { readers: 256, reads_max: 0 }),
+        };
+        assert!(most_of(&shuffle, 16, 1) >= 240 + 240 * 16);
+        let one_each = StageShuffle { combining: None, ..shuffle };
+        assert_eq!(most_of(&one_each, 16, 1), 2 * (360 + 256));
+    }
 }
