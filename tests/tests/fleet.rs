@@ -7,7 +7,9 @@ use std::sync::LazyLock;
 use std::thread;
 
 use gust_tests::chaos;
-use gust_tests::fleet::{Adoption, CapSlowdown, Enforcement, Fault, Trial, capped_trial, trial, with_and_without};
+use gust_tests::fleet::{
+    Adoption, CapSlowdown, Enforcement, Fault, PieceEvents, Trial, capped_trial, trial, with_and_without,
+};
 
 /// Runs seeds on both cores. Returns the seeds with their results, in order.
 fn on_both_cores<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
@@ -67,6 +69,8 @@ fn lost_rows_of_functions_are_made_anew() {
     assert!(restored >= 50, "rows were made anew {restored} times");
     let unplanned: usize = trials.iter().map(|(_, trial)| trial.unplanned).sum();
     assert!(unplanned >= 100, "{unplanned} fragments ran beyond the planned ones");
+    let of_groups: usize = trials.iter().map(|(_, trial)| trial.groups_restored).sum();
+    assert!(of_groups > 0, "rows of functions that combine objects together were made anew {of_groups} times");
 }
 
 /// Every third query has functions without memory for several partitions.
@@ -76,10 +80,13 @@ fn fragments_are_taken_apart_under_faults() {
         TRIALS.iter().map(|(_, trial)| trial).filter(|trial| trial.taken_apart > 0).collect();
     let times: usize = taken_apart.iter().map(|trial| trial.taken_apart).sum();
     assert!(taken_apart.len() >= 10 && times >= 20, "{times} times, in {} seeds", taken_apart.len());
-    let fired = |fault: Fault| taken_apart.iter().filter_map(|trial| trial.fired.get(&fault)).sum::<u64>();
-    let of_inputs = fired(Fault::LostInput) + fired(Fault::TornInput) + fired(Fault::SwappedInput);
-    let of_attempts = fired(Fault::SlowPipe) + fired(Fault::Hang) + fired(Fault::LateZombieWrite);
-    assert!(of_inputs > 0 && of_attempts > 0, "{of_inputs} and {of_attempts} faults beside them");
+    let sum = |of: fn(&PieceEvents) -> usize| taken_apart.iter().map(|trial| of(&trial.of_pieces)).sum::<usize>();
+    let (restored, without_input) = (sum(|of| of.restored), sum(|of| of.without_input));
+    let (failed, second_attempts) = (sum(|of| of.failed), sum(|of| of.second_attempts));
+    assert!(
+        restored > 0 && without_input > 0 && failed > 0 && second_attempts > 0,
+        "of them and their pieces: {restored} made anew, {without_input} without their rows, {failed} failed, {second_attempts} second attempts"
+    );
 }
 
 #[test]

@@ -34,5 +34,5 @@ pub use invoker::{Overwritten, PlatformUsage, QueryUsage, SimInvoker};
 pub use parts::PartsReading;
 pub use pipe::Pipe;
 pub use platform::{Platform, Quantiles};
-pub use trial::{Adoption, Trial, trial, trial_in_full};
+pub use trial::{Adoption, PieceEvents, Trial, trial, trial_in_full};
 pub use world::{Graph, GraphStep, QueryOutcome, SentShares, SimulatedQuery, World, WorldOutcome, run_virtually};

@@ -17,7 +17,7 @@ use gust_engine::model::TimeModel;
 use gust_engine::planner::DigestBounds;
 use gust_engine::planner::passes::pack::Packing;
 use gust_engine::scheduler::SchedulerSettings;
-use gust_protocol::FragmentId;
+use gust_protocol::{FragmentErrorKind, FragmentId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -60,11 +60,27 @@ pub struct Trial {
     pub unplanned: usize,
     /// Fragments that were taken apart by partitions, because their functions ran out of memory.
     pub taken_apart: usize,
+    /// Events of these fragments and of their pieces.
+    pub of_pieces: PieceEvents,
+    /// Fragments whose rows were made anew, of stages that combine objects with several functions for a run of partitions.
+    pub groups_restored: usize,
     pub fired: BTreeMap<Fault, u64>,
     /// Objects that zombies wrote after their query had been cleaned up, and that the collection found.
     pub late_objects: usize,
     /// Hash of everything that happened, with its order and its times.
     pub history: u64,
+}
+
+/// Events of fragments that were taken apart, beside their memory that did not suffice, and of the pieces.
+#[derive(Debug, Default)]
+pub struct PieceEvents {
+    /// Rows that were made anew.
+    pub restored: usize,
+    /// Attempts that found rows of others lost.
+    pub without_input: usize,
+    /// Attempts that failed otherwise.
+    pub failed: usize,
+    pub second_attempts: usize,
 }
 
 /// Runs one seed. Never panics.
@@ -248,6 +264,62 @@ pub(super) fn judge(world: &World, query: &SimulatedQuery, outcome: &QueryOutcom
         trial.broken.push(format!("query {id}: took {took:?} of {:?}", query.timeout));
     }
     check_books(outcome, query.graph.outgrows_plan, events, trial);
+    count_pieces(events, trial);
+    count_groups(outcome, trial);
+}
+
+/// Returns the fragments with which each stage began.
+fn begun(events: &[StampedEvent]) -> BTreeMap<u32, u32> {
+    let begun = |stamped: &StampedEvent| match stamped.event {
+        QueryEvent::StageStarted { stage, fragments, .. } => Some((stage, fragments)),
+        _ => None,
+    };
+    events.iter().filter_map(begun).collect()
+}
+
+/// Counts the events of fragments that were taken apart, and of their pieces: these have the numbers behind those with which a stage began.
+fn count_pieces(events: &[StampedEvent], trial: &mut Trial) {
+    let begun = begun(events);
+    let apart: BTreeSet<&FragmentId> = events
+        .iter()
+        .filter_map(|stamped| match &stamped.event {
+            QueryEvent::FragmentTakenApart { id, .. } => Some(id),
+            _ => None,
+        })
+        .collect();
+    let is_one =
+        |id: &FragmentId| apart.contains(id) || begun.get(&id.stage).is_some_and(|fragments| id.index >= *fragments);
+    let of_pieces = &mut trial.of_pieces;
+    for StampedEvent { event, .. } in events {
+        match event {
+            QueryEvent::RowsRestored { id, .. } if is_one(id) => of_pieces.restored += 1,
+            QueryEvent::AttemptStarted { id, cause: AttemptCause::Speculative, .. } if is_one(id) => {
+                of_pieces.second_attempts += 1;
+            }
+            QueryEvent::AttemptEnded { id, outcome, .. } if is_one(id) => match outcome {
+                AttemptOutcome::FragmentFailed { kind: FragmentErrorKind::OutOfMemory, .. } => {}
+                AttemptOutcome::FragmentFailed { kind: FragmentErrorKind::InputLost, .. } => {
+                    of_pieces.without_input += 1;
+                }
+                AttemptOutcome::FragmentFailed { .. } => of_pieces.failed += 1,
+                AttemptOutcome::InvokeFailed { kind, .. } if *kind != InvokeErrorKind::Throttled => {
+                    of_pieces.failed += 1;
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+/// Counts the fragments whose rows were made anew, of stages that began with more functions than runs of partitions.
+fn count_groups(outcome: &QueryOutcome, trial: &mut Trial) {
+    let begun = begun(&outcome.events);
+    let is_shared =
+        |stage: &u32| begun.get(stage).zip(outcome.combining.get(stage)).is_some_and(|(begun, runs)| begun > runs);
+    let is_restored =
+        |stamped: &&StampedEvent| matches!(&stamped.event, QueryEvent::RowsRestored { id, .. } if is_shared(&id.stage));
+    trial.groups_restored += outcome.events.iter().filter(is_restored).count();
 }
 
 /// Returns the name of an error's kind, if faults may end a query with it.

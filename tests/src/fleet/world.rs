@@ -1,5 +1,6 @@
 //! Queries against a simulated platform, from their stage to their rows, in virtual time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -128,6 +129,8 @@ pub struct QueryOutcome {
     /// Stages by the plan.
     pub stages: usize,
     pub scans: Vec<ScanStage>,
+    /// Planned runs of partitions of each stage that combines objects, by its number.
+    pub combining: BTreeMap<u32, u32>,
     /// Rows, sorted.
     pub rows: Result<Vec<(i64, i64)>, QueryError>,
     pub took: Duration,
@@ -223,6 +226,8 @@ impl World {
         let scans = planned.stages.iter().filter(|stage| !stage.is_over_parts());
         let scans = scans.map(|stage| ScanStage { stage: stage.index, fragments: stage.fragments.len() as u32 });
         let (scans, stages) = (scans.collect(), planned.stages.len());
+        let runs = |stage: &Arc<Stage>| Some((stage.index, stage.shuffle.combining?.planned().runs as u32));
+        let combining = planned.stages.iter().filter_map(runs).collect();
         let shares = shares(&query.graph, &planned.stages);
         if !shares.is_empty() {
             invoker.expect_sizes(&id, shares);
@@ -268,7 +273,7 @@ impl World {
         context.attempts.all_ended().await;
         context.exchange.clean(&id).await.expect("in memory");
         let began_unix_ms = clock.unix_ms(started);
-        QueryOutcome { id, began_unix_ms, stages, scans, rows, took, events, own: own.requests() }
+        QueryOutcome { id, began_unix_ms, stages, scans, combining, rows, took, events, own: own.requests() }
     }
 
     /// Opens a budget as a session on Lambda does.

@@ -61,8 +61,9 @@ pub fn measure(faults: &Faults, seeds: u64, adoption: Adoption) -> Outcome {
             sum(|trial| trial.late_objects),
         ),
         format!(
-            "graphs: {graphs} queries of three stages or more; rows of {} fragments made anew, {} fragments taken apart, objects of {} overwritten after their adoption",
+            "graphs: {graphs} queries of three stages or more; rows of {} fragments made anew, {} of them where functions combine objects together, {} fragments taken apart, objects of {} overwritten after their adoption",
             sum(|trial| trial.restored),
+            sum(|trial| trial.groups_restored),
             sum(|trial| trial.taken_apart),
             sum(|trial| trial.overwritten),
         ),
