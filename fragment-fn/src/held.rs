@@ -10,6 +10,9 @@
 //!
 //! The window lets go its input before it copies the rows, so that the stream above it has to keep their memory.
 //!
+//! A plan runs once at a time: both operators share the memory of a lane by its number, and so does a copy of the plan with other children. A function decodes a plan for each
+//! fragment, and runs it once.
+//!
 //! Non-goals: `BoundedWindowAggExec`, which holds the rows that its frames need, and the columns that a window adds.
 
 use std::collections::BTreeMap;
