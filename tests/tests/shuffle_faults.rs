@@ -32,9 +32,11 @@ struct Way {
     /// Reads beyond which objects are combined.
     reads_max: u64,
     buckets: usize,
+    /// Memory of each function.
+    memory_bytes: u64,
 }
 
-const DIRECT: Way = Way { reads_max: u64::MAX, buckets: 1 };
+const DIRECT: Way = Way { reads_max: u64::MAX, buckets: 1, memory_bytes: 2 << 30 };
 
 impl Spoiled {
     async fn new(lake: &Lake, spoiling: Spoiling, allow_fallback: bool) -> Self {
@@ -52,7 +54,8 @@ impl Spoiled {
         let partitions = if spoiling.fault == PartsFault::Refused { 1 } else { 16 };
         let config = config(Target::Processes, 6, Some(partitions), 1);
         let sort = SortPlace::Ranges;
-        let config = Config { exchange, allow_fallback, shuffle_reads_max: way.reads_max, sort, ..config };
+        let (shuffle_reads_max, function_memory_bytes) = (way.reads_max, way.memory_bytes);
+        let config = Config { exchange, allow_fallback, shuffle_reads_max, function_memory_bytes, sort, ..config };
         let session = lake.session(cloud::config(&server, config, &program)).await;
         Self { session, server, folder }
     }
@@ -94,9 +97,14 @@ async fn check_restored(fault: PartsFault, stage: u32, sql: &str) {
 }
 
 async fn check_restored_by(way: Way, fault: PartsFault, stage: u32, sql: &str) {
-    let (lake, what) = (Lake::new().await, format!("{fault:?}, {way:?}: {sql}"));
-    let spoiled = Box::pin(Spoiled::by(&lake, Spoiling { fault, stage: Some(stage) }, false, way)).await;
-    let report = spoiled.run(&lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let lake = Lake::new().await;
+    Box::pin(check_restored_of(&lake, way, fault, stage, sql)).await;
+}
+
+async fn check_restored_of(lake: &Lake, way: Way, fault: PartsFault, stage: u32, sql: &str) -> Report {
+    let what = format!("{fault:?}, {way:?}: {sql}");
+    let spoiled = Box::pin(Spoiled::by(lake, Spoiling { fault, stage: Some(stage) }, false, way)).await;
+    let report = spoiled.run(lake, sql).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     let fired = spoiled.fired();
     let is_one = !matches!(fault, PartsFault::AllGone | PartsFault::EverythingGone | PartsFault::Refused);
     assert!(if is_one { fired.len() == 1 } else { fired.len() > 4 }, "{what}: {fired:?}");
@@ -120,6 +128,7 @@ async fn check_restored_by(way: Way, fault: PartsFault, stage: u32, sql: &str) {
     let expect: Vec<&str> = BUCKETS[..way.buckets].to_vec();
     assert_eq!(written.keys().copied().collect::<Vec<_>>(), expect, "{what}: each bucket has objects: {written:?}");
     spoiled.close().await;
+    report
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +150,18 @@ async fn lost_rows_that_are_combined_are_made_anew() {
         )
         .await;
     }
+}
+
+/// Six functions read at most three runs of partitions. Some 5 MB are more than so many functions of this memory should read.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_rows_that_functions_combine_together_are_made_anew() {
+    let lake = wide().await;
+    let way = Way { reads_max: 0, memory_bytes: 8 << 20, ..DIRECT };
+    let sql = "SELECT count(*), sum(length(s)) FROM (SELECT DISTINCT k, s FROM wide)";
+    let report = Box::pin(check_restored_of(&lake, way, PartsFault::Gone, 1, sql)).await;
+    let combining = report.by_stage.iter().find(|work| work.stage == 1).expect("a stage that combines");
+    let (fragments, taken_apart) = (combining.fragments, report.fragments_taken_apart);
+    assert!(fragments > 3 && taken_apart == 0, "{fragments} fragments, {taken_apart} taken apart: {report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
