@@ -69,6 +69,30 @@ impl Place {
     }
 }
 
+/// Time in which a program has to stop at a time-out below a second. Processor time bounds what it computes meanwhile, and this what it
+/// waits for: no busy machine holds it up as long.
+pub(crate) const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs a program to its end. Fails where it is killed at a limit, and kills it where it has not ended in time.
+#[track_caller]
+pub(crate) fn in_time(mut command: Command, ends_within: Duration, what: &str) -> Output {
+    let deadline = Instant::now() + ends_within;
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let id = child.id().to_string();
+    let watch = std::thread::spawn(move || child.wait_with_output().expect("it ends"));
+    while !watch.is_finished() {
+        if Instant::now() > deadline {
+            Command::new("kill").args(["-KILL", &id]).status().expect("kill");
+            panic!("not ended after {ends_within:?}: {what}");
+        }
+        crate::serve::pause(Duration::from_millis(5));
+    }
+    let output = watch.join().expect("no panic");
+    // No statement ends by a signal, and the limit of processor time is one.
+    assert!(output.status.code().is_some(), "{what}: {}", output.status);
+    output
+}
+
 #[track_caller]
 pub(crate) fn check(output: &Output, code: i32, expect: &[&str]) {
     let words = String::from_utf8_lossy(&output.stderr);
@@ -81,13 +105,12 @@ pub(crate) fn check(output: &Output, code: i32, expect: &[&str]) {
 
 #[track_caller]
 pub(crate) fn fails(place: &Place, arguments: &[&str], code: i32, expect: &[&str]) {
-    has_failed(place, place.gust(arguments), code, expect);
+    has_failed(place, &place.gust(arguments).output().expect("it starts"), code, expect);
 }
 
 #[track_caller]
-fn has_failed(place: &Place, mut command: Command, code: i32, expect: &[&str]) {
-    let output = command.output().expect("it starts");
-    check(&output, code, expect);
+fn has_failed(place: &Place, output: &Output, code: i32, expect: &[&str]) {
+    check(output, code, expect);
     assert_eq!(output.stdout, b"", "rows of a failed statement");
     assert_eq!(place.left(), Vec::<PathBuf>::new(), "something is left in the temporary folder");
 }
@@ -287,9 +310,9 @@ fn a_reader_that_goes_ends_the_statement() {
 #[test]
 fn a_time_out_stops_the_statement() {
     let place = Place::new("");
-    // The statement computes without an end, so that its processor time says when it was stopped.
     let command = place.gust_within(30, &["query", "--timeout", "300ms", ENDLESS]);
-    has_failed(&place, command, 124, &["did not finish within 300ms", "--timeout"]);
+    let output = in_time(command, STOPPED_WITHIN, "the endless statement");
+    has_failed(&place, &output, 124, &["did not finish within 300ms", "--timeout"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

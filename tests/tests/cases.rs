@@ -38,8 +38,11 @@ const AT_ONCE: usize = 3;
 /// Processor time of each process of a run, in seconds, unless its case allows less. A process that takes more is killed.
 /// Processor time bounds what is computed; a busy machine stretches any other.
 const PROCESSOR_SECONDS_MAX: u64 = 60;
-/// Time after which a run counts as hanging. It is for a run that waits, and no busy machine makes a run as long.
+/// Time after which a run counts as hanging, where its case has no processor time of its own. It is for a run that waits, and no busy
+/// machine makes a run as long.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
+/// The same where its case has one: time is the subject there.
+const BOUNDED_HANGS_AFTER: Duration = Duration::from_secs(120);
 /// Address space of a program, in kibibytes. A program that would take all of the machine's memory ends alone.
 const ADDRESS_SPACE_KIB_MAX: u64 = 16 * 1024 * 1024;
 
@@ -332,7 +335,10 @@ async fn run(root: &Path, start: &Start<'_>) -> Vec<RunEnd> {
     // A statement may end with a comment.
     let text = jobs.iter().map(|job| job.ask.sql.replace("{bucket}", BUCKET)).collect::<Vec<_>>().join("\n;\n");
     std::fs::write(&sql, text).expect("written");
-    let seconds = case.processor_seconds_max.unwrap_or(PROCESSOR_SECONDS_MAX);
+    let (seconds, hangs_after) = match case.processor_seconds_max {
+        Some(seconds) => (seconds, BOUNDED_HANGS_AFTER),
+        None => (PROCESSOR_SECONDS_MAX, HANGS_AFTER),
+    };
     let limits = format!("ulimit -v {ADDRESS_SPACE_KIB_MAX} && ulimit -t {seconds}");
     let mut command = Command::new("sh");
     command
@@ -353,7 +359,7 @@ async fn run(root: &Path, start: &Start<'_>) -> Vec<RunEnd> {
         .stdout(std::fs::File::create(output).expect("a file"))
         .stderr(Stdio::piped());
     let running = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("it starts");
-    let (code, words) = match tokio::time::timeout(HANGS_AFTER, running.wait_with_output()).await {
+    let (code, words) = match tokio::time::timeout(hangs_after, running.wait_with_output()).await {
         Err(_) => (None, "it hangs".to_owned()),
         Ok(ended) => {
             let ended = ended.expect("it ends");

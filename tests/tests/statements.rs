@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use datafusion::prelude::SessionContext;
 
-use crate::bad_input::{Place, check, fails};
+use crate::bad_input::{Place, STOPPED_WITHIN, check, fails, in_time};
 
 /// Processor time for a statement, in seconds, with our crates not optimized. A process that takes more is killed.
 const PROCESSOR_SECONDS_MAX: u64 = 30;
-/// Time after which a statement counts as hanging: no busy machine makes one as long.
+/// Time after which a statement without a time-out counts as hanging: no busy machine makes one as long.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
 
 enum Expect {
@@ -24,33 +24,18 @@ enum Expect {
 }
 use Expect::{Ends, Refused, Rows};
 
-/// Runs a program with a text on stdin. Fails where it takes more processor time than it has, and kills it where it hangs.
+/// Runs a program with a text on stdin.
 #[track_caller]
-fn in_time(mut command: Command, text: &Path, what: &str) -> Output {
-    let started = Instant::now();
-    let stdin = File::open(text).expect("readable");
-    let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let id = child.id().to_string();
-    let watch = std::thread::spawn(move || child.wait_with_output().expect("it ends"));
-    while !watch.is_finished() {
-        if started.elapsed() > HANGS_AFTER {
-            Command::new("kill").args(["-KILL", &id]).status().expect("kill");
-            panic!("not ended after {HANGS_AFTER:?}: {what}");
-        }
-        #[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = watch.join().expect("no panic");
-    // No statement ends by a signal, and the limit of processor time is one.
-    assert!(output.status.code().is_some(), "{what}: {}", output.status);
-    output
+fn with_text(mut command: Command, text: &Path, ends_within: Duration, what: &str) -> Output {
+    command.stdin(File::open(text).expect("readable"));
+    in_time(command, ends_within, what)
 }
 
 fn on_local(place: &Place, name: &str, text: &str) -> Output {
     let path: PathBuf = place.path(name);
     std::fs::write(&path, text).expect("written");
     let arguments = ["query", "--on", "local", "--report", "none", "--format", "csv", "-"];
-    in_time(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, name)
+    with_text(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, HANGS_AFTER, name)
 }
 
 fn chain(one: &str, count: usize, by: &str) -> String {
@@ -348,7 +333,7 @@ async fn deep_expressions_run_on_functions() {
         std::fs::write(&path, format!("SELECT count(*) AS n FROM 't/' WHERE {condition}")).expect("written");
         for on in ["in-process", "processes", "auto"] {
             let arguments = ["query", "--on", on, "--allow-fallback", "--format", "csv", "-"];
-            let output = in_time(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, name);
+            let output = with_text(place.gust_within(PROCESSOR_SECONDS_MAX, &arguments), &path, HANGS_AFTER, name);
             check(&output, 0, &[]);
             assert_eq!(String::from_utf8_lossy(&output.stdout), rows, "{name} on {on}");
         }
@@ -366,7 +351,7 @@ fn long_planning_is_stopped_by_the_time_out() {
     });
     std::fs::write(place.path("joins"), format!("SELECT count(*) FROM {joins}")).expect("written");
     let arguments = ["query", "--on", "local", "--timeout", "100ms", "-"];
-    let output = in_time(place.gust_within(10, &arguments), &place.path("joins"), "joins");
+    let output = with_text(place.gust_within(10, &arguments), &place.path("joins"), STOPPED_WITHIN, "joins");
     check(&output, 124, &["did not finish within 100ms"]);
 }
 
