@@ -14,7 +14,7 @@
 //!
 //! `CASES=meaning cargo test --release -p gust-tests cases::` runs one file alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -293,6 +293,9 @@ fn jobs(cases: &[Case]) -> Vec<Job<'_>> {
 
 /// Puts plain queries of one case, target and format into one start each, and every other ask into a start of its own. An ask that is
 /// known to fail would make its neighbours suspect.
+///
+/// The first query of a start finds nothing kept and no function warm. An ask that a user met is first on every target, and a neighbour on one
+/// at least. An ask that would not be has a start more.
 fn starts<'a>(root: &Path, jobs: Vec<Job<'a>>, known: &[&str]) -> Vec<Start<'a>> {
     let mut shared: BTreeMap<(&str, usize, &str, String), Vec<Job<'a>>> = BTreeMap::new();
     let mut all = Vec::new();
@@ -305,12 +308,26 @@ fn starts<'a>(root: &Path, jobs: Vec<Job<'a>>, known: &[&str]) -> Vec<Start<'a>>
             false => all.push(vec![job]),
         }
     }
-    all.extend(shared.into_values().map(|mut jobs| {
-        let target = TARGETS.iter().position(|target| *target == jobs[0].target).unwrap_or_default();
-        let first = target % jobs.len();
-        jobs.rotate_left(first);
-        jobs
-    }));
+    let mut shared: Vec<Vec<Job<'a>>> = shared.into_values().collect();
+    // Targets on which an ask is the first of a start, by the ask's name.
+    let mut first_on: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for jobs in &mut shared {
+        let first = (0..jobs.len()).min_by_key(|position| {
+            let Job { ask, ask_name, target, .. } = &jobs[*position];
+            let targets = first_on.get(ask_name);
+            (targets.is_some_and(|targets| targets.contains(target)), targets.is_some(), !ask.seen)
+        });
+        jobs.swap(0, first.unwrap_or_default());
+        first_on.entry(jobs[0].ask_name.clone()).or_default().insert(jobs[0].target);
+    }
+    for jobs in &mut shared {
+        let never_first = jobs.extract_if(1.., |Job { ask, ask_name, target, .. }| {
+            let targets = first_on.entry(ask_name.clone()).or_default();
+            (ask.seen || targets.is_empty()) && targets.insert(*target)
+        });
+        all.extend(never_first.map(|job| vec![job]));
+    }
+    all.extend(shared);
     let start = |(number, jobs): (usize, Vec<Job<'a>>)| Start { jobs, output: root.join(format!("output-{number}")) };
     all.into_iter().enumerate().map(start).collect()
 }
