@@ -26,8 +26,7 @@ const FILES: usize = 4;
 const ROW_GROUP_ROWS: usize = 32 * 1024;
 /// Scale factor of the compressed table: 600,000 rows of lineitem, about 17 MB.
 const SCALE: f64 = 0.1;
-/// Rows of each file of the dense table. A core computes for about 0.2 s on them (a quarter of them took 45 ms, November 2026), which is long beside the
-/// few milliseconds of a query on one row.
+/// Rows of each file of the dense table: so many that a core computes for far longer on them than on one row.
 const DENSE_ROWS: usize = 1 << 20;
 const DENSE_COLUMNS: usize = 4;
 
