@@ -207,28 +207,36 @@ fn unique(name: &str) -> String {
 
 /// Returns a zip whose `bootstrap` runs `program` with `arguments`, from its place on this machine.
 pub fn package_of(program: &str, arguments: &[&str]) -> Vec<u8> {
-    let script = format!("#!/bin/sh\nexec '{program}' {}\n", arguments.join(" "));
-    zip("bootstrap", script.as_bytes())
+    padded_package_of(program, arguments, 0)
 }
 
-/// Returns a zip with one executable file. Python makes it: the archive format is not under test.
-pub fn zip(name: &str, content: &[u8]) -> Vec<u8> {
+/// Returns the same zip with a second file of random bytes, for a package as large as one with a whole program.
+pub fn padded_package_of(program: &str, arguments: &[&str], padding_bytes: usize) -> Vec<u8> {
+    let script = format!("#!/bin/sh\nexec '{program}' {}\n", arguments.join(" "));
+    zip(script.as_bytes(), padding_bytes)
+}
+
+/// Returns a zip with the executable file `bootstrap`, and with a file of so many random bytes if there are to be any. Python makes it:
+/// the archive format is not under test.
+pub fn zip(bootstrap: &[u8], padding_bytes: usize) -> Vec<u8> {
     const SCRIPT: &str = "
-import sys, zipfile
-info = zipfile.ZipInfo(sys.argv[1], (1980, 1, 1, 0, 0, 0))
+import os, sys, zipfile
+info = zipfile.ZipInfo('bootstrap', (1980, 1, 1, 0, 0, 0))
 info.external_attr, info.create_system = 0o100755 << 16, 3
 with zipfile.ZipFile(sys.stdout.buffer, 'w') as out:
     out.writestr(info, sys.stdin.buffer.read(), zipfile.ZIP_STORED)
+    if padding := int(sys.argv[1]):
+        out.writestr('padding', os.urandom(padding), zipfile.ZIP_STORED)
 ";
     let mut python = Command::new("python3")
-        .args(["-c", SCRIPT, name])
+        .args(["-c", SCRIPT, &padding_bytes.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("Python 3");
     let mut stdin = python.stdin.take().expect("a pipe");
     std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content).expect("python reads"));
+        scope.spawn(move || stdin.write_all(bootstrap).expect("python reads"));
         let output = python.wait_with_output().expect("python ends");
         assert!(output.status.success(), "python failed");
         output.stdout

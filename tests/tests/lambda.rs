@@ -132,7 +132,7 @@ async fn tpch_session(
 #[tokio::test(flavor = "multi_thread")]
 async fn tpch_on_lambda_equals_local() {
     let Some(localstack) = localstack::shared() else { return };
-    let zip = localstack::zip("bootstrap", &std::fs::read(FUNCTION).expect("built"));
+    let zip = localstack::zip(&std::fs::read(FUNCTION).expect("built"), 0);
     let function = localstack.deploy("gust", zip, Setup::default()).await;
     let session = tpch_session(localstack, &[function], 4, None).await;
     for number in 1..=queries::COUNT {
