@@ -5,8 +5,8 @@
 //! ```
 //!
 //! An ask is a statement with its rows or with the words of its error. It may have both where either will do; then all targets
-//! must do the same. An ask that a user met runs on every target in every format. A neighbour runs on every target, and its
-//! format changes from one to the next. Python and pyarrow read the rows back. Rows come from functions where functions are
+//! must do the same. An ask that a user met runs on every target in every format. A neighbour runs on every target, in
+//! another format on each. Python and pyarrow read the rows back. Rows come from functions where functions are
 //! asked for, unless an ask says `remote = false`, or its case has no data.
 //!
 //! A start of the program costs as much as four of its statements. Asks of one case that have rows for certain are therefore answered by one program for each
@@ -33,6 +33,8 @@ const KNOWN_FAILING: &str = "known_failing.txt";
 
 const TARGETS: [&str; 4] = ["local", "in-process", "processes", "auto"];
 const FORMATS: [&str; 5] = ["arrow", "csv", "json", "table", "ndjson"];
+/// Asks of a case, one after the other, whose neighbours have the same format on a target, so that one program can answer them.
+const SAME_FORMAT: usize = 4;
 /// Programs at a time: as many as CI has cores, and one more for when both wait.
 const AT_ONCE: usize = 3;
 /// Processor time of each process of a run, in seconds, unless its case allows less. A process that takes more is killed.
@@ -278,7 +280,7 @@ fn jobs(cases: &[Case]) -> Vec<Job<'_>> {
                 let formats = match ask.formats(case) {
                     Some(formats) => formats.clone(),
                     None if ask.seen => FORMATS.map(str::to_owned).to_vec(),
-                    None => vec![FORMATS[(number + position) % FORMATS.len()].to_owned()],
+                    None => vec![FORMATS[(case.number + number / SAME_FORMAT + position) % FORMATS.len()].to_owned()],
                 };
                 for (format, limit) in formats.iter().flat_map(|format| limits.iter().map(move |limit| (format, limit)))
                 {
