@@ -1,13 +1,16 @@
 //! DuckDB's rows of statements over folders of Parquet files.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
+use gust::demo::queries;
 
 use crate::compare::read_arrow_file;
 use crate::python::{self, Run};
+use crate::tpch::Tables;
 
 /// Asks DuckDB. `tables` has a folder of Parquet files for each table. None where DuckDB is not to be had, which is told; with `CI=true` that is an error.
 ///
@@ -28,6 +31,25 @@ pub fn answers(cache: &Path, tables: &Path, statements: &[&str]) -> anyhow::Resu
     }
     let rows = (0..statements.len()).map(|number| read_arrow_file(&judged.join(format!("{number}.arrow"))));
     rows.collect::<anyhow::Result<_>>().map(Some)
+}
+
+/// Returns DuckDB's rows of all TPC-H queries, as [`answers`] does. The same tables are asked once for all tests of a program.
+///
+/// # Errors
+/// Those of [`answers`].
+pub fn tpch_answers(cache: &Path, tables: &Tables) -> anyhow::Result<Option<&'static [Vec<RecordBatch>]>> {
+    type Rows = Option<&'static [Vec<RecordBatch>]>;
+    static ASKED: Mutex<BTreeMap<PathBuf, Rows>> = Mutex::new(BTreeMap::new());
+    // It is held while DuckDB is asked: another test waits for the same rows.
+    let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(rows) = asked.get(tables.root()) {
+        return Ok(*rows);
+    }
+    let statements: Vec<&str> = (1..=queries::COUNT).map(queries::query).collect();
+    let rows = answers(cache, tables.root(), &statements)?;
+    let rows: Rows = rows.map(|rows| &*rows.leak());
+    asked.insert(tables.root().to_owned(), rows);
+    Ok(rows)
 }
 
 /// Returns rows under the names of others' columns: engines name a column without a name each in its own way.

@@ -147,7 +147,7 @@ pub struct Judges {
     /// Rows of local runs, by query and kind of joins.
     local: BTreeMap<(usize, Joins), Vec<RecordBatch>>,
     /// DuckDB's rows by query. None where DuckDB is not to be had.
-    duckdb: Option<Vec<Vec<RecordBatch>>>,
+    duckdb: Option<&'static [Vec<RecordBatch>]>,
 }
 
 impl Judges {
@@ -156,8 +156,7 @@ impl Judges {
     /// # Errors
     /// Those of a local run, and DuckDB's.
     pub async fn ask(cache: &Path, tables: &Tables) -> anyhow::Result<Self> {
-        let statements: Vec<&str> = (1..=queries::COUNT).map(queries::query).collect();
-        let duckdb = duckdb::answers(cache, tables.root(), &statements)?;
+        let duckdb = duckdb::tpch_answers(cache, tables)?;
         let mut local = BTreeMap::new();
         for joins in JOINS {
             let config = Config { on: Target::Local, ..Config::default() };
@@ -187,7 +186,7 @@ impl Judges {
         let local = &self.local[&(cell.query, cell.way.joins)];
         compare(local, &rows, Rule::same_engine())
             .map_err(|difference| what(format!("not the rows of a local run: {difference}")))?;
-        if let Some(duckdb) = &self.duckdb {
+        if let Some(duckdb) = self.duckdb {
             let judged = duckdb::named_as(&duckdb[cell.query - 1], &rows);
             compare(&judged, &rows, Rule::other_engine().in_any_order())
                 .map_err(|difference| what(format!("not DuckDB's rows: {difference}")))?;

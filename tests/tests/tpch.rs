@@ -109,7 +109,6 @@ const WITHOUT_SHUFFLES: [usize; 1] = [6];
 
 /// Checks every query with its groups and its joins in functions. Its rows are those of DataFusion alone, and those of DuckDB.
 async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<u32>) {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let tables = tables();
     let mut config = Config {
         on: target,
@@ -123,8 +122,7 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
     for statement in tables.create_statements() {
         run(&session, &statement).await.expect("setup");
     }
-    let statements: Vec<&str> = (1..=queries::COUNT).map(queries::query).collect();
-    let answers = duckdb::answers(cache, tables.root(), &statements).expect("DuckDB's rows");
+    let answers = duckdb::tpch_answers(Path::new(env!("CARGO_TARGET_TMPDIR")), &tables).expect("DuckDB's rows");
     let mut objects = 0;
     for number in 1..=queries::COUNT {
         let what = format!("query {number} on {target:?}, shuffling");
@@ -132,7 +130,7 @@ async fn check_shuffling(target: Target, functions_max: u32, partitions: Option<
         let expected = judged(queries::query(number)).await;
         compare(expected, &rows, Rule::same_engine()).unwrap_or_else(|difference| panic!("{what}: {difference}"));
         assert_used(number, &report, &what);
-        if let Some(answers) = &answers {
+        if let Some(answers) = answers {
             let rule = Rule::other_engine().in_any_order();
             let judged = duckdb::named_as(&answers[number - 1], &rows);
             compare(&judged, &rows, rule).unwrap_or_else(|difference| panic!("{what}, DuckDB: {difference}"));
