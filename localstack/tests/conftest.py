@@ -11,14 +11,19 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cloud(state: Path) -> Iterator[Cloud]:
+def started(state: Path) -> Iterator[Started]:
     started = Started("--port", "0", "--state", str(state))
     if not started.first_line:
         pytest.exit(f"LocalStack does not start: {started.stop()[2]}", returncode=1)
-    yield Cloud(started.url)
+    yield started
     code, stdout, stderr = started.stop()
     assert (code, stdout, stderr) == (0, "", "")
     assert [path.name for path in state.iterdir()] == ["localstack.log"]
+
+
+@pytest.fixture(scope="session")
+def cloud(started: Started) -> Cloud:
+    return Cloud(started.url)
 
 
 @pytest.fixture(scope="module")

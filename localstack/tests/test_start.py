@@ -52,11 +52,23 @@ def start(*arguments: str, python: str = sys.executable, **variables: str) -> "s
     )
 
 
-def test_two_at_once_share_nothing(temp: dict[str, str]) -> None:
+# Settings of a user for AWS, proxies and Python, which change nothing.
+ODD = {
+    "AWS_PROFILE": "no-such-profile",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "http_proxy": "http://127.0.0.1:1",
+    "SERVICES": "sqs",
+    "LAMBDA_RUNTIME_EXECUTOR": "docker",
+    "PYTHONPATH": "/nonexistent",
+}
+
+
+def test_two_at_once_share_nothing_whatever_the_users_settings(temp: dict[str, str]) -> None:
     started: list[Any] = [None, None]
 
     def begin(index: int) -> None:
-        started[index] = Started("--port", "0", variables=temp)
+        started[index] = Started("--port", "0", variables={**temp, **(ODD if index else {})})
 
     threads = [threading.Thread(target=begin, args=(index,)) for index in (0, 1)]
     for thread in threads:
@@ -175,11 +187,13 @@ def test_a_taken_port_is_named() -> None:
     assert "hint: --port 0 takes a free one" in ended.stderr
 
 
-def test_a_port_that_another_takes_meanwhile_is_named(busy: tuple[Started, int], tmp_path: Path) -> None:
-    host = psutil.Process(busy[0].host_pid)
-    variables = {**host.environ(), "FILESYSTEM_ROOT": str(tmp_path / "root"), "HOME": str(tmp_path)}
+def test_a_port_that_another_takes_meanwhile_is_named(started: Started, tmp_path: Path) -> None:
+    host = psutil.Process(started.host_pid)
+    # It has folders of its own: the first one goes on.
+    own = {"FILESYSTEM_ROOT": str(tmp_path / "root"), "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    variables = {**host.environ(), **own}
     second = run_host(variables)
-    port = busy[0].url.rpartition(":")[2]
+    port = started.url.rpartition(":")[2]
     assert second.returncode == 3
     assert second.stderr.endswith(f"localstack: port {port} is taken\n")
 
@@ -216,21 +230,6 @@ def test_a_python_that_does_not_fit_is_named() -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={"PATH": "/nonexistent"})
     assert ended.returncode == 69
     assert ended.stderr.startswith("start: LocalStack needs Python 3.11 to 3.13, and this is 3.9\nhint: install")
-
-
-def test_the_users_settings_for_aws_and_proxies_change_nothing(temp: dict[str, str]) -> None:
-    odd = {
-        "AWS_PROFILE": "no-such-profile",
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-        "HTTP_PROXY": "http://127.0.0.1:1",
-        "http_proxy": "http://127.0.0.1:1",
-        "SERVICES": "sqs",
-        "LAMBDA_RUNTIME_EXECUTOR": "docker",
-        "PYTHONPATH": "/nonexistent",
-    }
-    started = Started("--port", "0", variables={**temp, **odd})
-    assert Cloud(started.url).deploy().invoke().error is None
-    assert started.stop()[0] == 0
 
 
 def test_packages_that_cannot_be_had_are_named_and_nothing_half_made_stays(tmp_path: Path) -> None:
