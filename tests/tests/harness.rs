@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use gust::demo::queries;
 use gust::demo::table::TpchTable;
-use gust_tests::compare::{Rule, compare, read_arrow_file};
+use gust_tests::compare::{Rule, compare};
+use gust_tests::duckdb;
 use gust_tests::python::{self, Run};
 use gust_tests::s3::shape::Latency;
 use gust_tests::s3::{GONE, Operation, Repeated, Request, S3Server, Shape, in_flight_max, repeated};
@@ -20,6 +21,8 @@ use object_store::{
     UpdateVersion, WriteMultipart,
 };
 use tokio::net::TcpStream;
+
+use crate::tpch::judged;
 
 fn cache() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -330,27 +333,13 @@ fn shared_tables_are_made_once_and_whole() {
 #[tokio::test]
 async fn datafusion_and_duckdb_agree_on_every_query() {
     let tables = tpch::tables(cache()).unwrap();
-    let folder = tempfile::tempdir_in(cache()).unwrap();
-    let mut arguments = vec![tables.root().to_owned(), folder.path().join("judged")];
-    for n in 1..=queries::COUNT {
-        let file = folder.path().join(format!("q{n:02}.sql"));
-        fs::write(&file, queries::query(n)).unwrap();
-        arguments.push(file);
-    }
-    if let Run::Skipped { reason } = python::run(cache(), "tpch_judge.py", &arguments).unwrap() {
-        eprintln!("skipped: {reason}");
-        return;
-    }
-    let context = datafusion::prelude::SessionContext::new();
-    for statement in tables.create_statements() {
-        context.sql(&statement).await.unwrap();
-    }
-    for n in 1..=queries::COUNT {
-        let results = context.sql(queries::query(n)).await.unwrap().collect().await.unwrap();
-        let judged = read_arrow_file(&arguments[1].join(format!("q{n:02}.arrow"))).unwrap();
-        compare(&judged, &results, Rule::other_engine().in_any_order())
-            .unwrap_or_else(|difference| panic!("Q{n}: {difference}"));
-        assert!(!judged.is_empty(), "Q{n}: a result has a batch, if only for its columns");
+    let Some(answers) = duckdb::tpch_answers(cache(), &tables).unwrap() else { return };
+    assert_eq!(answers.len(), queries::COUNT);
+    for (number, answer) in (1..).zip(answers) {
+        let rows = judged(queries::query(number)).await;
+        compare(answer, rows, Rule::other_engine().in_any_order())
+            .unwrap_or_else(|difference| panic!("Q{number}: {difference}"));
+        assert!(!answer.is_empty(), "Q{number}: a result has a batch, if only for its columns");
     }
 }
 
