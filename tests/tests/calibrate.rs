@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use gust::calibrate::calibrate;
-use gust_engine::config::{Config, InvokerKind, Target};
+use gust_engine::config::{Config, Target};
 use gust_engine::model::Place;
 use gust_engine::model::measured::{Measured, load};
 use gust_engine::report::Report;
 use gust_engine::session::Session;
-use gust_tests::localstack::{self, Setup};
+use gust_tests::localstack::{self, REGION, Setup};
 use gust_tests::query::{assert_remote, run};
 use gust_tests::s3::shape::{Faults, Latency, Pipe};
 use gust_tests::s3::{S3Server, Shape};
@@ -26,10 +26,6 @@ async fn figures_are_printed_kept_and_used_by_decisions() {
     let place = bad_input::Place::new(SETTINGS);
     place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 1000)").await;
     let model = place.path("kept/model.toml");
-    let dry = place.gust(&[&CALIBRATE[..], &["--dry-run"]].concat()).output().expect("it starts");
-    check(&dry, 0, &[]);
-    assert!(!model.exists(), "a dry run keeps nothing");
-
     std::fs::create_dir(place.path("kept")).expect("made");
     std::fs::write(&model, "version = 99\n").expect("written");
     // A query needs no figures.
@@ -74,27 +70,33 @@ async fn figures_are_printed_kept_and_used_by_decisions() {
     assert!(plan.contains("4321."), "the decision reckons with it: {plan}");
 }
 
-/// The times are this machine's. The test shows that calibration needs no processes.
+/// The times are this machine's. The test shows that calibration needs no processes, and that a dry run keeps nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn functions_on_lambda_are_measured_too() {
+async fn a_dry_run_measures_functions_on_lambda_and_keeps_nothing() {
     let Some(localstack) = localstack::shared() else { return };
     let package = localstack::package_of(env!("CARGO_BIN_EXE_bootstrap_under_test"), &[]);
     let function = localstack.deploy("measured", package, Setup::default()).await;
     let bucket = localstack.bucket("exchange").await;
     let exchange = format!("s3://{bucket}/results");
-    let config = Config {
-        on: Target::Lambda,
-        invoker: InvokerKind::Lambda,
-        functions_max: 2,
-        exchange: Some(exchange.clone()),
-        s3: localstack.s3(),
-        lambda: localstack.lambda(&[function]),
-        ..Config::default()
+    let reached = format!("region = '{REGION}'\nendpoint = '{}'\n", localstack.endpoint);
+    let place = bad_input::Place::new(&format!(
+        "invoker = 'lambda'\nfunctions_max = 2\nexchange = '{exchange}'\ntime_model = 'kept/model.toml'\n\
+         [lambda]\nfunctions = ['{function}']\n{reached}\
+         [s3]\n{reached}allow_http = true\npath_style = true\naccess_key_id = 'test'\nsecret_access_key = 'test'\n"
+    ));
+    let mut dry = place.gust(&[&CALIBRATE[..], &["--dry-run"]].concat());
+    localstack::without_aws(&mut dry);
+    let dry = dry.output().expect("it starts");
+    check(&dry, 0, &[]);
+    let told = String::from_utf8(dry.stdout).expect("text");
+    let number = |before: &str, after: &str| {
+        let number = told.split_once(before).and_then(|(_, rest)| rest.split_once(after)).map(|(number, _)| number);
+        number.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or_else(|| panic!("{before}: {told}"))
     };
-    let calibration = Box::pin(calibrate(&config, 1 << 20, &|_| {})).await.expect("figures");
-    let Measured { functions, function_cores, attempt_seconds, .. } = &calibration.measured;
-    assert!(functions.starts_with("lambda 2048 MB "), "{functions}");
-    assert!(*function_cores > 0.1 && *attempt_seconds > 1e-4, "{calibration:?}");
+    assert!(told.starts_with("functions      lambda 2048 MB "), "{told}");
+    assert!(number("a function is worth ", " of them") > 0.1, "{told}");
+    assert!(number("an attempt", " ms billed at least") > 0.1, "{told}");
+    assert!(!place.path("kept/model.toml").exists(), "a dry run keeps nothing");
     assert_eq!(localstack.objects(&exchange).await, Vec::<String>::new(), "its tables are removed");
 }
 
