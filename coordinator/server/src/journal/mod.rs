@@ -50,6 +50,9 @@ const RESULTS_BYTES_MAX: usize = 8 << 20;
 const END_TRIES_MAX: usize = 3;
 const END_PAUSE: Duration = Duration::from_secs(1);
 
+/// Pauses behind tries to remove a journal.
+const REMOVAL_PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::ZERO];
+
 /// Time for which the end of a journal is tried after that.
 const END_LATER_MAX: Duration = Duration::from_secs(3_600);
 
@@ -549,12 +552,15 @@ impl Writer {
     }
 
     async fn remove(&self) {
-        if let Err(error) = self.keeping.journals.remove(self.work.id()).await {
-            tracing::warn!(
-                id = self.work.id(),
-                "its journal cannot be removed: {error}; `gust exchange gc` does it later"
-            );
+        let id = self.work.id();
+        for pause in REMOVAL_PAUSES {
+            match self.keeping.journals.remove(id).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(id, "its journal cannot be removed: {error}"),
+            }
+            tokio::time::sleep(pause).await;
         }
+        tracing::warn!(id, "`gust exchange gc` removes its journal later");
     }
 }
 
