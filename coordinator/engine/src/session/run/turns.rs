@@ -298,7 +298,8 @@ mod tests {
         let since = tokio::time::Instant::now();
         assert_eq!(long(&turns).turns_of(ready(1)).await, 1);
         assert!((WAIT_MAX..2 * WAIT_MAX).contains(&since.elapsed()));
-        assert_eq!((turns.lock().computing, turns.lock().waiting.len()), (1, 0));
+        let cores = turns.lock();
+        assert_eq!((cores.computing, cores.waiting.len()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
