@@ -10,7 +10,7 @@ use gust_engine::report::Report;
 use gust_engine::session::{Engine, EngineOptions, SessionOptions};
 use gust_tests::compare::{Rule, compare};
 use gust_tests::pressure::{Data, MemoryOutcome, RunSettings, Short};
-use gust_tests::query::{plain, run};
+use gust_tests::query::{plain, run, run_with_events};
 use gust_tests::rollup::{PLACES, Rollup, RollupPlace};
 use gust_tests::sized::SizedFunctions;
 use tempfile::TempDir;
@@ -105,8 +105,8 @@ async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows
     let lake = numbers().await;
     let greatest = of_doubles(|column| format!("max(x.c{column} + y.c{column})"));
     let sql = format!("SELECT count(*), {greatest} FROM numbers AS x JOIN numbers AS y ON x.k = y.k");
-    // The rows of each producer are a small part of a function's memory. A hash join needs 5.5 MiB.
-    let machines = Machines { functions: 32, partitions: 1, function_memory: 4 << 20, memory: PLENTY };
+    // The rows of each producer are a small part of a function's memory. A hash join needs more than 5.1 MB of rows; in 4 MiB the merges of two sorts do not fit.
+    let machines = Machines { functions: 32, partitions: 1, function_memory: 5 << 20, memory: PLENTY };
     let report = ended(&lake, &sql, machines).await.expect("rows");
     let why = report.planned_again.as_deref().unwrap_or_else(|| panic!("not planned again: {report:?}"));
     assert!(why.contains("HashJoinInput"), "{why}");
@@ -171,7 +171,8 @@ async fn a_query_that_fits_no_function_goes_on_in_larger_ones() {
         run(&session, statement).await.expect("setup");
     }
     let sql = "SELECT count(DISTINCT s), count(DISTINCT k), sum(half) FROM wide";
-    let (rows, report) = run(&session, sql).await.expect("rows");
+    let (rows, _, events) = run_with_events(&session, sql).await.expect("rows");
+    let report = Report::priced(&events, session.tariff().await.as_ref());
     compare(&plain(&lake.setup, sql).await, &rows, Rule::same_engine()).expect("the same rows");
     let why = report.enlarged.as_deref().unwrap_or_else(|| panic!("not enlarged: {report:?}"));
     assert!(why.starts_with("for functions of 512 MB: "), "{why}");
