@@ -331,7 +331,7 @@ async fn a_query_that_falls_back_claims_the_memory_of_its_new_plan() {
         assert_eq!(first_count(&rows), 120_000, "{join:?}");
         assert!(report.fell_back.is_some(), "{join:?}: {report:?}");
         let bytes = gate.bytes.lock().expect("no holder panics").clone();
-        // Where the coordinator was to do the join, it has claimed memory before.
+        // The coordinator has claimed memory before where it was to do the join.
         assert_eq!(bytes.len(), if join == JoinPlace::Local { 2 } else { 1 }, "{join:?}: {bytes:?}");
         assert!(bytes.iter().all(|bytes| *bytes > 0), "{join:?}: {bytes:?}");
         assert!(!gate.is_held.load(Ordering::SeqCst), "{join:?}: it is given back");

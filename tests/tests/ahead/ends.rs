@@ -45,7 +45,7 @@ async fn faults_fail_no_query() {
             match lake.read(queries::query(number)).await {
                 Ok(Answer { rows, usage, .. }) => {
                     compare(&expected, &rows, Rule::same_engine()).expect("the rows");
-                    // What failed was not taken, and was read once more.
+                    // A read that failed was not taken, and was sent once more.
                     let fates = usage.taken_bytes + usage.unused_bytes() + usage.aborted_bytes;
                     let asked = fates..=fates + usage.gap_bytes;
                     assert!(asked.contains(&usage.bytes), "{fault:?}, query {number}: {usage:?}");

@@ -120,7 +120,7 @@ async fn what_is_granted_is_read_and_nothing_else_exists() {
         let answer = server.sql_of(secret, &greatest(&from));
         assert_eq!(answer.json(), json!([{ "m": expect }]), "{from}: {answer:?}");
     }
-    // Of each pair, one name is there for others, and one for nobody. Both have as many letters.
+    // One name of each pair is there for others, and one for nobody. Both have as many letters.
     let names = [
         ("lake.people.{}", "staff", "stbff"),
         ("lake.people.\"{}\"", "staff", "stbff"),

@@ -247,7 +247,7 @@ fn note(answer: &FragmentAnswer, query: &QueryContext, kept: &KeptParts) -> Resu
         read: Duration::ZERO,
     });
     let mut kept = kept.lock().expect("no holder panics");
-    // Where rows are returned, too, nobody would read those of the object.
+    // Nobody would read the rows of the object where rows are returned, too.
     let parts = kept.as_mut();
     let parts = parts.ok_or_else(|| DataFusionError::Internal(format!("{} has left an object", attempts.id())))?;
     parts.push(part);

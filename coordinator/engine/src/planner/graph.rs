@@ -453,7 +453,7 @@ mod tests {
         fn check(rule: Combining, objects: usize, runs: usize, groups: usize, expect: bool) {
             assert_eq!(rule.pays(objects, Combiners { runs, groups }), expect, "{objects} {runs} {groups}");
         }
-        // As many reads as may be, and one object more.
+        // Reads are as many as may be, and then one object's more.
         check(rule, 32, 1, 1, false);
         check(rule, 33, 1, 1, true);
         // The rows of lineitem in TPC-H Q3 at scale factor 1000: as many runs as there are functions save nothing, functions that share runs do.

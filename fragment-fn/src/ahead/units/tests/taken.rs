@@ -75,7 +75,7 @@ fn a_stream_that_goes_on_has_left_what_lies_before() {
 
 #[test]
 fn what_nobody_takes_is_counted_by_its_reason() {
-    // Of two row groups with a gap in them, the first comes and the second does not.
+    // The first of two row groups with a gap in them comes, and the second does not.
     use Consumption::{All, Growing, Rows};
     for (consumption, begins, end, pruned, limit, cancelled) in [
         (All, Begins::AtOnce, End::Finished, 20, 0, 0),
