@@ -122,7 +122,7 @@ async fn shared_partitions_have_the_same_rows_in_two_lanes_of_combined_objects_a
 async fn rows_of_a_shared_partition_are_those_that_were_counted_by_hand() {
     let lake = lake().await;
     let session = session(&lake, 1, None).await;
-    // Of a hundred values 90 have the key 7, two have NULL, and eight have another.
+    // The key 7 is that of 90 values in a hundred, two have NULL, and eight have another.
     for (sql, expect) in [
         ("SELECT count(*), max(v) FROM hot JOIN keys ON hot.k = keys.k", "156800|79999"),
         ("SELECT count(*), max(v) FROM hot LEFT JOIN keys ON hot.k = keys.k", "158400|79999"),

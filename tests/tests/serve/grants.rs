@@ -311,7 +311,7 @@ async fn listings_and_hints_have_no_name_that_is_not_granted() {
         let output = psql.env("PGPASSWORD", secret).output().expect("psql");
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
     };
-    // What bob has asked for is kept for all connections, and ada does not see it.
+    // Columns that bob has asked for are kept for all connections, and ada does not see them.
     assert!(psql("bob", &bob, "lake", "\\d people.staff").contains("id|bigint"));
     for command in ["\\l", "\\dn", "\\dt", "\\dv", "\\d", "SELECT * FROM pg_class", "SELECT * FROM pg_namespace"] {
         for database in ["lake", "gust"] {

@@ -326,7 +326,7 @@ async fn linked_rows_are_bounded() {
         assert_eq!((&told["state"], &told["error"]["code"]), (&json!("FAILED"), &json!("53400")), "{by}: {told}");
         assert!(told["error"]["hint"].as_str().is_some_and(|hint| hint.contains("links_bytes_max")), "{told}");
         assert_ne!(told["report"]["fragments_adopted"], 0, "{by}: {told}");
-        // What has failed takes no room.
+        // A query that has failed takes no room.
         assert_eq!(submit(&server, &ada, small)["state"], "SUCCEEDED", "{by}");
     }
 }

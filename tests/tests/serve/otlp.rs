@@ -220,7 +220,7 @@ async fn a_collector_gets_the_spans_of_statements() {
         assert!(!all.contains("secret") && !all.contains("gust_"), "a text of a client's is told");
         assert!(got.spans.iter().all(|span| hex(&span.trace_id) != unsampled), "it was not to be told");
     }
-    // What has not been sent when the server ends is sent then.
+    // Spans that were not sent when the server ends are sent then.
     let last = asked("accept: */*", "SELECT 3 AS three");
     server.signal("TERM");
     assert_eq!(server.ended(), Some(0));
