@@ -47,8 +47,8 @@ class Started:
 
     @property
     def host_pid(self) -> int:
-        """Returns LocalStack's own process."""
-        return children_of(self.process.pid)[0]
+        """Returns LocalStack's own process. Orphans of functions are children of the launcher, too, until it reaps them."""
+        return next(child for child in children_of(self.process.pid) if is_host(child))
 
     def stop(self) -> tuple[int, str, str]:
         """Returns the exit code, the rest of stdout, and stderr."""
@@ -155,6 +155,13 @@ def children_of(process: int) -> list[int]:
         if int(fields[1]) == process:
             found.append(int(path.parent.name))
     return found
+
+
+def is_host(process: int) -> bool:
+    try:
+        return "process_executor.host" in Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return False
 
 
 def is_alive(process: int) -> bool:

@@ -1,6 +1,6 @@
 //! What does not go into journals, and journals that no server has written.
 
-use super::restart::{FRAGMENTS, adopted, described, ended, files, place, place_with, serve, submit, sums};
+use super::restart::{FRAGMENTS, begun_where, ended, files, place, place_with, serve, submit, sums};
 use crate::bad_input::wait_until;
 
 /// A text that is not wanted on the server's disk is not wanted in a bucket either.
@@ -8,8 +8,7 @@ use crate::bad_input::wait_until;
 async fn a_server_without_a_history_has_no_journals() {
     let place = place_with("exchange", "[history]\nenabled = false\n", "").await;
     let server = serve(&place);
-    let id = submit(&server, &sums());
-    wait_until("it is on its way", || adopted(&described(&server, &id)) > FRAGMENTS / 2);
+    let (id, _) = begun_where(&server, &sums(), FRAGMENTS / 2, |_| true);
     assert_eq!(files(&place.path("exchange/journals")), Vec::<String>::new());
     assert_eq!(ended(&server, &id)["state"], "SUCCEEDED");
     server.is_well();

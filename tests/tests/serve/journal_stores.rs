@@ -8,13 +8,15 @@ use gust_tests::s3::shape::{Befallen, Faults};
 use gust_tests::s3::{Conditions, Operation, REGION, Request, S3Server, SECRET_ACCESS_KEY, Shape};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::task;
 
 use super::Served;
 use super::journals::ends;
-use super::restart::{FRAGMENTS, adopted, described, ended, expected, place_with, result, serve, submit, sums};
+use super::restart::{
+    FRAGMENTS, TOO_FAST_MAX, begun_unless_ended, begun_where, ended, expected, place_with, result, serve, submit, sums,
+};
 use crate::bad_input::{Place, check, fails, wait_until};
 
 /// Status of a write under a condition that does not hold.
@@ -38,30 +40,38 @@ fn keys(store: &S3Server, folder: &str) -> Vec<String> {
     task::block_in_place(|| Handle::current().block_on(listed)).expect("listed")
 }
 
-/// Returns the number of attempts whose ends a journal has.
-fn noted(store: &S3Server, journal: &str) -> u64 {
+/// Returns the entries of a statement's journal, by their numbers. One is gone where the statement has ended meanwhile.
+fn entries(store: &S3Server, id: &str) -> Vec<Value> {
     let client = store.store().expect("a client");
-    let read = async |key: String| client.get(&Key::from(key)).await.expect("there").bytes().await.expect("read");
+    let read = async |key: String| client.get(&Key::from(key)).await.ok()?.bytes().await.ok();
     let read = |key| task::block_in_place(|| Handle::current().block_on(read(key)));
-    let entries = keys(store, journal).into_iter().map(read);
-    entries.map(|entry| ends(&serde_json::from_slice(&entry).expect("JSON"))).sum()
+    let mut keys = keys(store, &format!("x/journals/{id}"));
+    keys.sort();
+    keys.into_iter().filter_map(read).map(|entry| serde_json::from_slice(&entry).expect("JSON")).collect()
+}
+
+/// Kills the server of a statement whose journal has work. None if the statement has ended before.
+fn killed(store: &S3Server, place: &Place, faults: Option<Faults>) -> Option<String> {
+    let mut first = serve(place);
+    // A server whose first try at the store fails has journals a second later. The test's own client has no faults.
+    if let Some(faults) = faults {
+        let servers = Befallen { identity: access_key(COORDINATOR), key: String::new() };
+        store.set_shape_for(servers, Shape { seed: 1, scale: 1.0, pipe: None, latency: None, limits: None, faults });
+    }
+    // An entry whose write fails is written later, so that those that are there say what the next server can know.
+    let has_work = |id: &str| entries(store, id).iter().map(ends).sum::<u64>() >= FRAGMENTS / 4;
+    let (id, _) = begun_unless_ended(&first, &sums(), 0, has_work)?;
+    first.signal("KILL");
+    first.child.wait().expect("its end");
+    entries(store, &id).last().is_some_and(|last| last["what"] != "ended").then_some(id)
 }
 
 /// Kills a server, and lets the next one end its statement.
 async fn outlives(store: &S3Server, faults: Option<Faults>) {
     let place = place(store).await;
     let expect = expected(&place, &sums());
-    let mut first = serve(&place);
-    // A server whose first try at the store fails has journals a second later. The test's own client has no faults.
-    if let Some(faults) = faults {
-        let servers = Befallen { identity: access_key(COORDINATOR), key: String::new() };
-        store.set_shape_for(servers, Shape { seed: 1, scale: 1.0, pipe: None, latency: None, limits: None, faults });
-    }
-    let id = submit(&first, &sums());
-    // An entry whose write fails is written later, so that those that are there say what the next server can know.
-    wait_until("its journal has work", || noted(store, &format!("x/journals/{id}")) >= FRAGMENTS / 4);
-    first.signal("KILL");
-    first.child.wait().expect("its end");
+    let id = (0..TOO_FAST_MAX).find_map(|_| killed(store, &place, faults));
+    let id = id.expect("a statement whose server is killed before it ends");
     let second = serve(&place);
     // The store's faults may keep it from being shown at once.
     wait_until("it is shown", || second.curl(&format!("/v1/statements/{id}"), &[]).status == 200);
@@ -108,8 +118,7 @@ async fn a_store_that_does_not_create_once_has_no_journals() {
         let of_journals =
             |request: &&Request| request.operation == Operation::Put && request.key.starts_with("x/journals/");
         let tried = store.requests().iter().filter(of_journals).count();
-        let id = submit(&server, &sums());
-        wait_until("it is on its way", || adopted(&described(&server, &id)) >= FRAGMENTS / 2);
+        let (id, _) = begun_where(&server, &sums(), FRAGMENTS / 2, |_| true);
         assert_eq!(keys(&store, "x/journals"), Vec::<String>::new());
         assert_eq!(ended(&server, &id)["state"], "SUCCEEDED");
         // A store that does not answer is tried again after a second.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::identity::{token, write_private};
 use super::restart::{
-    CAP, FILES, FRAGMENTS, JSON, adopted, begun, described, ended, entries, expected, files, place, place_with, result,
-    serve, submit, sums, sums_in,
+    CAP, FILES, FRAGMENTS, JSON, TOO_FAST_MAX, begun, begun_unless_ended, begun_where, described, ended, entries,
+    entries_in, expected, files, is_unended, kill_within, place, place_with, result, serve, submit, sums, sums_in,
 };
 use super::{Served, pause};
 use crate::bad_input::{ENDLESS, Place, wait_until};
@@ -48,7 +48,9 @@ fn dollars(told: &Value) -> f64 {
 
 /// Returns the number of attempts whose ends a journal has.
 fn noted(place: &Place, id: &str) -> u64 {
-    entries(place, id).iter().map(|path| ends(&entry(path))).sum()
+    // An entry is gone where the statement has ended meanwhile.
+    let entries = entries(place, id).into_iter().filter_map(|path| std::fs::read(path).ok());
+    entries.map(|entry| ends(&serde_json::from_slice(&entry).expect("JSON"))).sum()
 }
 
 /// Returns the number of attempts whose ends an entry has.
@@ -59,12 +61,16 @@ pub(super) fn ends(entry: &Value) -> u64 {
 
 /// Kills a server while it has a statement, once most of what has come is noted.
 fn killed_at(place: &Place, after: u64) -> String {
-    let mut first = serve(place);
-    let (id, _) = begun(&first, &sums(), after);
-    wait_until("most of it is noted", || noted(place, &id) >= after * 4 / 5);
-    first.signal("KILL");
-    first.child.wait().expect("its end");
-    id
+    kill_within(place, &sums(), after, |id| noted(place, id) >= after * 4 / 5).0
+}
+
+/// Lets servers begin their journals later. A server that writes nothing for three times as long is taken for gone: one that a busy machine
+/// holds up for less is not.
+fn later_journals(place: &Place, after_seconds: &str) {
+    let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
+    let later = configured.replace("journal_after_seconds = 0.2", &format!("journal_after_seconds = {after_seconds}"));
+    assert_ne!(later, configured);
+    std::fs::write(place.path("gust.toml"), later).expect("written");
 }
 
 /// The first server's attempts alone are dearer than the cap.
@@ -103,16 +109,16 @@ async fn a_statement_does_not_end_one_server_after_the_other() {
     second.is_well();
 }
 
-/// Two servers see that the first is gone at the same time.
+/// Two servers start when the first is gone, and see its statement at the same time.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_servers_takes_a_statement_over() {
     let place = place("").await;
     let expect = expected(&place, &sums());
-    let mut first = serve(&place);
-    let (id, _) = begun(&first, &sums(), FRAGMENTS / 10);
-    let others = [serve(&place), serve(&place)];
-    first.signal("KILL");
-    first.child.wait().expect("its end");
+    let (id, _) = kill_within(&place, &sums(), FRAGMENTS / 10, |id| !entries(&place, id).is_empty());
+    let others = std::thread::scope(|scope| {
+        let starting = [(); 2].map(|()| scope.spawn(|| serve(&place)));
+        starting.map(|server| server.join().expect("it starts"))
+    });
     let status = |server: &Served<'_>| server.curl(&format!("/v1/statements/{id}"), &[]);
     let state = |server: &Served<'_>| {
         Some(status(server)).filter(|told| told.status == 200).map(|told| told.json()["state"].clone())
@@ -131,8 +137,10 @@ async fn one_of_two_servers_takes_a_statement_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_ends_by_another_server() {
     let place = place("").await;
+    later_journals(&place, "0.5");
     let first = serve(&place);
-    let (id, _) = begun(&first, &sums(), FRAGMENTS / 10);
+    // It goes on for longer than a server takes to start.
+    let (id, _) = begun(&first, &sums_in(3 * FRAGMENTS / FILES), FRAGMENTS / 10);
     let second = serve(&place);
     let path = format!("/v1/statements/{id}");
     wait_until("it is shown", || second.curl(&path, &[]).status == 200);
@@ -254,8 +262,7 @@ async fn secrets_stay_out_of_the_exchange() {
     for (settings, of_server) in [("[history]\nstatement = 'hash'\n", ""), ("", "journal = false\n")] {
         let place = place_with("exchange", settings, of_server).await;
         let server = serve(&place);
-        let id = submit(&server, &sums());
-        wait_until("it runs", || adopted(&described(&server, &id)) > FRAGMENTS / 2);
+        let (id, _) = begun_where(&server, &sums(), FRAGMENTS / 2, |_| true);
         assert!(entries(&place, &id).is_empty(), "no text leaves the server: {settings}{of_server}");
     }
 }
@@ -349,17 +356,18 @@ async fn a_statement_that_cannot_begin_again_has_its_cost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_cannot_be_written_is_written_later() {
     let place = place("").await;
-    let configured = std::fs::read_to_string(place.path("gust.toml")).expect("written before");
-    let slower = configured.replace("journal_after_seconds = 0.2", "journal_after_seconds = 1");
-    std::fs::write(place.path("gust.toml"), slower).expect("written");
+    later_journals(&place, "1");
     // It takes longer than the second. What is left of it takes longer than to move a folder, and not as long as a lease.
     let sql = sums_in(3 * FRAGMENTS / FILES);
     let expect = expected(&place, &sql);
     let (first, second) = (serve(&place), serve(&place));
-    let (id, _) = begun(&first, &sql, 3 * FRAGMENTS * 9 / 10);
+    let has_journal = |id: &str| !entries(&place, id).is_empty();
+    let id = (0..TOO_FAST_MAX).find_map(|_| {
+        let (id, _) = begun_unless_ended(&first, &sql, 3 * FRAGMENTS * 9 / 10, has_journal)?;
+        is_hidden(&place, &id).then_some(id)
+    });
+    let id = id.expect("a statement whose journal is hidden before it ends");
     let (journal, hidden) = (place.path("exchange/journals").join(&id), place.path("hidden"));
-    std::fs::rename(&journal, &hidden).expect("moved");
-    std::fs::write(&journal, "no folder").expect("written");
     let told = ended(&first, &id);
     assert_eq!((&told["state"], &result(&first, &id)), (&json!("SUCCEEDED"), &expect), "{told}");
     first.has_said("the end of its journal cannot be written: it is tried on");
@@ -371,6 +379,24 @@ async fn an_end_that_cannot_be_written_is_written_later() {
     let recorded = first.rows(&format!("SELECT outcome FROM gust.queries WHERE id = '{id}'"));
     assert_eq!(recorded, json!([{ "outcome": "done" }]), "it is recorded once");
     first.is_well();
+}
+
+/// Puts a file in the place of a statement's journal. Returns false if the statement has ended before.
+fn is_hidden(place: &Place, id: &str) -> bool {
+    let (journal, hidden) = (place.path("exchange/journals").join(id), place.path("hidden"));
+    if std::fs::rename(&journal, &hidden).is_err() {
+        return false;
+    }
+    // A server that writes the end before the file is there makes the folder anew, and removes it.
+    let is_hidden = std::fs::write(&journal, "no folder").is_ok();
+    if is_hidden && is_unended(&entries_in(&hidden)) {
+        return true;
+    }
+    if is_hidden {
+        std::fs::remove_file(&journal).expect("removed");
+    }
+    std::fs::remove_dir_all(&hidden).expect("removed");
+    false
 }
 
 /// Results of the file that was there do not mix with rows of the one that is.

