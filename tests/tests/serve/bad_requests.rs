@@ -139,6 +139,8 @@ const REFUSED_TICKS_MAX: u64 = 500;
 const ANSWERED_TICKS_MAX: u64 = 3_000;
 /// Time in which a refusal has to come. Processor time bounds what the server computes meanwhile, and this what it waits for.
 const REFUSED_WITHIN: Duration = Duration::from_secs(30);
+/// Time in which a neighbour has to be answered, on a processor that others use, too.
+const NEIGHBOUR_WITHIN: Duration = Duration::from_secs(15);
 
 /// Each is short and would overflow a thread's stack, be planned for minutes, or take all memory. It ends in time, with rows or a typed error, beside a
 /// neighbour.
@@ -191,7 +193,7 @@ fn hostile_statements_end_in_time_and_do_not_hurt_neighbours() {
         let answer = server.curl_beside("/v1/query", &flags, || {
             let started = Instant::now();
             server.is_well();
-            assert!(started.elapsed() < Duration::from_secs(5), "{name}: a neighbour waited {:?}", started.elapsed());
+            assert!(started.elapsed() < NEIGHBOUR_WITHIN, "{name}: a neighbour waited {:?}", started.elapsed());
         });
         let (took, waited) = (server.processor_ticks() - before, asked.elapsed());
         eprintln!("{name}: {} after {took} ticks, {waited:?}", answer.status);
@@ -219,15 +221,15 @@ fn slow_clients_hold_nobody_up() {
     let address = server.url.strip_prefix("http://").expect("plain HTTP");
     let connect = || TcpStream::connect(address).expect("a connection");
     let idle: Vec<TcpStream> = (0..200).map(|_| connect()).collect();
+    let started = Instant::now();
     let mut slow = connect();
     slow.write_all(b"POST /v1/query HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").expect("written");
     server.is_well();
-    slow.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-    let started = Instant::now();
+    slow.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
     let mut answer = Vec::new();
     slow.read_to_end(&mut answer).expect("the server closes the connection");
     let waited = started.elapsed();
-    assert!(waited > Duration::from_secs(5) && waited < Duration::from_secs(20), "{waited:?}");
+    assert!(waited > Duration::from_secs(5) && waited < Duration::from_secs(30), "{waited:?}");
     drop(idle);
     server.is_well();
 }

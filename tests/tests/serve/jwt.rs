@@ -137,11 +137,11 @@ enum Answer {
 }
 
 /// Pause before a late answer, longer than a fetch waits; and between the bytes of one that drips.
-const LATE: Duration = Duration::from_secs(8);
+const LATE: Duration = Duration::from_secs(16);
 const DRIP: Duration = Duration::from_millis(200);
 
 /// Time that a fetch may take, and a token with a key that is not known. The machine may be busy.
-const FETCH_MAX: Duration = Duration::from_millis(7_500);
+const FETCH_MAX: Duration = Duration::from_secs(15);
 
 /// Provider that tells its keys, and counts how often it was asked.
 struct Idp {
@@ -262,7 +262,7 @@ fn a_token_of_the_provider_opens_every_door() {
     let started = Instant::now();
     let ended = server.sql_of(&ending, ENDLESS);
     assert_eq!((ended.status, &ended.json()["code"]), (401, &json!("28000")), "{ended:?}");
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     wait_until("it has expired", || server.sql_of(&ending, "SELECT 1").text().contains("the token has expired"));
 }
 

@@ -234,7 +234,7 @@ async fn rows_of_a_run_that_failed_are_not_linked() {
     let text = format!(
         "#!/bin/sh\nPATH=/usr/bin:/bin\nif ! mkdir '{}' 2> /dev/null; then\n\
          for _ in $(seq 200); do if ls '{}'/*/*/* > /dev/null 2>&1; then break; fi; sleep 0.1; done\n\
-         sleep 1\nTEST_OTHER_RELEASE=1\nexport TEST_OTHER_RELEASE\nfi\nexec '{}'\n",
+         sleep 3\nTEST_OTHER_RELEASE=1\nexport TEST_OTHER_RELEASE\nfi\nexec '{}'\n",
         first.display(),
         results.display(),
         env!("CARGO_BIN_EXE_bootstrap_under_test")

@@ -43,6 +43,9 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// Time in which a server has to end, with the statements that it waits for.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
+
 /// A server in a folder of its own.
 pub(crate) struct Served<'a> {
     place: &'a Place,
@@ -222,11 +225,11 @@ impl<'a> Served<'a> {
     /// Waits for the server's end, and returns its exit code. It leaves nothing behind.
     #[track_caller]
     fn ended(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + ENDED_WITHIN;
         let status = loop {
             match self.child.try_wait().expect("its end") {
                 Some(status) => break status,
-                None => assert!(Instant::now() < deadline, "it has not ended after 20 s"),
+                None => assert!(Instant::now() < deadline, "it has not ended after {ENDED_WITHIN:?}"),
             }
             pause(Duration::from_millis(20));
         };
@@ -388,8 +391,8 @@ async fn queries_beyond_the_bounds_wait_or_are_refused() {
         command.stdout(Stdio::null()).spawn().expect("curl")
     };
     let (mut one, mut two) = (endless(), endless());
-    // One runs and one waits.
-    pause(Duration::from_secs(1));
+    let places = || ["gust_queries_running", "gust_queries_waiting"].map(|name| server.metric(name));
+    wait_until("one runs and one waits", || places() == [1.0, 1.0]);
     // A third that waits would wait for ever. The processor is busy with the first.
     let started = Instant::now();
     let refused = server.query("*/*", "SELECT 1");
@@ -407,13 +410,13 @@ async fn queries_beyond_the_bounds_wait_or_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_drains_and_a_second_one_stops() {
     let place = Place::new("on = 'local'\n[server]\ndrain_seconds = 50\n");
-    let slow = "SELECT count(*) AS n FROM generate_series(1, 100000) a, generate_series(1, 10000) b WHERE a.value * b.value = -1";
+    // It is much longer than a signal takes, and much shorter than the drain may be.
+    let slow = "SELECT count(*) AS n FROM generate_series(1, 100000) a, generate_series(1, 5000) b WHERE a.value * b.value = -1";
     let flags = ["-H", "Content-Type: application/sql", "--data-binary"];
     let start = |server: &Served<'_>, sql: &str| {
         let mut command = server.command("/v1/query", &[&flags[..], &[sql]].concat());
         let client = command.stdout(Stdio::piped()).spawn().expect("curl");
-        wait_until("it runs", || server.rows("SELECT count(*) AS n FROM gust.queries").is_array());
-        pause(Duration::from_millis(300));
+        wait_until("it runs", || server.metric("gust_queries_running") == 1.0);
         client
     };
     let ended = |client: Child| -> (Option<i32>, String) {

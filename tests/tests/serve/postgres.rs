@@ -336,9 +336,12 @@ async fn a_statement_ends_with_its_client_or_its_signal() {
     let place = numbers().await;
     let server = Served::start(&place, &POSTGRES);
     let rows = "SELECT a.value AS v FROM generate_series(1, 10000000) a";
+    let running = || server.metric("gust_queries_running");
     let start = |sql: &str| {
+        wait_until("the one before is gone", || running() == 0.0);
         let child = server.psql(&["-c", sql]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("psql");
-        pause(Duration::from_secs(1));
+        wait_until("it runs", || running() == 1.0);
+        pause(Duration::from_millis(300));
         child
     };
     // Ctrl-C makes psql send its key on another connection.
@@ -468,7 +471,7 @@ fn heard_until_ready(socket: &mut TcpStream, times: usize) -> (String, bool) {
 async fn bytes_that_are_no_messages_end_their_connection_alone() {
     let place = numbers().await;
     let server = Served::start(&place, &POSTGRES);
-    let long = Duration::from_secs(15);
+    let long = Duration::from_secs(30);
     let known = |bytes: &[u8]| {
         let mut socket = server.socket();
         socket.write_all(&startup_of("ada")).expect("sent");
