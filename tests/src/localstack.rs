@@ -188,7 +188,8 @@ impl LocalStack {
 }
 
 async fn ready(client: &Client, name: &str) {
-    for _ in 0..600 {
+    // This bounds a wait for ever: a busy machine takes long.
+    for _ in 0..2_400 {
         let found = client.get_function_configuration().function_name(name).send().await.expect("it was created");
         let updated = found.last_update_status().is_none_or(|status| *status == LastUpdateStatus::Successful);
         if found.state() == Some(&State::Active) && updated {

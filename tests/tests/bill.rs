@@ -172,7 +172,7 @@ impl Watch {
                 let last = is_over.load(Ordering::Relaxed);
                 for entry in std::fs::read_dir(&mark).expect("readable").flatten() {
                     let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-                    let life = lives.entry(pid).or_insert_with(|| (born_ms(&entry.path()), f64::NAN));
+                    let life = lives.entry(pid).or_insert_with(|| (born_ms(&entry.path(), pid), f64::NAN));
                     if life.1.is_nan() && has_ended(pid) {
                         life.1 = now_ms();
                     }
@@ -193,9 +193,25 @@ impl Watch {
     }
 }
 
-fn born_ms(note: &Path) -> f64 {
-    let born = std::fs::metadata(note).and_then(|metadata| metadata.modified());
-    born.ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()).map_or_else(now_ms, |born| born.as_secs_f64() * 1e3)
+/// Returns the time of a process's note or, where a busy machine has let it write that late, of its start.
+fn born_ms(note: &Path, pid: u32) -> f64 {
+    let noted = std::fs::metadata(note).and_then(|metadata| metadata.modified());
+    let noted = noted.ok().and_then(|noted| noted.duration_since(UNIX_EPOCH).ok());
+    let noted = noted.map_or_else(now_ms, |noted| noted.as_secs_f64() * 1e3);
+    started_ms(pid).map_or(noted, |started| noted.min(started + TICK_MS))
+}
+
+/// Unit of the operating system's times.
+const TICK_MS: f64 = 10.0;
+
+/// Returns the start of a process by the operating system, at most a tick off. None if it is gone.
+fn started_ms(pid: u32) -> Option<f64> {
+    let (stat, up) =
+        (std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, std::fs::read_to_string("/proc/uptime").ok()?);
+    // The time since the machine's start is the 22nd field. The first two are cut off.
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let up_seconds: f64 = up.split_whitespace().next()?.parse().ok()?;
+    Some(now_ms() - up_seconds * 1e3 + ticks * TICK_MS)
 }
 
 /// Returns whether a process is gone, or is dead and not yet reaped by its parent.

@@ -98,7 +98,7 @@ async fn stretches_that_are_served_again_are_found() {
 async fn requests_in_flight_are_counted() {
     let (server, store) = server();
     store.put(&Key::from("a"), Bytes::from_static(b"a").into()).await.unwrap();
-    let latency = Latency { least_ms: 200.0, longer_ms: Vec::new(), worst_ms: 200.0 };
+    let latency = Latency { least_ms: 500.0, longer_ms: Vec::new(), worst_ms: 500.0 };
     let shape =
         Shape { seed: 1, scale: 1.0, pipe: None, latency: Some(latency), limits: None, faults: Default::default() };
     server.set_shape(Some(shape));
@@ -108,7 +108,7 @@ async fn requests_in_flight_are_counted() {
     let requests = server.take_requests();
     assert_eq!(in_flight_max(&requests), [("gust-test-key".to_owned(), 8)].into());
     let waited = |request: &Request| request.at.end - request.at.start;
-    assert!(requests.iter().all(|request| waited(request) >= Duration::from_millis(200)), "{requests:?}");
+    assert!(requests.iter().all(|request| waited(request) >= Duration::from_millis(500)), "{requests:?}");
     for _ in 0..2 {
         once().await.unwrap();
     }
@@ -117,7 +117,7 @@ async fn requests_in_flight_are_counted() {
     assert!(requests[0].at.end <= requests[1].at.start, "{requests:?}");
 
     // A request that its client gives up is over, and is noted.
-    tokio::time::timeout(Duration::from_millis(100), once()).await.unwrap_err();
+    tokio::time::timeout(Duration::from_millis(250), once()).await.unwrap_err();
     for _ in 0..1000 {
         if server.in_flight() == 0 {
             break;

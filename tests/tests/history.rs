@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -248,15 +248,18 @@ async fn failures_are_recorded_and_a_hash_hides_the_text() {
     assert!(!file.windows(6).any(|window| window == b"hunter"), "the file tells the text");
 }
 
+/// Waits until a program computes. The session makes its temporary folder a moment before the program listens to signals.
+fn runs_for_a_while(place: &Place) {
+    wait_until("it runs", || std::fs::read_dir(place.path("tmp")).is_ok_and(|entries| entries.count() > 0));
+    crate::serve::pause(Duration::from_millis(1_500));
+}
+
 #[test]
 fn an_interrupted_query_is_recorded() {
     let place = Place::new("");
     let mut command = place.gust(&["query", ENDLESS]);
-    let started = Instant::now();
     let running = command.stderr(Stdio::piped()).spawn().expect("it starts");
-    // The session makes its temporary folder a moment before the program listens to signals.
-    wait_until("it runs", || std::fs::read_dir(place.path("tmp")).is_ok_and(|entries| entries.count() > 0));
-    wait_until("it has run for a while", || started.elapsed() > Duration::from_secs(2));
+    runs_for_a_while(&place);
     let interrupted = Command::new("kill").args(["-INT", &running.id().to_string()]).status().expect("kill");
     assert!(interrupted.success());
     check(&running.wait_with_output().expect("it ends"), 130, &["interrupted"]);
@@ -272,10 +275,8 @@ fn an_interrupted_set_up_is_recorded() {
     let place = Place::new("");
     std::fs::write(place.path("setup.sql"), format!("SELECT 1; {ENDLESS}")).expect("written");
     let mut command = place.gust(&["query", "--report", "json", "--setup", "setup.sql", "SELECT 2"]);
-    let started = Instant::now();
     let running = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
-    wait_until("it runs", || std::fs::read_dir(place.path("tmp")).is_ok_and(|entries| entries.count() > 0));
-    wait_until("it has run for a while", || started.elapsed() > Duration::from_secs(2));
+    runs_for_a_while(&place);
     let terminated = Command::new("kill").args(["-TERM", &running.id().to_string()]).status().expect("kill");
     assert!(terminated.success());
     let output = running.wait_with_output().expect("it ends");

@@ -20,6 +20,9 @@ const FUNCTION: &str = env!("CARGO_BIN_EXE_faulty_bootstrap");
 /// Time for a function that will never answer.
 const SOON: Duration = Duration::from_millis(500);
 
+/// Time for a function that begins and never answers. A busy machine begins it late.
+const BEGUN: Duration = Duration::from_secs(2);
+
 /// Setup of functions that Lambda itself must stop. Its time-out is long enough for a busy machine.
 const SHORT: Setup = Setup { memory_mb: 2048, timeout_seconds: 5, concurrency: None };
 
@@ -139,10 +142,10 @@ async fn stops_an_attempt_at_its_deadline(subject: impl AsyncFn(usize) -> Option
     let Some(subject) = subject(1).await else { return };
     let before = usable(&subject).await;
     let gate = subject.gate("hang");
-    let invocation = subject.invoker.invoke(due_in(request(&format!("hang:{}", gate.display())), SOON)).await;
+    let invocation = subject.invoker.invoke(due_in(request(&format!("hang:{}", gate.display())), BEGUN)).await;
     assert_eq!(failure(&invocation), InvokeErrorKind::TimedOut);
     assert!(gate.with_extension("entered").exists(), "the function had begun");
-    assert!(charged(&invocation) >= SOON, "{invocation:?}");
+    assert!(charged(&invocation) >= BEGUN, "{invocation:?}");
     wait_for(|| subject.process_count() == 0).await;
     let after = usable(&subject).await;
     assert_eq!(before.process_id != after.process_id, subject.starts, "what hangs is replaced where it can be");

@@ -15,12 +15,12 @@ async fn tokens_are_renewed_before_their_end_and_after_a_refusal() {
     rows(&session, sql).await;
     let statuses: Vec<u16> = lake.server.take_asked().iter().map(|asked| asked.status).collect();
     assert_eq!((lake.server.tokens_given(), statuses), (2, vec![419, 200, 304]), "419, a token, and once more");
-    // A token of a second is renewed at three quarters of its life, before anybody refuses it.
-    lake.server.set(|rules| rules.access = oauth2(Duration::from_secs(1)).access);
+    // A token is renewed at three quarters of its life, before anybody refuses it.
+    lake.server.set(|rules| rules.access = oauth2(Duration::from_secs(3)).access);
     lake.server.expire_tokens();
     rows(&session, sql).await;
     lake.server.take_asked();
-    tokio::time::sleep(Duration::from_millis(850)).await;
+    tokio::time::sleep(Duration::from_millis(2_400)).await;
     rows(&session, sql).await;
     assert!(lake.server.take_asked().iter().all(|asked| asked.status != 419), "it was renewed in time");
     // A catalog that refuses the new token, too, is asked no third time.
