@@ -15,12 +15,7 @@ async fn a_dropped_stream_leaves_nothing() {
         let query = Arc::downgrade(&ahead.query);
         drop((rows, ahead));
         table.is_clean(&format!("after {let_through} answers")).await;
-        for _ in 0..10 {
-            if query.strong_count() == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        soon(|| query.strong_count() == 0).await;
         assert_eq!(query.strong_count(), 0, "after {let_through} answers");
     }
 }

@@ -102,12 +102,7 @@ async fn a_row_group_in_a_decoder_leaves_less_to_read_ahead() {
         let in_decoders = || units(table.budget.held().bytes_max.saturating_sub(ahead()));
         // Each stream soon waits in a row group until somebody wants more batches.
         let all_wait = || table.under_way() == 0 && (in_decoders() - STREAMS as f64).abs() < 0.1;
-        for _ in 0..200 {
-            if all_wait() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        soon(all_wait).await;
         assert!(all_wait(), "{} row groups in decoders", in_decoders());
         let ahead = units(ahead());
         assert!(ahead > 0.0 && ahead <= ahead_max, "{ahead} row groups ahead");

@@ -102,6 +102,16 @@ fn file(number: usize) -> Vec<u8> {
     writer.into_inner().expect("a file")
 }
 
+/// Waits until something holds that needs no more than a moment of the processor. A busy machine has it late, but not as late as this.
+async fn soon(holds: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if holds() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 impl Table {
     /// Writes the files. Their footers are read before if `knows_footers`.
     async fn new(bounds: AheadBounds, pool: Arc<dyn MemoryPool>, knows_footers: bool) -> Self {
@@ -182,25 +192,15 @@ impl Table {
 
     /// Waits until so many requests are under way. Returns the number at which it stays otherwise.
     async fn settled(&self, requests: usize) -> usize {
-        for _ in 0..200 {
-            if self.under_way() == requests {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        soon(|| self.under_way() == requests).await;
         self.under_way()
     }
 
-    /// Checks that nothing of a query is left, after 100 ms at most.
+    /// Checks that nothing of a query is left a moment later.
     async fn is_clean(&self, what: &str) {
         let left = || (self.under_way(), self.budget.held(), self.pool.reserved());
         let none = (0, AheadBounds::OFF, 0);
-        for _ in 0..10 {
-            if left() == none {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        soon(|| left() == none).await;
         assert_eq!(left(), none, "{what}");
     }
 

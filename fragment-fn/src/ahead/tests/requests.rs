@@ -208,12 +208,7 @@ async fn no_more_is_under_way_than_fills_the_pipe() {
     let reading = table.read(None);
     assert_eq!(table.settled(8).await, 8, "the least");
     table.store.gate.add_permits(3);
-    for _ in 0..200 {
-        if table.requests() == 11 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    soon(|| table.requests() == 11).await;
     assert_eq!((table.requests(), table.under_way()), (11, 8), "another for each that has come, though nobody reads");
     table.open();
     assert_eq!(sums(&collected(reading).await.expect("rows")), expected());
