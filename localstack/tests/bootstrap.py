@@ -47,6 +47,10 @@ def handle(event, headers):
     do = event.get("do", "echo")
     if do == "sleep":
         time.sleep(event["s"])
+    elif do == "meet":  # others, of whom each makes a file in a folder
+        open(os.path.join(event["folder"], request), "w").close()
+        while len(os.listdir(event["folder"])) < event["count"]:
+            time.sleep(0.02)
     elif do == "exit":
         print("about to exit", flush=True)
         sys.exit(event["code"])

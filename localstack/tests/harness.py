@@ -20,6 +20,8 @@ from botocore.config import Config
 HERE = Path(__file__).resolve().parent
 START = HERE.parent / "start"
 READY_S_MAX = 90
+# Seconds after which something counts as not to come: no busy machine takes as long.
+ENDS_S_MAX = 60
 ROLE = "arn:aws:iam::000000000000:role/function"
 # Seconds between two looks of boto3's waiters, which look every one to five seconds by themselves.
 OFTEN = {"Delay": 0.05, "MaxAttempts": 1200}
@@ -55,7 +57,7 @@ class Started:
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
             self.process.stdin = None
-        stdout, stderr = self.process.communicate(timeout=30)
+        stdout, stderr = self.process.communicate(timeout=ENDS_S_MAX)
         return self.process.returncode, stdout, stderr
 
     def _first_line(self) -> str:
@@ -171,7 +173,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 15) -> bool:
+def wait_until(holds: Callable[[], bool], seconds: float = ENDS_S_MAX) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if holds():

@@ -34,8 +34,8 @@ def test_an_init_that_hangs_ends_with_the_functions_time_out(cloud: Cloud) -> No
     assert answer.payload["errorMessage"].endswith("Task timed out after 1.00 seconds")
     durations = [float(text) for text in re.findall(r"INIT_REPORT Init Duration: (\S+) ms\tPhase: \w+\tStatus: timeout", answer.log)]
     assert len(durations) == 2
-    assert 10_000 <= durations[0] < 12_000, "AWS's limit"
-    assert 1_000 <= durations[1] < 3_000, "the function's time-out"
+    assert 10_000 <= durations[0] < 20_000, "AWS's limit"
+    assert 1_000 <= durations[1] < 10_000, "the function's time-out"
 
 
 def test_an_init_that_recovers_is_forgiven_and_its_temp_folder_survives(cloud: Cloud) -> None:

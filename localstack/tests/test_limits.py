@@ -1,9 +1,9 @@
 """Memory, temp folder, concurrency."""
 
 import re
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from harness import Answer, Cloud
@@ -42,13 +42,11 @@ def test_a_temp_folder_above_its_size_is_a_kill_that_names_it(cloud: Cloud) -> N
     assert re.search("its temp folder holds 60[01] MB of 512 MB", answer.payload["errorMessage"])
 
 
-def test_fifty_at_once_are_fifty_environments(cloud: Cloud) -> None:
+def test_fifty_at_once_are_fifty_environments(cloud: Cloud, tmp_path: Path) -> None:
     function = cloud.deploy(Timeout=60)
-    together = threading.Barrier(50)
 
     def invoke(number: int) -> Answer:
-        together.wait()
-        return function.invoke(do="sleep", s=2, number=number)
+        return function.invoke(do="meet", folder=str(tmp_path), count=50, number=number)
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(invoke, range(50)))
@@ -60,16 +58,16 @@ def test_fifty_at_once_are_fifty_environments(cloud: Cloud) -> None:
     assert {answer.payload["boot"] for answer in again} <= boots, "they are kept warm"
 
 
-def test_reserved_concurrency_throttles(cloud: Cloud) -> None:
+def test_reserved_concurrency_throttles(cloud: Cloud, tmp_path: Path) -> None:
     function = cloud.deploy()
     cloud.awslambda.put_function_concurrency(FunctionName=function.name, ReservedConcurrentExecutions=3)
-    together = threading.Barrier(6)
 
-    def invoke(_: int) -> str:
-        together.wait()
+    def invoke(number: int) -> str:
         try:
-            return str(function.invoke(do="sleep", s=3).error)
+            # Those who run wait for those who are throttled.
+            return str(function.invoke(do="meet", folder=str(tmp_path), count=6).error)
         except cloud.awslambda.exceptions.TooManyRequestsException as error:
+            (tmp_path / f"throttled-{number}").touch()
             assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 429
             return str(error.response["Error"]["Code"])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import START, Cloud, Started, children_of, is_alive, wait_until
+from harness import ENDS_S_MAX, START, Cloud, Started, children_of, is_alive, is_host, wait_until
 from process_executor.process import remove
 
 
@@ -107,7 +107,7 @@ def test_a_signal_ends_it(temp: dict[str, str], tmp_path: Path, number: signal.S
     started = Started("--port", "0", variables=temp)
     host = started.host_pid
     started.process.send_signal(number)
-    assert started.process.wait(timeout=15) == 0
+    assert started.process.wait(timeout=ENDS_S_MAX) == 0
     assert not is_alive(host)
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_a_killed_parent_leaves_nothing(tmp_path: Path) -> None:
     url = parent.stdout.readline().split()[1]
     function = busy_function(url)
     (starter,) = children_of(parent.pid)
-    (host,) = children_of(starter)
+    (host,) = filter(is_host, children_of(starter))
     parent.kill()
     parent.wait()
     assert wait_until(lambda: not any(map(is_alive, (starter, host, function))))
@@ -162,13 +162,13 @@ def test_a_folder_goes_though_others_write_into_it(tmp_path: Path) -> None:
     threading.Thread(target=write, daemon=True).start()
     assert wait_until((folder / "100").exists)
     remove(folder)
-    assert not folder.exists() and ended.wait(5)
+    assert not folder.exists() and ended.wait(ENDS_S_MAX)
 
 
 def test_a_killed_localstack_is_an_error_and_its_functions_end(busy: tuple[Started, int], tmp_path: Path) -> None:
     started, function = busy
     os.kill(started.host_pid, signal.SIGKILL)
-    assert started.process.wait(timeout=15) == 1
+    assert started.process.wait(timeout=ENDS_S_MAX) == 1
     assert started.process.stderr is not None
     assert "LocalStack ended by itself, status -9" in started.process.stderr.read()
     assert not is_alive(function)

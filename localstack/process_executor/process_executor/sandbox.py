@@ -24,8 +24,9 @@ from process_executor.runtime_api import (
 )
 
 SAMPLE_S = 0.05
-SETTLE_S = 0.1
-"""Longest time from a function's answer to its next request. After it the log is read without waiting."""
+SETTLE_S = 1.0
+"""Longest time from a function's answer to its next request. After it the log is read without waiting. A function asks at once, and is held up
+on a busy machine only: lines that it writes later would be those of its next invocation."""
 
 
 @dataclass(frozen=True)
