@@ -58,6 +58,9 @@ async fn functions_have_their_folders_where_the_settings_say() {
     assert_eq!(below(temp.path()), Vec::<String>::new(), "something is left");
 }
 
+/// Runs of which one has to have more lanes than functions. A busy machine may let one lane read all files before the others begin.
+const RUNS_MAX: usize = 5;
+
 /// Every file has seven groups, and a lane sends seven partial ones, so the rows on the wire count the lanes that ran. Any free
 /// lane reads the next file, so a slow lane may find none.
 #[tokio::test(flavor = "multi_thread")]
@@ -73,11 +76,19 @@ async fn a_function_runs_as_many_lanes_as_it_has_cores() {
         let explained = session.explain(statement).await.expect("a plan");
         assert!(explained.contains("2 fragments of 6 scan units"), "{explained}");
         assert!(explained.contains(&format!("; {cores} lanes at most")), "{explained}");
-        let (rows, report) = run(&session, &sql).await.expect("rows");
-        assert_remote(&report, "two functions");
-        let lanes = report.rows_from_functions / 7;
-        let expected = if cores == 1 { 2..=2 } else { 3..=6 };
-        assert!(expected.contains(&lanes), "{lanes} lanes ran on two functions of {cores} cores");
+        let (least, most) = if cores == 1 { (2, 2) } else { (3, 6) };
+        let mut seen = Vec::new();
+        let rows = loop {
+            let (rows, report) = run(&session, &sql).await.expect("rows");
+            assert_remote(&report, "two functions");
+            let lanes = report.rows_from_functions / 7;
+            assert!(lanes <= most, "{lanes} lanes ran on two functions of {cores} cores");
+            if lanes >= least {
+                break rows;
+            }
+            seen.push(lanes);
+            assert!(seen.len() < RUNS_MAX, "{seen:?} lanes ran on two functions of {cores} cores");
+        };
         results.push(rows);
         session.close().await;
     }
