@@ -201,6 +201,16 @@ impl<'a> Served<'a> {
         [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number")).sum()
     }
 
+    /// Waits until no thread of it computes on.
+    #[track_caller]
+    fn rests(&self) {
+        wait_until("the server rests", || {
+            let before = self.processor_ticks();
+            pause(Duration::from_millis(500));
+            self.processor_ticks() - before < 10
+        });
+    }
+
     /// Returns the number of its threads.
     fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("Linux").count()
@@ -372,12 +382,7 @@ async fn a_query_ends_with_its_client() {
     for sql in [ENDLESS, rows] {
         wait_until("the query was cancelled", || server.outcomes(sql) == ["cancelled"]);
     }
-    // No thread computes on.
-    wait_until("the server rests", || {
-        let before = server.processor_ticks();
-        pause(Duration::from_millis(500));
-        server.processor_ticks() - before < 10
-    });
+    server.rests();
     server.is_well();
 }
 

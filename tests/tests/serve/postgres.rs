@@ -357,11 +357,7 @@ async fn a_statement_ends_with_its_client_or_its_signal() {
         child.wait().expect("its end");
         wait_until("it was cancelled", || server.outcomes(sql) == vec!["cancelled"; times]);
     }
-    wait_until("the server rests", || {
-        let before = server.processor_ticks();
-        pause(Duration::from_millis(500));
-        server.processor_ticks() - before < 10
-    });
+    server.rests();
     server.is_well();
 }
 
