@@ -45,14 +45,40 @@ pub struct KeptPart {
     pub crc32: u32,
 }
 
+/// Objects with rows of a statement, and the sum of their bytes, which is asked for with each of them.
+#[derive(Debug, Default)]
+pub struct Kept {
+    parts: Vec<KeptPart>,
+    bytes: u64,
+}
+
 /// Objects that functions have left of a statement until now. None where its rows are made here after all.
-pub type KeptParts = Arc<Mutex<Option<Vec<KeptPart>>>>;
+pub type KeptParts = Arc<Mutex<Option<Kept>>>;
 
 impl KeptPart {
     /// Returns the object of a result; None of rows that are in no object.
     pub(crate) fn of(result: &FragmentResult) -> Option<Self> {
         let FragmentResult::Object { object, part } = result else { return None };
         Some(Self { path: object.path.clone(), rows: part.rows, bytes: part.bytes, crc32: part.crc32 })
+    }
+}
+
+impl Kept {
+    pub(crate) fn push(&mut self, part: KeptPart) {
+        self.bytes += part.bytes;
+        self.parts.push(part);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.parts.iter().map(|part| part.rows).sum()
+    }
+
+    pub(crate) fn into_parts(self) -> Vec<KeptPart> {
+        self.parts
     }
 }
 
@@ -75,7 +101,7 @@ pub struct PartWriter {
     query: String,
     schema: SchemaRef,
     open: Option<ResultWriter>,
-    parts: Vec<KeptPart>,
+    ended: Kept,
     part_bytes_min: u64,
 }
 
@@ -86,12 +112,12 @@ impl PartWriter {
     }
 
     fn with_parts(exchange: Exchange, query: &str, schema: SchemaRef, part_bytes_min: u64) -> Self {
-        Self { exchange, query: query.to_owned(), schema, open: None, parts: Vec::new(), part_bytes_min }
+        Self { exchange, query: query.to_owned(), schema, open: None, ended: Kept::default(), part_bytes_min }
     }
 
     fn begun(&self) -> Result<ResultWriter, ExchangeError> {
         let Exchange { prefix, store, .. } = &self.exchange;
-        let id = FragmentId { query: self.query.clone(), stage: WRITTEN, index: self.parts.len() as u32 };
+        let id = FragmentId { query: self.query.clone(), stage: WRITTEN, index: self.ended.parts.len() as u32 };
         let path = result_path(&kept_prefix(prefix), &id, 0);
         let target = ResultTarget { access: EXCHANGE_ACCESS, store: Arc::clone(store), path };
         ResultWriter::new(&self.schema, COMPRESSION, 0, target)
@@ -121,12 +147,13 @@ impl PartWriter {
 
     /// Returns the encoded bytes until now.
     pub fn bytes(&self) -> u64 {
-        let ended: u64 = self.parts.iter().map(|part| part.bytes).sum();
-        ended + self.open.as_ref().map_or(0, ResultWriter::bytes)
+        self.ended.bytes() + self.open.as_ref().map_or(0, ResultWriter::bytes)
     }
 
     async fn end(&mut self, writer: ResultWriter) -> Result<(), ExchangeError> {
-        self.parts.extend(KeptPart::of(&writer.finish().await?));
+        if let Some(part) = KeptPart::of(&writer.finish().await?) {
+            self.ended.push(part);
+        }
         Ok(())
     }
 
@@ -136,13 +163,13 @@ impl PartWriter {
     /// The store's.
     pub async fn finish(mut self) -> Result<Vec<KeptPart>, ExchangeError> {
         let last = match self.open.take() {
-            None if self.parts.is_empty() => Some(self.begun()?),
+            None if self.ended.parts.is_empty() => Some(self.begun()?),
             last => last,
         };
         if let Some(last) = last {
             self.end(last).await?;
         }
-        Ok(self.parts)
+        Ok(self.ended.into_parts())
     }
 
     /// Gives the rows up that are not written.
@@ -222,6 +249,16 @@ mod tests {
 
     async fn bytes_of(kept: &KeptResults, part: &KeptPart) -> Vec<u8> {
         kept.read(part).await.expect("in memory").try_collect::<Vec<_>>().await.expect("in memory").concat()
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_all_parts() {
+        let mut kept = Kept::default();
+        for (rows, bytes) in [(3, 8), (0, 1), (4, 5)] {
+            kept.push(KeptPart { path: format!("x/{rows}"), rows, bytes, crc32: 0 });
+            assert_eq!(kept.bytes(), kept.parts.iter().map(|part| part.bytes).sum::<u64>());
+        }
+        assert_eq!((kept.bytes(), kept.rows(), kept.into_parts().len()), (14, 7, 3));
     }
 
     #[tokio::test]

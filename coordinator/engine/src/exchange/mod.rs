@@ -18,7 +18,7 @@ mod leftovers;
 
 pub use journal::{Appended, ENTRY_BYTES_MAX, JournalListed, Journals};
 pub(crate) use kept::kept_prefix;
-pub use kept::{KeptPart, KeptParts, KeptResults, PartWriter};
+pub use kept::{Kept, KeptPart, KeptParts, KeptResults, PartWriter};
 pub use leftovers::Leftovers;
 
 /// Upper bound of an encoded plan that travels with every fragment. A longer plan goes once, through the exchange.

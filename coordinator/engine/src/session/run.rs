@@ -30,7 +30,7 @@ use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
-use crate::exchange::KeptParts;
+use crate::exchange::{Kept, KeptParts};
 use crate::exec::QueryContext;
 use crate::model::{Decision, Reason, Workload};
 use crate::money::Money;
@@ -350,7 +350,7 @@ impl RunningStatement {
         }
         self.kept = None;
         if let Some(leaf) = gathered(&plan, &self.schema).filter(|_| self.keeps_rows) {
-            let kept: KeptParts = Arc::new(Mutex::new(Some(Vec::new())));
+            let kept: KeptParts = Arc::new(Mutex::new(Some(Kept::default())));
             self.kept = Some(Arc::clone(&kept));
             plan = leaf.keeping(kept);
         }

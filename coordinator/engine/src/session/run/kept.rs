@@ -9,7 +9,7 @@ use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 
 use super::RunningStatement;
 use crate::error::QueryError;
-use crate::exchange::{KeptPart, PartWriter};
+use crate::exchange::{Kept, KeptPart, PartWriter};
 use crate::exec::RemoteFragmentExec;
 use crate::session::Statement;
 
@@ -28,7 +28,7 @@ impl RunningStatement {
     pub fn take_kept(&mut self) -> Option<Vec<KeptPart>> {
         let kept = self.kept.take()?;
         let mut parts = kept.lock().expect("no holder panics");
-        parts.take()
+        parts.take().map(Kept::into_parts)
     }
 
     /// Returns a writer of rows into the exchange, whose requests are the statement's.
@@ -43,12 +43,12 @@ impl RunningStatement {
     /// Returns the bytes of the objects that functions have left until now. None where the rows are returned.
     pub fn kept_bytes(&self) -> Option<u64> {
         let kept = self.kept.as_ref()?.lock().expect("no holder panics");
-        Some(kept.as_ref()?.iter().map(|part| part.bytes).sum())
+        Some(kept.as_ref()?.bytes())
     }
 
     /// Returns the number of rows in the objects that functions have left until now.
     pub(super) fn kept_rows(&self) -> u64 {
-        let rows = |kept: &Option<Vec<KeptPart>>| kept.iter().flatten().map(|part| part.rows).sum();
+        let rows = |kept: &Option<Kept>| kept.as_ref().map_or(0, Kept::rows);
         self.kept.as_ref().map_or(0, |kept| rows(&kept.lock().expect("no holder panics")))
     }
 }
