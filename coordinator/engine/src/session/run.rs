@@ -8,7 +8,7 @@
 //! ```
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -30,7 +30,6 @@ use crate::cap::{Cap, OverCap, Purse};
 use crate::config::Target;
 use crate::error::QueryError;
 use crate::events::{EventLog, QueryEvent};
-use crate::exchange::{Kept, KeptParts};
 use crate::exec::QueryContext;
 use crate::model::{Decision, Reason, Workload};
 use crate::money::Money;
@@ -43,7 +42,7 @@ use crate::tables::folder::Listings;
 use crate::tables::iceberg::ScanPlans;
 use analyze::Analyzing;
 use computing::Computing;
-use kept::gathered;
+use kept::{KeptRuns, gathered};
 use replan::Replan;
 pub(super) use start::NewStatement;
 use stream::Started;
@@ -111,8 +110,8 @@ pub struct RunningStatement {
     copying: Option<CopyTarget>,
     /// True if its rows are to stay in the exchange.
     keeps_rows: bool,
-    /// Objects in which functions leave its rows. None where the rows are returned.
-    kept: Option<KeptParts>,
+    /// Objects in which functions leave its rows.
+    kept: KeptRuns,
     /// Account of what the coordinator has read ahead for it, and waited for.
     ahead: Arc<AheadAccount>,
     /// Tasks that compute for it. They may outlive it.
@@ -348,11 +347,9 @@ impl RunningStatement {
             let config = context.session_config().clone().with_extension(query);
             context = context.with_session_config(config);
         }
-        self.kept = None;
+        self.kept.give_up();
         if let Some(leaf) = gathered(&plan, &self.schema).filter(|_| self.keeps_rows) {
-            let kept: KeptParts = Arc::new(Mutex::new(Some(Kept::default())));
-            self.kept = Some(Arc::clone(&kept));
-            plan = leaf.keeping(kept);
+            plan = leaf.keeping(self.kept.begin());
         }
         let started = stream::start(&self.session.engine, plan, context, &self.ahead, &self.computing)?;
         Ok(self.rows_of(started))
@@ -372,7 +369,7 @@ impl RunningStatement {
         let allowed = self.rows == 0 && error.may_succeed_locally();
         let Some(logical) = self.fallback.take().filter(|_| allowed) else { return Err(self.failed(error)) };
         self.events.push(QueryEvent::fell_back(&error));
-        self.kept = None;
+        self.kept.give_up();
         self.released().await;
         self.memory = None;
         let (gate, events) = (self.gate.clone(), self.events.clone());

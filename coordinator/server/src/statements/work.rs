@@ -209,66 +209,40 @@ impl Journaled {
     }
 }
 
-/// Runs of a statement whose rows functions leave in the exchange.
-#[derive(Debug, Default)]
-struct Runs {
-    /// Bytes of the objects of those that were given up. They are there until all objects of the statement are removed.
-    given_up: u64,
-    /// Bytes of the one under way.
-    current: u64,
-}
-
-impl Runs {
-    /// Returns the bytes of the runs before the one that has these bytes by now, or whose rows are returned. Fewer than before are those of
-    /// another run.
-    fn before(&mut self, kept: Option<u64>) -> u64 {
-        let kept = kept.unwrap_or_default();
-        if kept < self.current {
-            self.given_up += self.current;
-        }
-        self.current = kept;
-        self.given_up
-    }
-}
-
 /// Leaves the rows of a statement in the exchange: those that functions have not left there are written. They take a part of the space, and
 /// where it is full the statement fails. Of functions each fragment is counted at its end.
 async fn link(running: &mut RunningStatement, space: &Arc<Space>) -> Result<(Objects, Share), QueryError> {
     let columns = PlainColumns::new(running.schema());
     let mut writer = running.part_writer(columns.schema())?;
-    let (mut share, mut runs) = (Share::of(space), Runs::default());
+    let mut share = Share::of(space);
     let of_store = |error: ExchangeError| QueryError::from_engine(DataFusionError::External(Box::new(error)));
     let written = async {
         while let Some(batch) = running.next().await? {
-            let kept = running.kept_bytes();
-            let before = runs.before(kept);
-            let bytes = match kept {
-                Some(bytes) => bytes,
-                None => {
-                    let batch = columns.conform(&batch).map_err(|error| undeclared(&error))?;
-                    writer.push(&batch).await.map_err(of_store)?;
-                    writer.bytes()
-                }
-            };
-            share.grow_to(before + bytes)?;
+            if !running.has_kept_rows() {
+                let batch = columns.conform(&batch).map_err(|error| undeclared(&error))?;
+                writer.push(&batch).await.map_err(of_store)?;
+            }
+            share.grow_to(running.kept_bytes() + writer.bytes())?;
         }
         Ok::<_, QueryError>(())
     };
     let written = written.await;
-    let before = runs.before(running.kept_bytes());
-    let objects = match (written, running.take_kept()) {
-        (Ok(()), Some(parts)) if !parts.is_empty() => Objects::of_functions(columns.schema(), parts),
+    let kept_bytes = running.kept_bytes();
+    let (objects, bytes) = match (written, running.take_kept()) {
+        (Ok(()), Some(parts)) if !parts.is_empty() => (Objects::of_functions(columns.schema(), parts), kept_bytes),
         // An object without rows tells the columns where no function had any.
         (Ok(()), _) => {
             let parts = writer.finish().await.map_err(of_store)?;
-            Objects { schema: columns.schema(), parts }
+            let objects = Objects { schema: columns.schema(), parts };
+            let bytes = kept_bytes + objects.bytes();
+            (objects, bytes)
         }
         (Err(error), _) => {
             writer.abort().await;
             return Err(error);
         }
     };
-    share.grow_to(before + objects.bytes())?;
+    share.grow_to(bytes)?;
     Ok((objects, share))
 }
 
@@ -323,17 +297,6 @@ mod tests {
     use gust_engine::events::QueryEvent;
 
     use super::*;
-
-    #[test]
-    fn objects_of_runs_that_were_given_up_take_their_room() {
-        let mut runs = Runs::default();
-        // It begins anew, and then falls back: its rows are returned.
-        for (kept, before) in
-            [(Some(0), 0), (Some(5), 0), (Some(9), 0), (Some(2), 9), (Some(4), 9), (None, 13), (None, 13)]
-        {
-            assert_eq!(runs.before(kept), before, "{kept:?}");
-        }
-    }
 
     #[test]
     fn events_are_kept_within_their_bounds() {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::analyze::Analyzing;
 use super::computing::Computing;
+use super::kept::KeptRuns;
 use super::{MemoryGate, RunningStatement, stream};
 use crate::cap::{Cap, Purse};
 use crate::error::QueryError;
@@ -156,7 +157,7 @@ impl Session {
             analyzing: None,
             copying,
             keeps_rows: false,
-            kept: None,
+            kept: KeptRuns::default(),
             ahead: Arc::default(),
             computing,
             gate,
