@@ -6,7 +6,7 @@
 //! A client of several statements reads one at a time. Where one of them keeps memory until it is read on, nobody waits for that client's own: [`Claims`].
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -97,6 +97,20 @@ impl Drop for Claimed {
     }
 }
 
+/// Ticket of a statement while it waits for memory. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemoryWait(Arc<Mutex<Option<Ticket>>>);
+
+impl MemoryWait {
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    fn set(&self, ticket: Option<Ticket>) {
+        *self.0.lock().expect("no holder panics") = ticket;
+    }
+}
+
 /// Gate of one statement.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -104,19 +118,14 @@ pub(crate) struct Gate {
     user: String,
     /// Part of a statement of a connection that may have several.
     claimant: Option<Claimant>,
-    /// Ticket of the statement while it waits.
-    waits: watch::Sender<Option<Ticket>>,
+    /// Place of the ticket while the statement waits: once it is planned, and once it is planned again.
+    wait: MemoryWait,
 }
 
 impl Gate {
-    /// Makes the gate of a user's statement. The receiver has its ticket while it waits.
-    pub(crate) fn of(
-        memory: &Admission,
-        user: &str,
-        claimant: Option<Claimant>,
-    ) -> (Arc<Self>, watch::Receiver<Option<Ticket>>) {
-        let (waits, receiver) = watch::channel(None);
-        (Arc::new(Self { memory: memory.clone(), user: user.to_owned(), claimant, waits }), receiver)
+    /// Makes the gate of a user's statement.
+    pub(crate) fn of(memory: &Admission, user: &str, claimant: Option<Claimant>, wait: MemoryWait) -> Arc<Self> {
+        Arc::new(Self { memory: memory.clone(), user: user.to_owned(), claimant, wait })
     }
 
     async fn turn(&self, waiting: Waiting) -> Result<Permit, QueryError> {
@@ -138,11 +147,11 @@ impl MemoryGate for Gate {
             })?;
             let waits = self.memory.place(waiting.ticket()).is_some();
             if waits {
-                self.waits.send_replace(Some(waiting.ticket()));
+                self.wait.set(Some(waiting.ticket()));
             }
             let turn = self.turn(waiting).await;
             if waits {
-                self.waits.send_replace(None);
+                self.wait.set(None);
             }
             let permit = turn?;
             let claimant = self.claimant.clone();
@@ -163,17 +172,18 @@ mod tests {
     #[tokio::test]
     async fn a_statement_shows_its_ticket_while_it_waits_for_memory() {
         let memory = unshared(10);
-        let ((first, first_waits), (second, second_waits)) =
-            (Gate::of(&memory, "ada", None), Gate::of(&memory, "ada", None));
+        let [first_wait, second_wait] = [MemoryWait::default(), MemoryWait::default()];
+        let gate = |wait: &MemoryWait| Gate::of(&memory, "ada", None, wait.clone());
+        let (first, second) = (gate(&first_wait), gate(&second_wait));
         let claimed = first.claim(8).await.expect("nobody else wants some");
-        assert_eq!(*first_waits.borrow(), None);
+        assert_eq!(first_wait.ticket(), None);
         let mut waiting = second.claim(8);
         assert!(waiting.as_mut().now_or_never().is_none(), "two do not fit");
-        let ticket = second_waits.borrow().expect("it waits");
+        let ticket = second_wait.ticket().expect("it waits");
         assert_eq!(memory.place(ticket).expect("its place").position, 0);
         drop(claimed);
         drop(waiting.await.expect("its turn"));
-        assert_eq!((*second_waits.borrow(), memory.counts()), (None, (0, 0)));
+        assert_eq!((second_wait.ticket(), memory.counts()), (None, (0, 0)));
     }
 
     #[tokio::test]
@@ -183,8 +193,9 @@ mod tests {
         let queued = || places.queue("ada").expect("room");
         let (one, two) = (queued(), queued());
         let (of_one, of_two) = (claims.claimant(), claims.claimant());
-        let gate = |claimant: &Claimant| Gate::of(&memory, "ada", Some(claimant.clone())).0;
-        let (first, second, other) = (gate(&of_one), gate(&of_two), Gate::of(&memory, "bob", None).0);
+        let gate = |claimant: &Claimant| Gate::of(&memory, "ada", Some(claimant.clone()), MemoryWait::default());
+        let other = Gate::of(&memory, "bob", None, MemoryWait::default());
+        let (first, second) = (gate(&of_one), gate(&of_two));
         // Nobody keeps memory: it is waited for.
         let held = other.claim(8).await.expect("nobody else wants some");
         let mut waiting = second.claim(8);

@@ -13,9 +13,8 @@ use gust_engine::resume::WorkLog;
 use gust_engine::session::{Recorder, RunningStatement, Session, Statement};
 use gust_output::{OutputError, StreamError, end_of};
 
-use crate::admission::Ticket;
 use crate::door::{Base, Door, SessionWishes};
-use crate::memory::{Claimant, Gate};
+use crate::memory::{Claimant, Gate, MemoryWait};
 use crate::tokens::Principal;
 
 /// SQLSTATE codes of PostgreSQL.
@@ -96,8 +95,10 @@ pub(crate) trait Sink: Send + Sync {
         None
     }
 
-    /// Hears that the statement waits for memory, under its ticket, or that it does not wait any more.
-    fn waits(&mut self, _ticket: Option<Ticket>) {}
+    /// Returns the place where the statement's waits for memory are shown.
+    fn memory_wait(&self) -> MemoryWait {
+        MemoryWait::default()
+    }
 
     /// Hears that the statement is about to end, before its objects are removed.
     fn ending(&mut self) -> impl Future<Output = ()> + Send {
@@ -224,26 +225,18 @@ async fn start(
     work: Option<Arc<WorkLog>>,
     sink: &mut impl Sink,
 ) -> Result<RunningStatement, Failure> {
-    let (gate, mut tickets) = Gate::of(&door.memory, recorder.user().unwrap_or_default(), sink.claimant());
-    let mut leaving = Box::pin(gone(door, principal, sink.unwanted()));
-    let mut starting = Box::pin(recorder.run_noted(statement, work.clone(), Some(gate)));
-    let gone = loop {
-        tokio::select! {
-            running = &mut starting => {
-                return running.map_err(|refused| {
-                    door.count(recorder, &refused.report, &StatementEnd::from(&refused.error));
-                    hold_place(door, recorder);
-                    Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
-                });
-            }
-            gone = &mut leaving => break gone,
-            Ok(()) = tickets.changed() => {
-                let ticket = *tickets.borrow_and_update();
-                sink.waits(ticket);
-            }
+    let user = recorder.user().unwrap_or_default();
+    let gate = Gate::of(&door.memory, user, sink.claimant(), sink.memory_wait());
+    let gone = tokio::select! {
+        running = Box::pin(recorder.run_noted(statement, work.clone(), Some(gate))) => {
+            return running.map_err(|refused| {
+                door.count(recorder, &refused.report, &StatementEnd::from(&refused.error));
+                hold_place(door, recorder);
+                Failure { id: Some(refused.id), error: refused.error, report: Some(Box::new(refused.report)) }
+            });
         }
+        gone = gone(door, principal, sink.unwanted()) => gone,
     };
-    drop(starting);
     // Whose statement it is has to be known before it is recorded.
     sink.ending().await;
     let report = recorder.interrupt().await.map(Box::new);

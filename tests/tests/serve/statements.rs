@@ -122,6 +122,49 @@ async fn a_statement_waits_for_the_memory_of_its_joins() {
     assert_eq!(waits(), [0.0, 0.0]);
 }
 
+/// Functions of another release refuse their fragments. The server does the join itself then, for which a cross join leaves no memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_falls_back_waits_for_memory_once_more() {
+    let place = Place::new(
+        "allow_fallback = true\nexchange = 'exchange'\njoin = 'local'\nshuffle = 'hash'\nmemory_bytes_max = '36MiB'\n\
+         [server]\nqueries_max = 4\nreach = ['data']\n",
+    );
+    std::fs::create_dir(place.path("exchange")).expect("made");
+    place.parquet("data/a.parquet", "SELECT value AS k FROM generate_series(1, 2000000)").await;
+    std::fs::write(place.path("setup.sql"), "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'data/'")
+        .expect("written");
+    let flags = ["--on", "processes", "--setup", "setup.sql"];
+    let mut command = Served::command_of(&place, &flags);
+    command.env("TEST_OTHER_RELEASE", "1");
+    let server = Served::started(&place, command, &flags);
+    let pairs =
+        ["-H", "Content-Type: application/sql", "--data-binary", "SELECT a.k, b.k AS l FROM t a CROSS JOIN t b"];
+    let mut reading = server.command("/v1/query", &pairs).stdout(Stdio::piped()).spawn().expect("curl");
+    let mut rows = reading.stdout.take().expect("its rows");
+    rows.read_exact(&mut [0; 16]).expect("rows");
+    let joined = "SELECT a.k, b.k AS l FROM t a JOIN t b ON a.k = b.k";
+    let (status, told) = submit(&server, &json!({ "sql": joined, "wait_seconds": 0 }), &[]);
+    assert_eq!(status, 202, "{told}");
+    let seen = || server.curl(href(&told), &[]).json();
+    wait_until("it has begun, and waits for memory", || {
+        let told = seen();
+        told["query_id"].is_string() && (&told["state"], &told["position"]) == (&json!("QUEUED"), &json!(0))
+    });
+    let running = format!("SELECT state, place FROM gust.running WHERE statement = '{joined}'");
+    assert_eq!(server.rows(&running), json!([{ "state": "waiting_for_memory", "place": "local" }]));
+    let events = server.curl(&format!("{}/events", href(&told)), &[]).json();
+    let names: Vec<&str> =
+        events["events"].as_array().expect("events").iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(events["state"], "QUEUED", "{events}");
+    let expect = ["planned", "fell-back", "memory-wanted", "memory-claimed"];
+    assert_eq!(expect.map(|name| names.contains(&name)), [true, true, true, false], "{events}");
+    reading.kill().expect("killed");
+    reading.wait().expect("its end");
+    wait_until("its turn has come", || seen()["state"] != "QUEUED");
+    server.curl(href(&told), &["-X", "DELETE"]);
+    wait_until("nothing runs", || server.metric("gust_queries_running") == 0.0);
+}
+
 #[test]
 fn a_statement_is_followed_and_cancelled() {
     let place = Place::new("on = 'local'\n[server]\nqueries_max = 1\n");

@@ -48,7 +48,7 @@ pub(super) fn state_of(state: &State) -> CancelStatus {
     match state {
         State::Ended(ended) if ended.result.is_ok() => CancelStatus::NotCancellable,
         State::Ended(_) => CancelStatus::Cancelled,
-        State::Queued | State::Running { .. } => CancelStatus::Cancelling,
+        State::Queued { .. } | State::Running { .. } => CancelStatus::Cancelling,
     }
 }
 
@@ -122,7 +122,7 @@ impl Flight {
                 info.app_metadata = json!({ "query_id": done.id, "cost": dollars(&done.report) }).to_string().into();
                 Ok(PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None })
             }
-            State::Queued | State::Running { .. } => {
+            State::Queued { .. } | State::Running { .. } => {
                 let next = FlightDescriptor::new_path(vec![PATH.to_owned(), entry.id.clone()]);
                 let progress = progress(&state);
                 Ok(PollInfo { info: Some(info), flight_descriptor: Some(next), progress, expiration_time: None })

@@ -357,7 +357,7 @@ async fn described(door: &Door, entry: &Entry, state: &Progress) -> StatementBod
         result: None,
         error: None,
     };
-    if matches!(state, Progress::Queued)
+    if matches!(state, Progress::Queued { .. })
         && let Some(place) = entry.place(door)
     {
         told.position = Some(place.position);

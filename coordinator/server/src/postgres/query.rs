@@ -277,7 +277,7 @@ mod tests {
 
     use super::*;
     use crate::door::Purpose;
-    use crate::memory::Gate;
+    use crate::memory::{Gate, MemoryWait};
 
     async fn door(queries_max: u32) -> Door {
         let mut config = Config { on: Target::Local, ..Config::default() };
@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_portal_passes_by_the_places_only_while_memory_is_wanted() {
         let (door, ada, claims) = (door(1).await, user("ada"), Claims::default());
-        let gate = Gate::of(&door.memory, "ada", Some(claims.claimant())).0;
+        let gate = Gate::of(&door.memory, "ada", Some(claims.claimant()), MemoryWait::default());
         let kept = gate.claim(u64::MAX).await.expect("nobody else wants some");
         let place = door.admission.take("bob").expect("the only one");
         let state = State { permit: None, is_suspended: false, is_held_up: true, has_ended: false };

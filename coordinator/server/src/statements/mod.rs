@@ -1,7 +1,7 @@
 //! Statements that outlive the request that submitted them, by their ids.
 //!
 //! ```text
-//!  submitted ─► QUEUED ─► RUNNING ─► SUCCEEDED (rows in a spool) | FAILED | CANCELLED ─► forgotten after a while
+//!  submitted ─► QUEUED ◄─► RUNNING ─► SUCCEEDED (rows in a spool) | FAILED | CANCELLED ─► forgotten after a while
 //! ```
 //!
 //! Each belongs to its user: for others its id does not exist. Statements, their rows and their time are bounded.
@@ -25,6 +25,7 @@ use crate::admission::{Full, Place, Ticket, Waiting};
 use crate::door::{Base, Door};
 use crate::journal::{Position, Submitted};
 use crate::links::LinkedRows;
+use crate::memory::MemoryWait;
 use crate::run::{Asked, Done, Failure, spawn};
 use crate::space::Space;
 use crate::spool::Spool;
@@ -65,6 +66,7 @@ pub(crate) struct Entry {
     pub(crate) submitted: DateTime<Utc>,
     held: Mutex<Held>,
     cancel: CancellationToken,
+    memory_wait: MemoryWait,
     state: watch::Sender<State>,
 }
 
@@ -73,8 +75,6 @@ pub(crate) struct Entry {
 enum Held {
     /// This one, with its place in the queue if it is to run.
     Here(Option<Ticket>),
-    /// This one, with its place among those that wait for memory.
-    ForMemory(Ticket),
     /// Another one, or nobody now.
     Elsewhere,
 }
@@ -82,8 +82,13 @@ enum Held {
 /// State of a statement. Clones are cheap.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
-    Queued,
-    Running { query: Option<Query> },
+    /// It waits for its turn, or for memory. One that has begun and waits for memory once more has its query.
+    Queued {
+        query: Option<Query>,
+    },
+    Running {
+        query: Option<Query>,
+    },
     Ended(Arc<Ended>),
 }
 
@@ -133,7 +138,7 @@ impl Rows {
 impl State {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Queued => "QUEUED",
+            Self::Queued { .. } => "QUEUED",
             Self::Running { .. } => "RUNNING",
             Self::Ended(ended) => match &ended.result {
                 Ok(_) => "SUCCEEDED",
@@ -143,18 +148,17 @@ impl State {
         }
     }
 
-    /// Returns the log of a statement that runs.
+    /// Returns the log of a statement that has begun.
     pub(crate) fn log(&self) -> Option<&EventLog> {
         match self {
-            Self::Running { query: Some(query) } => Some(&query.events),
+            Self::Queued { query: Some(query) } | Self::Running { query: Some(query) } => Some(&query.events),
             _ => None,
         }
     }
 
     pub(crate) fn query_id(&self) -> Option<&str> {
         match self {
-            Self::Queued => None,
-            Self::Running { query } => query.as_ref().map(|query| query.id.as_str()),
+            Self::Queued { query } | Self::Running { query } => query.as_ref().map(|query| query.id.as_str()),
             Self::Ended(ended) => ended.query_id.as_deref(),
         }
     }
@@ -242,7 +246,8 @@ impl Statements {
             submitted: Utc::now(),
             held: Mutex::new(Held::Here(Some(waiting.ticket()))),
             cancel: CancellationToken::new(),
-            state: watch::Sender::new(State::Queued),
+            memory_wait: MemoryWait::default(),
+            state: watch::Sender::new(State::Queued { query: None }),
         });
         entries.insert(&entry);
         drop(entries);
@@ -307,7 +312,8 @@ impl Statements {
             submitted: submitted.submitted,
             held: Mutex::new(Held::Elsewhere),
             cancel: CancellationToken::new(),
-            state: watch::Sender::new(State::Queued),
+            memory_wait: MemoryWait::default(),
+            state: watch::Sender::new(State::Queued { query: None }),
         });
         entries.insert(&entry);
         entry
@@ -317,7 +323,7 @@ impl Statements {
     fn give_up(&self, entry: &Entry) {
         let mut entries = self.entries();
         entry.hold(Held::Elsewhere);
-        entry.state.send_replace(State::Queued);
+        entry.state.send_replace(State::Queued { query: None });
         // The token of the old one has ended its work here.
         let anew = Arc::new(Entry {
             id: entry.id.clone(),
@@ -326,7 +332,8 @@ impl Statements {
             submitted: entry.submitted,
             held: Mutex::new(Held::Elsewhere),
             cancel: CancellationToken::new(),
-            state: watch::Sender::new(State::Queued),
+            memory_wait: MemoryWait::default(),
+            state: watch::Sender::new(State::Queued { query: None }),
         });
         entries.insert(&anew);
     }
@@ -433,21 +440,10 @@ impl Entry {
     /// Returns the place among those that wait for their turn, or for memory; None if it has none on this server.
     pub(crate) fn place(&self, door: &Door) -> Option<Place> {
         let held = *self.held.lock().expect("no holder panics");
-        match held {
-            Held::Here(ticket) => door.admission.place(ticket?),
-            Held::ForMemory(ticket) => door.memory.place(ticket),
-            Held::Elsewhere => None,
-        }
-    }
-
-    /// Shows that the statement waits for memory, under its ticket, or that it does not wait any more.
-    fn waits_for_memory(&self, ticket: Option<Ticket>) {
-        match ticket {
-            Some(ticket) => {
-                self.hold(Held::ForMemory(ticket));
-                self.state.send_replace(State::Queued);
-            }
-            None => drop(self.state.send_replace(State::Running { query: None })),
+        match (held, self.memory_wait.ticket()) {
+            (Held::Here(_), Some(ticket)) => door.memory.place(ticket),
+            (Held::Here(ticket), None) => door.admission.place(ticket?),
+            (Held::Elsewhere, _) => None,
         }
     }
 
@@ -461,7 +457,11 @@ impl Entry {
     }
 
     pub(crate) fn state(&self) -> State {
-        self.state.borrow().clone()
+        let state = self.state.borrow().clone();
+        match state {
+            State::Running { query } if self.memory_wait.ticket().is_some() => State::Queued { query },
+            state => state,
+        }
     }
 
     /// Waits until the statement has ended, for this long at most. Returns its state.
@@ -480,5 +480,51 @@ impl Entry {
     /// Returns a guard that ends the statement when it is dropped.
     pub(crate) fn cancel_on_drop(&self) -> DropGuard {
         self.cancel.clone().drop_guard()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use gust_engine::events::QueryEvent;
+    use gust_engine::session::MemoryGate;
+
+    use super::*;
+    use crate::memory::{Gate, unshared};
+
+    #[tokio::test]
+    async fn a_statement_that_has_begun_and_waits_for_memory_is_queued() {
+        let query = Query { id: "q".to_owned(), events: EventLog::start() };
+        query.events.push(QueryEvent::MemoryWanted { bytes: 8 });
+        let entry = Entry {
+            id: "s".to_owned(),
+            principal: Principal::default(),
+            key: None,
+            submitted: Utc::now(),
+            held: Mutex::new(Held::Here(None)),
+            cancel: CancellationToken::new(),
+            memory_wait: MemoryWait::default(),
+            state: watch::Sender::new(State::Running { query: Some(query) }),
+        };
+        let seen = || {
+            let state = entry.state();
+            (state.name(), state.query_id().map(str::to_owned), state.events_total())
+        };
+        let (queued, runs) = (("QUEUED", Some("q".to_owned()), 1), ("RUNNING", Some("q".to_owned()), 1));
+        let memory = unshared(10);
+        let gate = Gate::of(&memory, "ada", None, entry.memory_wait.clone());
+        let other = Gate::of(&memory, "bob", None, MemoryWait::default());
+        // It waits each time that it is planned.
+        for _ in 0..2 {
+            let held = other.claim(8).await.expect("nobody else wants some");
+            let mut waiting = gate.claim(8);
+            assert!(waiting.as_mut().now_or_never().is_none(), "two do not fit");
+            assert_eq!(seen(), queued);
+            drop(held);
+            drop(waiting.await.expect("its turn"));
+            assert_eq!(seen(), runs);
+        }
+        drop(gate.claim(8).await.expect("nobody else wants some"));
+        assert_eq!(seen(), runs);
     }
 }

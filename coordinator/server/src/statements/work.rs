@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ended, Entry, Query, Rows, State};
-use crate::admission::{Ticket, Waiting};
+use crate::admission::Waiting;
 use crate::door::Door;
 use crate::journal::Keeper;
 use crate::links::Objects;
+use crate::memory::MemoryWait;
 use crate::plain::PlainColumns;
 use crate::run::{Asked, Done, Failure, Sink, gone, panicked, run, unrun};
 use crate::space::{Share, Space};
@@ -277,8 +278,8 @@ impl Sink for Spooling {
         self.journaled.as_ref().map(|journaled| Arc::clone(&journaled.work))
     }
 
-    fn waits(&mut self, ticket: Option<Ticket>) {
-        self.entry.waits_for_memory(ticket);
+    fn memory_wait(&self) -> MemoryWait {
+        self.entry.memory_wait.clone()
     }
 
     async fn ending(&mut self) {
