@@ -20,6 +20,8 @@ pub enum QueryEvent {
     Planned {
         decision: Decision,
     },
+    /// The statement has no plan to run by, and runs: the session is changed, or the text of an EXPLAIN is there.
+    Begun,
     /// Only the cost of the statement was asked for.
     Quoted {
         quote: Box<Quote>,

@@ -127,7 +127,7 @@ struct ProgressCounts {
 impl ProgressCounts {
     fn add(&mut self, event: &QueryEvent) {
         match event {
-            QueryEvent::Planned { .. } | QueryEvent::Quoted { .. } => self.is_planned = true,
+            QueryEvent::Planned { .. } | QueryEvent::Begun | QueryEvent::Quoted { .. } => self.is_planned = true,
             QueryEvent::StageStarted { fragments, .. } => {
                 self.is_planned = true;
                 self.fragments += u64::from(*fragments);
@@ -239,6 +239,7 @@ mod tests {
         }
         check(&[], "planning");
         check(&[QueryEvent::CoordinatorRead { usage: usage(2048), billed: usage(0) }], "planning, 2.00 KiB read");
+        check(&[QueryEvent::Begun], "running locally");
         check(&[stage(4)], "0/4 fragments");
         check(&[stage(4), stage(2), done(1 << 20), adopted(0)], "1/6 fragments, 1.00 MiB read");
         let kind = FragmentErrorKind::Storage;

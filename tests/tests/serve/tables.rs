@@ -1,10 +1,14 @@
 //! Tables of the schema `gust`, as their users see them.
 
-use serde_json::json;
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
 
 use super::Served;
 use super::identity::with_users;
-use crate::bad_input::{ENDLESS, wait_until};
+use crate::bad_input::{ENDLESS, Place, wait_until};
 
 #[test]
 fn each_user_sees_what_is_his() {
@@ -41,4 +45,35 @@ fn each_user_sees_what_is_his() {
     ]);
     assert_eq!(rows(&ada, settings), seen);
     assert_eq!(rows(&bob, "SELECT value FROM gust.settings WHERE name = 'gust.max_cost'"), json!([{ "value": null }]));
+}
+
+/// A store that answers nothing holds up those who read it, and a client that reads nothing holds up its EXPLAIN, whose text is 40 MB long.
+#[test]
+fn statements_without_a_plan_are_told_to_run_once_they_do() {
+    let store = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let place = Place::new(&format!(
+        "on = 'local'\n[s3]\nendpoint = 'http://{}'\nallow_http = true\npath_style = true\nregion = 'r'\naccess_key_id = 'k'\n\
+         secret_access_key = 's'\n[server]\nreach = ['s3://b/']\n",
+        store.local_addr().expect("an address")
+    ));
+    let server = Served::start(&place, &[]);
+    let states = || server.rows("SELECT state FROM gust.running WHERE statement NOT LIKE '%gust.running%'");
+    let of_sql = |sql| ["-H", "Content-Type: application/sql", "--data-binary", sql];
+    for (sql, state) in [
+        ("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 's3://b/t/'", "running"),
+        ("EXPLAIN SELECT * FROM 's3://b/t/'", "planning"),
+    ] {
+        let told = server.curl("/v1/statements?wait_seconds=0", &of_sql(sql)).json();
+        wait_until(sql, || states() == json!([{ "state": state }]));
+        let gone = server.curl(told["href"].as_str().expect("a place"), &["-X", "DELETE"]).json();
+        assert_eq!(gone["state"], "CANCELLED", "{sql}: {gone}");
+    }
+    let mut reading = server.command("/v1/query", &of_sql("EXPLAIN SELECT repeat('x', 40000000) AS x"));
+    let mut reading = reading.stdout(Stdio::piped()).spawn().expect("curl");
+    let mut rows = reading.stdout.take().expect("its rows");
+    rows.read_exact(&mut [0; 16]).expect("a row");
+    assert_eq!(states(), json!([{ "state": "running" }]), "its text is there");
+    reading.kill().expect("killed");
+    reading.wait().expect("its end");
+    wait_until("it is gone", || states() == Value::Array(Vec::new()));
 }

@@ -237,6 +237,7 @@ impl<'a> BillFold<'a> {
                 self.total.add(Item::LostCoordinators, Basis::Unknown, *takeovers);
             }
             QueryEvent::Planned { .. }
+            | QueryEvent::Begun
             | QueryEvent::Quoted { .. }
             | QueryEvent::StageStarted { .. }
             | QueryEvent::PlanPublished { .. }

@@ -268,6 +268,7 @@ impl Report {
                 times.planned = at;
                 self.decision = Some(decision.clone());
             }
+            QueryEvent::Begun => times.planned = at,
             QueryEvent::Quoted { quote } => self.quote = Some(quote.clone()),
             QueryEvent::StageStarted { fragments, .. } => {
                 self.stages += 1;

@@ -107,7 +107,8 @@ fn snapshot(Statement { meta, shows_text, events }: Statement, tariff: Result<&T
     let (mut place, mut fragments, mut fragments_done, mut attempts) = (None, 0, 0, 0);
     let mut memory_bytes_foreseen = None;
     // One that was taken over has events of earlier coordinators before its plan.
-    let is_planned = events.iter().any(|stamped| matches!(stamped.event, QueryEvent::Planned { .. }));
+    let is_planned =
+        events.iter().any(|stamped| matches!(stamped.event, QueryEvent::Planned { .. } | QueryEvent::Begun));
     let state = match (waits, is_planned) {
         (true, _) => WAITING_FOR_MEMORY,
         (false, false) => PLANNING,
@@ -169,7 +170,8 @@ mod tests {
         };
         let log = EventLog::start();
         let one = running.list(meta("1", "ada"), true, log.clone());
-        let two = running.list(meta("2", "bob"), false, EventLog::start());
+        let without_plan = EventLog::start();
+        let two = running.list(meta("2", "bob"), false, without_plan.clone());
         let ids = |user: Option<&str>| {
             let snapshots = running.snapshots(user, Ok(&prices));
             snapshots.into_iter().map(|it| (it.id, it.statement)).collect::<Vec<_>>()
@@ -213,6 +215,10 @@ mod tests {
         assert_eq!(snapshot.dollars.map(Money::nano_dollars), Some(33_333 + 200));
         drop(one);
         assert_eq!(ids(None), [("2".to_owned(), None)]);
+        let state = || running.snapshots(None, Ok(&prices)).remove(0).state;
+        assert_eq!(state(), "planning");
+        without_plan.push(QueryEvent::Begun);
+        assert_eq!(state(), "running");
         drop(two);
         assert_eq!(ids(None), []);
     }

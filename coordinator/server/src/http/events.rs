@@ -85,6 +85,7 @@ pub(crate) fn event(number: usize, StampedEvent { at, event }: &StampedEvent) ->
         |id: &FragmentId, attempt: &u32| json!({ "stage": id.stage, "fragment": id.index, "attempt": attempt });
     let (name, about) = match event {
         QueryEvent::Planned { decision } => ("planned", serde_json::to_value(decision).unwrap_or_default()),
+        QueryEvent::Begun => ("begun", Value::Null),
         QueryEvent::Quoted { .. } => ("quoted", Value::Null),
         QueryEvent::StageStarted { stage, fragments, bytes_planned } => {
             ("stage-started", json!({ "stage": stage, "fragments": fragments, "bytes_planned": bytes_planned }))

@@ -187,6 +187,7 @@ impl Session {
             }
             LogicalPlan::Explain(explain) => {
                 let text = query.explain_plan(&explain.plan).await?;
+                running.events.push(QueryEvent::Begun);
                 running.schema = Arc::new(explain.schema.as_arrow().clone());
                 running.stream = Some(explain::as_rows(&running.schema, &text).map_err(QueryError::from_engine)?);
             }
@@ -211,6 +212,7 @@ impl Session {
                     LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)) => Some(create.name.clone()),
                     _ => None,
                 };
+                running.events.push(QueryEvent::Begun);
                 let done = tables_only(context.execute_logical_plan(logical));
                 let done = match (query.limits(running.purse.as_ref()), made) {
                     // The footers of a table's files are read now, and are paid for.
