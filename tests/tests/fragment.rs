@@ -86,6 +86,7 @@ async fn requested(
         functions_max: 1,
         functions: Some(1),
         lanes_max: 2,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     };
     let reach = |_: &str| Ok(FunctionAccess::Through(access.clone()));

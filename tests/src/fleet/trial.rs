@@ -239,6 +239,7 @@ pub(super) fn query(random: &mut SmallRng) -> SimulatedQuery {
             functions_max: files,
             functions: Some(files),
             lanes_max: 1,
+            function_memory_bytes: 2 << 30,
             digest: DigestBounds::default(),
         },
         graph: Graph::default(),

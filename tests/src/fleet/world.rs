@@ -226,7 +226,7 @@ impl World {
         let scans = planned.stages.iter().filter(|stage| !stage.is_over_parts());
         let scans = scans.map(|stage| ScanStage { stage: stage.index, fragments: stage.fragments.len() as u32 });
         let (scans, stages) = (scans.collect(), planned.stages.len());
-        let runs = |stage: &Arc<Stage>| Some((stage.index, stage.shuffle.combining?.planned().runs as u32));
+        let runs = |stage: &Arc<Stage>| Some((stage.index, stage.shuffle.combining?.runs_max() as u32));
         let combining = planned.stages.iter().filter_map(runs).collect();
         let shares = shares(&query.graph, &planned.stages);
         if !shares.is_empty() {

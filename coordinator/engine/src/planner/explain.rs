@@ -21,7 +21,7 @@ use gust_protocol::plan::scans;
 use gust_protocol::{AheadBounds, with_hint_line};
 use humansize::{BINARY, format_size};
 
-use super::graph::{Combining, RowsOrder};
+use super::graph::RowsOrder;
 use super::keys::join_keys;
 use super::loads::memory::{MemoryNeed, coordinator_need, fragment_need, held_by};
 use super::{PlannedQuery, Stage};
@@ -244,11 +244,8 @@ fn packing(stage: &Stage) -> String {
     if stage.is_over_parts() {
         let lanes = stage.fragments.first().map_or(0, |fragment| fragment.lanes.len());
         let producers = stage.shuffle.producers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if let Some(Combining { reads_max, .. }) = stage.shuffle.combining {
-            let fragments = stage.fragments.len();
-            return format!(
-                "about {fragments} fragments that make few objects of those of stage {producers}, where these would take more than {reads_max} reads"
-            );
+        if let Some(combining) = stage.shuffle.combining {
+            return combining.told(&producers);
         }
         return format!(
             "about {} fragments, {} at most, over the rows of stages {producers}, {} partitions; {lanes} lanes at most{}",

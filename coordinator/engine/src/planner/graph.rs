@@ -19,6 +19,7 @@ use gust_protocol::{
 };
 use object_store::ObjectMeta;
 
+use super::combining::Combining;
 use super::deletes::{DigestedDeletes, RequestDeletes, StageDeletes};
 use super::passes::pack::{Lane, PackedFragment, Packing};
 use super::passes::units::Unit;
@@ -161,39 +162,6 @@ pub struct StageShuffle {
     pub model: TimeModel,
     /// Rule by which it runs, where all that it does is to make fewer objects.
     pub combining: Option<Combining>,
-}
-
-/// Rule of a stage that makes few objects of many, for another stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Combining {
-    /// Lanes that read its rows, by the plan.
-    pub readers: usize,
-    /// Most reads of these lanes without it. 0 for a stage that always runs.
-    pub reads_max: u64,
-}
-
-/// Functions that make few objects of many. Each reads a run of partitions from the objects of some producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Combiners {
-    /// Runs of partitions. Each object is read once a run.
-    pub runs: usize,
-    /// Functions that share one run, at most: each has another group of producers. A reader finds its rows in one object of each.
-    pub groups: usize,
-}
-
-impl Combining {
-    /// Returns the functions that are planned. Their runs are so few that their reads are few, and so many that they are soon done.
-    pub fn planned(&self) -> Combiners {
-        Combiners { runs: (self.readers as f64).sqrt().ceil() as usize, groups: 1 }
-    }
-
-    /// Returns true if these functions save reads of so many objects.
-    pub fn pays(&self, objects: usize, combiners: Combiners) -> bool {
-        let Combiners { runs, groups } = combiners;
-        let direct = (objects * self.readers) as u64;
-        let combined = (objects * runs + self.readers * groups) as u64;
-        runs > 0 && (self.reads_max == 0 || (direct > self.reads_max && combined <= direct / 2))
-    }
 }
 
 impl Stage {
@@ -439,33 +407,4 @@ pub fn other_formats(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
 /// Returns true if a scan reads Parquet, the only format that fragments know.
 pub fn is_parquet(scan: &FileScanConfig) -> bool {
     scan.file_source().downcast_ref::<ParquetSource>().is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn objects_are_combined_where_that_saves_half_of_many_reads() {
-        let rule = Combining { readers: 256, reads_max: 8_192 };
-        assert_eq!(rule.planned(), Combiners { runs: 16, groups: 1 });
-        #[track_caller]
-        fn check(rule: Combining, objects: usize, runs: usize, groups: usize, expect: bool) {
-            assert_eq!(rule.pays(objects, Combiners { runs, groups }), expect, "{objects} {runs} {groups}");
-        }
-        // Reads are as many as may be, and then one object's more.
-        check(rule, 32, 1, 1, false);
-        check(rule, 33, 1, 1, true);
-        // The rows of lineitem in TPC-H Q3 at scale factor 1000: as many runs as there are functions save nothing, functions that share runs do.
-        check(rule, 777, 236, 1, false);
-        check(rule, 777, 16, 15, true);
-        // Half of the reads, and more.
-        check(rule, 64, 16, 28, true);
-        check(rule, 64, 16, 29, false);
-        // There are no rows, also where objects are always combined.
-        check(rule, 777, 0, 0, false);
-        let always = Combining { reads_max: 0, ..rule };
-        check(always, 1, 16, 15, true);
-        check(always, 1, 0, 0, false);
-    }
 }

@@ -270,6 +270,7 @@ mod tests {
             functions_max: 2,
             functions: Some(2),
             lanes_max: 1,
+            function_memory_bytes: 2 << 30,
             digest: DigestBounds::default(),
         };
         let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);

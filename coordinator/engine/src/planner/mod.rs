@@ -39,12 +39,14 @@ pub mod analyzed;
 pub mod candidates;
 pub mod certain_work;
 pub mod choose;
+pub mod combining;
 mod decide;
 mod deletes;
 pub mod explain;
 mod forwarding;
 pub mod graph;
 pub mod keys;
+pub mod lanes;
 pub mod loads;
 pub mod passes;
 mod quote;
@@ -298,7 +300,11 @@ impl Planner {
         let is_chosen =
             |size: &&FunctionSize| matches!(again, Again::Larger { memory_mb } if size.memory_mb == memory_mb);
         let (size, packing) = match facts.sizes.iter().find(is_chosen) {
-            Some(larger) => (larger, Packing { model: larger.model, functions_max: larger.functions_max, ..packing }),
+            Some(larger) => {
+                let (model, functions_max) = (larger.model, larger.functions_max);
+                let function_memory_bytes = larger.limits.memory_bytes_max;
+                (larger, Packing { model, functions_max, function_memory_bytes, ..packing })
+            }
             None => (size, packing),
         };
         let optimized = optimized(&state, logical)?;
@@ -328,6 +334,7 @@ impl Planner {
             functions_max: size.functions_max,
             functions: fan_out,
             lanes_max: size.lanes,
+            function_memory_bytes: size.limits.memory_bytes_max,
             digest: DigestBounds { bridge_bytes: size.limits.bridge_bytes, ..self.settings.digest },
         }
     }

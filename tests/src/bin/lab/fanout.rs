@@ -57,6 +57,7 @@ pub async fn measure(fanout: &Fanout, fragments: usize, cache: &Path) -> anyhow:
             functions_max: fragments,
             functions: Some(fragments),
             lanes_max: 1,
+            function_memory_bytes: 2 << 30,
             digest: DigestBounds::default(),
         };
         plan_stages(&scan(fragments)?, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?
@@ -193,6 +194,7 @@ async fn executor(count: usize, cache: &Path) -> anyhow::Result<Vec<f64>> {
         functions_max: 1,
         functions: None,
         lanes_max: 1,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     };
     let planned = plan_stages(&plan, &packing, footers.as_ref(), &reach, &RemoteFragmentExec::leaf)?;

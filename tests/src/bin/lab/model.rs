@@ -170,6 +170,7 @@ fn stage(file_bytes: Vec<u64>, functions: usize) -> SimulatedQuery {
         functions_max: functions,
         functions: Some(functions),
         lanes_max: 1,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     };
     SimulatedQuery {
@@ -279,6 +280,7 @@ fn ours(model: &Model, fleet: &Platform, file_bytes: &[u64], graph: Graph) -> Si
         functions_max: model.our_functions_max,
         functions: None,
         lanes_max: 1,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     };
     SimulatedQuery {

@@ -200,6 +200,7 @@ fn one(tail: &Tail, fleet: &Platform, load: Load, seed: u64) -> Run {
         functions_max: fragments,
         functions: Some(fragments),
         lanes_max: 1,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     };
     let query = SimulatedQuery {

@@ -17,13 +17,13 @@ use gust_protocol::parts::PartsInput;
 use gust_protocol::plan::{PartsExec, PartsLanes};
 
 use super::produced::{Objects, Produced};
-use super::width::LaneParts;
 use crate::events::QueryEvent;
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::exec::RemoteFragmentExec;
 use crate::exec::broadcast::{Begun, GatheredBuilds, Joining};
 use crate::exec::query::QueryContext;
 use crate::planner::Stage;
+use crate::planner::lanes::LaneParts;
 use crate::planner::passes::shuffle::{build_sides, with_shuffles};
 
 /// Returns the start of the stage with copies in the place of `joining`'s. None where its build sides are too large, or cannot be read here: functions know how to mend that.

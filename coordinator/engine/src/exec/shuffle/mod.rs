@@ -10,13 +10,13 @@
 //!
 //! The producers of a join's build side may run before the others. If their rows turn out to be few, no other stage leaves rows ([`copies`]).
 //!
-//! The number of fragments is chosen when the sizes are known ([`mod@width`]). Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to
+//! The number of fragments is chosen when the sizes are known ([`crate::planner::lanes`]). Each has some neighbouring partitions, and each of its lanes some of these. A partition belongs to
 //! one lane, the same one for all exchanges of the stage. Of one that is much larger than others several lanes have a part of one exchange's rows each, and all of the others',
 //! where that gives each row once ([`skew`]).
 //!
 //! A fragment that runs out of memory is run again as one of each of its partitions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,27 +38,21 @@ use super::run::FragmentAnswer;
 use crate::events::{EventLog, QueryEvent};
 use crate::exchange::EXCHANGE_ACCESS;
 use crate::planner::Stage;
-use crate::planner::graph::{Combiners, RowsOrder, StageShuffle};
+use crate::planner::combining::Combiners;
+use crate::planner::graph::{RowsOrder, StageShuffle};
 use crate::planner::keys::{Came, has_no_row};
+use crate::planner::lanes::{LaneParts, LeafPart, Width, fragment_bytes_max, fragments, in_groups, runs};
 use crate::planner::passes::skew;
 use produced::{Produced, Restored};
-use width::{LaneParts, LeafPart, Width, fragments, in_groups, runs};
 
 mod copies;
 mod produced;
-mod width;
 
 /// Most bytes of rows by partition that travel with responses, and then with requests, of all stages that one reads. One request may have them all, and a payload has 6 MB.
 const PARTS_INLINE_BYTES_MAX: u64 = 1 << 20;
 
-/// Encoded bytes that a fragment over exchanges should read at most: a Lambda function's burst is not used up yet.
-const FRAGMENT_BYTES_MAX: u64 = 128 << 20;
-
 /// Part of the coordinator's memory that the rows of one fragment may have where they are taken in order: they are held as a whole, those of two at a time.
 const IN_ORDER_DIVISOR: u64 = 8;
-
-/// Bytes of a function's memory for each encoded byte that it reads of other stages. Rows are twice as long when they are decoded, and a hash table has them and more.
-const MEMORY_PER_FRAGMENT_BYTE: u64 = 8;
 
 /// Most times that a fragment runs again because rows of other stages were lost and are there again, beside once for each of these stages. All rows that are gone are made
 /// anew at once, but those with other bytes are found one stage after the other.
@@ -118,16 +112,21 @@ impl ReceivedParts {
         let bytes_of = |partition: usize| produced.iter().map(|produced| produced.weights[partition]).sum::<u64>();
         let weights: Vec<u64> = (0..input_partitions).map(bytes_of).collect();
         let may_have_rows = |partition: usize| !has_no_row(&stage.plan, &|came| is_empty(partition, came));
-        // One that combines objects has no fragments by the plan where these were expected to be few, and no more runs of partitions than planned.
-        let planned = combining.map_or(stage.fragments.len(), |combining| combining.planned().runs);
-        let most = combining.map_or(fragments_max.max(planned), |_| planned);
+        let planned = stage.fragments.len();
         let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
         let here_max = match stage.order {
             RowsOrder::InOrder => memory.here / IN_ORDER_DIVISOR,
             RowsOrder::Any | RowsOrder::Merged => u64::MAX,
         };
-        let bytes_max = FRAGMENT_BYTES_MAX.min(memory.function / MEMORY_PER_FRAGMENT_BYTE).min(here_max).max(1);
-        let width = Width { planned, most, lanes, bytes_min: fragment_bytes_min, bytes_max };
+        let bytes_max = fragment_bytes_max(memory.function).min(here_max).max(1);
+        // One that combines objects has no fragments by the plan where it was not expected to pay.
+        let width = match combining {
+            Some(combining) => combining.width(fragment_bytes_min, bytes_max),
+            None => {
+                let most = fragments_max.max(planned);
+                Width { planned, most, lanes, bytes_min: fragment_bytes_min, bytes_max }
+            }
+        };
         let splittable = splittable(stage);
         let parts = |partition: usize, share: u64| {
             let own = |leaf: &LeafId| {
@@ -176,11 +175,8 @@ impl ReceivedParts {
 
     /// Returns its functions as those that combine objects.
     fn combiners(&self) -> Combiners {
-        let mut groups = BTreeMap::<usize, usize>::new();
-        for fragment in 0..self.begun {
-            self.lanes(fragment).iter().for_each(|lane| *groups.entry(lane.partitions.start).or_default() += 1);
-        }
-        Combiners { runs: groups.len(), groups: groups.into_values().max().unwrap_or_default() }
+        let lanes: Vec<LaneParts> = (0..self.begun).flat_map(|fragment| self.lanes(fragment).to_vec()).collect();
+        Combiners::of(&lanes)
     }
 
     /// Tells which partitions were split because they are large. Functions that combine objects may share one that is not.
@@ -314,7 +310,7 @@ fn most_of(shuffle: &StageShuffle, planned: usize, lanes: usize) -> usize {
     let begun = fragments_max.max(planned) * lanes * 3 / 2 + input_partitions;
     // Functions that share a run are taken apart into all of its partitions each. Runs of other lengths than the mean may be too many.
     let of_groups =
-        combining.map_or(0, |combining| fragments_max * input_partitions.div_ceil(combining.planned().runs.max(1)));
+        combining.map_or(0, |combining| fragments_max * input_partitions.div_ceil(combining.runs_max().max(1)));
     begun + begun.max(of_groups)
 }
 
@@ -407,7 +403,7 @@ fn produced(joining: Joining, producers: Vec<Arc<dyn ExecutionPlan>>) -> BoxFutu
 mod tests {
     use super::*;
     use crate::model::TimeModel;
-    use crate::planner::graph::Combining;
+    use crate::planner::combining::Combining;
 
     #[test]
     fn fragments_are_taken_apart_as_long_as_there_are_not_too_many() {
@@ -446,7 +442,7 @@ mod tests {
             fragment_bytes_min: 1,
             fragments_max: 240,
             model: TimeModel::laptop(1),
-            combining: Some(Combining { readers: 256, reads_max: 0 }),
+            combining: Some(Combining { readers: 256, reads_max: 0, expected: Combiners::default() }),
         };
         assert!(most_of(&shuffle, 16, 1) >= 240 + 240 * 16);
         let one_each = StageShuffle { combining: None, ..shuffle };

@@ -15,13 +15,13 @@ use gust_protocol::parts::{LaneSlices, Regions, Slice};
 use gust_protocol::{Base64, FragmentId, FragmentResult, LostInput, PartsPlace, StreamSummary};
 use object_store::path::Path;
 
-use super::width::LaneParts;
 use super::{PartsWork, ReceivedParts, SLICE_BYTES};
 use crate::events::{EventLog, QueryEvent};
 use crate::exec::query::QueryContext;
 use crate::exec::result_memory::ResultReservation;
 use crate::exec::run::{FragmentAnswer, refused, with_inputs};
 use crate::planner::Stage;
+use crate::planner::lanes::LaneParts;
 use crate::scheduler::{AttemptResult, FragmentAttempts};
 
 /// Rows of one attempt, by partition.

@@ -21,6 +21,7 @@ use crate::model::attempts::expected_times;
 use crate::model::load::{FragmentLoad, LocalLoad, OperatorLoad, Reads, SharedRows, StageLoad, fragment_limits};
 use crate::model::{FleetFacts, FunctionSize, Workload};
 use crate::planner::Stage;
+use crate::planner::combining::ObjectReads;
 use crate::planner::deletes::{FragmentDeletes, StageDeletes};
 use crate::planner::graph::is_parquet;
 use crate::planner::passes::pack::{PackedFragment, PackedUnits, Packing, packed};
@@ -131,8 +132,8 @@ impl<'a> StageMaker<'a> {
         for (position, files) in self.files.iter_mut().enumerate() {
             let (before, others) = stages.split_at_mut(position);
             let Some(stage) = others.first_mut() else { break };
-            let parts: Vec<&StageLoad> = read_by(stage, before).map(|producer| &producer.load).collect();
-            stage.load = files.load(stage, &parts, at_once, memory_bytes_max, readers);
+            let read: Vec<&Stage> = read_by(stage, before).collect();
+            stage.load = files.load(stage, &read, at_once, memory_bytes_max, readers);
         }
         let loads: Vec<&StageLoad> = stages.iter().map(|stage| &stage.load).collect();
         let expected = expected_times(&loads, &readers.facts.machines(readers.size));
@@ -154,11 +155,11 @@ fn read_by<'a>(stage: &'a Stage, before: &'a [Stage]) -> impl Iterator<Item = &'
 }
 
 impl StageFiles<'_> {
-    /// Returns the load of a stage whose functions work in `at_once` environments, and read the rows of stages with the loads `parts`.
+    /// Returns the load of a stage whose functions work in `at_once` environments, and read the rows of the stages `read`.
     fn load(
         &mut self,
         stage: &Stage,
-        parts: &[&StageLoad],
+        read: &[&Stage],
         at_once: usize,
         memory_bytes_max: u64,
         readers: FunctionReaders<'_>,
@@ -178,7 +179,7 @@ impl StageFiles<'_> {
                 };
                 stage.fragments.iter().enumerate().map(load).collect()
             }
-            true => vec![parts_load(stage, parts); stage.fragments.len()],
+            true => vec![parts_load(stage, read); stage.fragments.len()],
         };
         let share = operators.bytes / fragments.len().max(1) as u64;
         for load in &mut fragments {
@@ -186,11 +187,12 @@ impl StageFiles<'_> {
             // The bytes that it reads of other stages are those into its lowest operator.
             load.operator_bytes = if is_over_parts { each.saturating_sub(load.weight_bytes) } else { each };
         }
+        let parts: Vec<&StageLoad> = read.iter().map(|producer| &producer.load).collect();
         let limits = fragment_limits(readers.size.limits, fragments.len(), memory_bytes_max);
         StageLoad {
             results: match is_over_parts {
                 false => results(stage, rows),
-                true => results_of_parts(stage, rows, parts),
+                true => results_of_parts(stage, rows, &parts),
             },
             sends_parts: stage.shuffle.partitions.is_some(),
             reads_parts: stage.is_over_parts(),
@@ -205,24 +207,40 @@ impl StageFiles<'_> {
     }
 }
 
-/// Returns the work of one fragment over exchanges. Each of its lanes asks each producer for a range. Rows of unknown size are as many as they can be.
-fn parts_load(stage: &Stage, parts: &[&StageLoad]) -> FragmentLoad {
+/// Returns the work of one fragment over exchanges, which reads the rows of the stages `read`. Rows of unknown size are as many as they can be.
+fn parts_load(stage: &Stage, read: &[&Stage]) -> FragmentLoad {
     let fragments = stage.fragments.len().max(1) as u64;
     let lanes = stage.fragments.first().map_or(1, |fragment| fragment.lanes.len());
     let expected = |load: &StageLoad| load.results.expected.unwrap_or(compressed(load.results.at_most));
     let at_most = |load: &StageLoad| compressed(load.results.at_most).max(expected(load));
-    let producers: u64 = parts.iter().map(|load| load.fragments.len() as u64).sum();
+    let parts = || read.iter().map(|producer| &producer.load);
+    let asked = object_reads(stage, read, lanes as u64);
     let reads = |bytes: u64| Reads {
-        runs: producers * lanes as u64,
-        runs_max: producers * lanes as u64,
+        runs: asked.expected,
+        runs_max: asked.at_most,
         row_groups: 1,
         bytes: bytes.div_ceil(fragments),
-        is_remote: parts.iter().flat_map(|load| &load.fragments).any(|fragment| fragment.reads.is_remote),
+        is_remote: parts().flat_map(|load| &load.fragments).any(|fragment| fragment.reads.is_remote),
         ..Reads::default()
     };
-    let reads_expected = reads(parts.iter().map(|load| expected(load)).sum());
-    let reads_at_most = reads(parts.iter().map(|load| at_most(load)).sum());
+    let reads_expected = reads(parts().map(expected).sum());
+    let reads_at_most = reads(parts().map(at_most).sum());
     FragmentLoad { reads_at_most, reads: reads_expected, ..FragmentLoad::of_bytes(reads_expected.bytes, lanes) }
+}
+
+/// Counts the objects that one fragment of a stage asks for, in so many lanes. A lane asks each producer for a range. Of functions that combine objects it asks those of its run, and
+/// one of these asks the producers of its group.
+fn object_reads(stage: &Stage, read: &[&Stage], lanes: u64) -> ObjectReads {
+    let of = |producer: &&Stage| {
+        let objects = producer.fragments.len() as u64;
+        let each = match (stage.shuffle.combining, producer.shuffle.combining) {
+            (Some(combining), _) => combining.expected.reads_each(objects),
+            (None, Some(combining)) => return combining.expected.reads_of(lanes, stage.fragments.len() as u64),
+            (None, None) => objects * lanes,
+        };
+        ObjectReads { expected: each, at_most: each }
+    };
+    read.iter().map(of).sum()
 }
 
 /// Returns the rows that a stage's fragments read in the exchange. `bytes` makes the bytes in memory of a build side from those that are expected.

@@ -25,6 +25,8 @@ pub struct Packing {
     pub functions: Option<usize>,
     /// Most lanes of a fragment, one a core of the function.
     pub lanes_max: usize,
+    /// Memory that the operators of a function have.
+    pub function_memory_bytes: u64,
     /// Bounds above which the coordinator reads delete files for the fragments.
     pub digest: DigestBounds,
 }
@@ -187,6 +189,7 @@ mod tests {
             functions_max: 3,
             functions,
             lanes_max,
+            function_memory_bytes: 2 << 30,
             digest: DigestBounds::default(),
         };
         let packed = pack(weights, &packing);
@@ -215,6 +218,7 @@ mod tests {
             functions_max: 64,
             functions: None,
             lanes_max: 4,
+            function_memory_bytes: 2 << 30,
             digest: DigestBounds::default(),
         };
         let packed = pack(&weights, &packing);

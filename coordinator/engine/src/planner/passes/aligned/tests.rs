@@ -178,6 +178,7 @@ fn packing(functions: usize, lanes_max: usize) -> Packing {
         functions_max: functions,
         functions: Some(functions),
         lanes_max,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     }
 }

@@ -6,6 +6,7 @@ use datafusion::datasource::physical_plan::FileGroup;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
 
 use super::template::{StageTemplate, TemplateScan};
+use crate::planner::combining::Combining;
 use crate::planner::graph::Stage;
 use crate::planner::loads::results::compressed;
 use crate::planner::passes::aligned::AlignedFiles;
@@ -53,10 +54,13 @@ impl<'a> Packer<'a> {
         // Numbers of the stages that may stand in for others come after all of these.
         let mut spare = first + self.templates.len() as u32..;
         let stage =
-            |((index, WeighedTemplate { template, .. }), packed): ((u32, &WeighedTemplate<'_>), PackedUnits)| {
+            |((index, WeighedTemplate { template, .. }), packed): ((u32, &WeighedTemplate<'_>), PackedStage)| {
+                let PackedStage { packed, combining } = packed;
                 let alone = template.alone.as_ref().zip(template.alone.as_ref().and_then(|_| spare.next()));
                 let alone = alone.map(|(alone, index)| Arc::new(alone.stage(index, packed.clone(), packing)));
-                Stage { alone, ..template.stage(index, packed, packing) }
+                let mut stage = Stage { alone, ..template.stage(index, packed, packing) };
+                stage.shuffle.combining = combining;
+                stage
             };
         let mut stages: Vec<Stage> = stages.map(stage).collect();
         // Consumers come after their producers. A stage that combines passes partitions on as they are.
@@ -66,15 +70,12 @@ impl<'a> Packer<'a> {
                 stages[consumer].shuffle.input_partitions = own;
                 (partitions, siblings) = (own, stages[consumer].shuffle.siblings);
             }
-            let combining = template.combining(&stages[consumer].fragments, packing);
             for producer in &template.producers {
                 stages[consumer].shuffle.producers.push(first + *producer as u32);
-                let combines = self.templates[*producer].template.combines;
                 let shuffle = &mut stages[*producer].shuffle;
                 shuffle.partitions = Some(partitions);
                 shuffle.reason = Arc::clone(&template.reason);
                 shuffle.siblings = siblings;
-                shuffle.combining = combines.then_some(combining);
             }
         }
         for consumer in 0..stages.len() {
@@ -83,25 +84,37 @@ impl<'a> Packer<'a> {
         stages
     }
 
-    /// Packs all files. A stage that combines objects has no fragments where it is not expected to pay.
-    fn packed(&self, packing: &Packing) -> Vec<PackedUnits> {
-        let pack =
-            |WeighedTemplate { template, files }: &WeighedTemplate<'_>| files.packed(packing).with_rows_of(template);
-        let mut all: Vec<PackedUnits> = self.templates.iter().map(pack).collect();
+    /// Packs all files. A stage that combines objects has the functions that are expected: none where they are not expected to pay.
+    fn packed(&self, packing: &Packing) -> Vec<PackedStage> {
+        let pack = |WeighedTemplate { template, files }: &WeighedTemplate<'_>| {
+            let packed = files.packed(packing).with_rows_of(template);
+            PackedStage { packed, combining: None }
+        };
+        let mut all: Vec<PackedStage> = self.templates.iter().map(pack).collect();
         for (reader, WeighedTemplate { template, .. }) in self.templates.iter().enumerate() {
-            let combining = template.combining(&all[reader].fragments, packing);
-            for combiner in template.producers.iter().filter(|producer| self.templates[**producer].template.combines) {
-                let producers = &self.templates[*combiner].template.producers;
-                let objects = producers.iter().map(|producer| all[*producer].fragments.len()).sum();
-                let planned = combining.planned();
-                let functions = if combining.pays(objects, planned) { planned.runs } else { 0 };
+            for combiner in template.producers.iter().copied() {
+                let WeighedTemplate { template: between, files } = &self.templates[combiner];
+                if !between.combines {
+                    continue;
+                }
+                let producers = between.producers.iter().map(|producer| all[*producer].packed.fragments.len()).sum();
+                let readers = &all[reader].packed.fragments;
+                let combining = template.combining(readers, files.bytes_of_parts(), producers, packing);
                 // One lane asks for each object once.
                 let lanes = vec![Lane { units: Vec::new() }];
-                all[*combiner].fragments = vec![PackedFragment { lanes }; functions];
+                all[combiner].packed.fragments = vec![PackedFragment { lanes }; combining.expected.functions];
+                all[combiner].combining = Some(combining);
             }
         }
         all
     }
+}
+
+/// Fragments of a stage.
+struct PackedStage {
+    packed: PackedUnits,
+    /// Rule by which it runs, where all that it does is to make fewer objects.
+    combining: Option<Combining>,
 }
 
 impl PackedUnits {
@@ -129,6 +142,14 @@ impl TemplateFiles {
                 let scans = scans.iter().map(|scan| (&scan.scan, scan.keys.as_slice()));
                 Self::Aligned(AlignedFiles::of(&template.plan, scans, footers))
             }
+        }
+    }
+
+    /// Returns the encoded bytes that are expected of other stages. None where they are not known.
+    fn bytes_of_parts(&self) -> Option<u64> {
+        match self {
+            Self::Parts(bytes) => *bytes,
+            Self::Groups(_) | Self::Weighed(_) | Self::Aligned(_) => None,
         }
     }
 

@@ -12,8 +12,10 @@ use gust_protocol::{Base64, ColumnMatching, StoreAccess};
 
 use super::FunctionAccess;
 use crate::model::load::StageLoad;
+use crate::planner::combining::{CombinerBounds, Combining, EvenRows};
 use crate::planner::deletes::StageDeletes;
-use crate::planner::graph::{Combining, RowsOrder, Stage, StageLeaf, StageShuffle};
+use crate::planner::graph::{RowsOrder, Stage, StageLeaf, StageShuffle};
+use crate::planner::lanes::fragment_bytes_max;
 use crate::planner::passes::aligned::{AlignedExec, GroupKey, aligned_scans, group_keys, without_marks};
 use crate::planner::passes::broadcast::{alone, broadcasts, marks_deep, with_leaves};
 use crate::planner::passes::cut::is_sorted;
@@ -151,11 +153,23 @@ impl StageTemplate {
         }))
     }
 
-    /// Returns the rule of stages that combine objects for this one, which has these fragments.
-    pub(super) fn combining(&self, fragments: &[PackedFragment], packing: &Packing) -> Combining {
+    /// Returns the rule of a stage that combines objects for this one, which has these fragments. So many `producers` leave so many encoded bytes.
+    pub(super) fn combining(
+        &self,
+        fragments: &[PackedFragment],
+        bytes: Option<u64>,
+        producers: usize,
+        packing: &Packing,
+    ) -> Combining {
         let lanes = lanes_of(fragments);
-        let readers = lanes.min(self.input_partitions(lanes, packing));
-        Combining { readers, reads_max: self.shuffles.reads_max }
+        let partitions = self.input_partitions(lanes, packing);
+        let bounds = CombinerBounds {
+            bytes_min: parts_bytes_min(self.shuffles, packing),
+            bytes_max: fragment_bytes_max(packing.function_memory_bytes),
+            functions_max: packing.functions_max.max(1),
+        };
+        let rows = EvenRows { bytes, partitions, producers };
+        Combining::of(lanes.min(partitions), self.shuffles.reads_max, &rows, &bounds)
     }
 
     /// Returns the partitions of the rows that it reads, should it have so many lanes.

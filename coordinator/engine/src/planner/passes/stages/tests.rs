@@ -4,6 +4,7 @@ use datafusion::prelude::SessionContext;
 use object_store::path::Path;
 
 use super::*;
+use crate::config::SortPlace;
 use crate::model::TimeModel;
 use crate::planner::deletes::DigestBounds;
 use crate::planner::graph::RowsOrder;
@@ -20,6 +21,7 @@ fn packing(functions: usize) -> Packing {
         functions_max: functions,
         functions: Some(functions),
         lanes_max: 1,
+        function_memory_bytes: 2 << 30,
         digest: DigestBounds::default(),
     }
 }
@@ -56,6 +58,26 @@ async fn lanes_of_a_sorted_stage_are_merged_by_its_function() {
     let stage = &cut.packer(&footers).stages(0, &packing(1))[0];
     assert_eq!(stage.order, RowsOrder::Merged);
     assert_eq!(shape(&stage.plan), "SortPreservingMergeExec\n  SortExec\n    DataSourceExec");
+}
+
+/// 200 rows of two numbers have 3,200 bytes, of which LZ4 leaves 1,408: 176 in each of eight ranges. Eight functions read them, and two scan.
+#[tokio::test]
+async fn functions_that_combine_objects_are_planned_as_they_would_run() {
+    let shuffles =
+        Shuffles { sort: SortPlace::Ranges, partitions: Some(8), reads_max: 0, may_combine: true, ..Shuffles::NONE };
+    let rules = StageRules { shuffles, ..StageRules::SCANS };
+    let plan = Sample::new().await.plan_by(rules, "SELECT a, b FROM t ORDER BY a").await;
+    let cut = on_functions(CutPlan::of(&plan, rules, &through).expect("a plan"));
+    let footers = DefaultCache::<Path, CachedFileMetadataEntry>::new(0);
+    let fragments = |function_memory_bytes| {
+        let packing = Packing { function_memory_bytes, ..packing(8) };
+        let stages = cut.packer(&footers).stages(0, &packing);
+        stages.iter().map(|stage| stage.fragments.len()).collect::<Vec<_>>()
+    };
+    // Three runs: of three, three and two ranges.
+    assert_eq!(fragments(2 << 30), [2, 3, 8]);
+    // A function of 2,048 bytes should read 256. Five functions beside one for each run should read 282, so that both objects of each run have one.
+    assert_eq!(fragments(2_048), [2, 6, 8]);
 }
 
 #[tokio::test]

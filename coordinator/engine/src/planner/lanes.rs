@@ -7,47 +7,58 @@
 
 use std::ops::Range;
 
-use crate::planner::passes::skew::SHARES_MIN;
+use super::passes::skew::SHARES_MIN;
+
+/// Encoded bytes that a fragment over exchanges should read at most: a Lambda function's burst is not used up yet.
+const FRAGMENT_BYTES_MAX: u64 = 128 << 20;
+
+/// Bytes of a function's memory for each encoded byte that it reads of other stages. Rows are twice as long when they are decoded, and a hash table has them and more.
+const MEMORY_PER_FRAGMENT_BYTE: u64 = 8;
 
 /// Times of the median that a partition has at least for it to be much larger than the others.
 const MEDIANS_MIN: u64 = 4;
 
+/// Returns the encoded bytes that a fragment over exchanges should read at most, in a function with so much memory.
+pub fn fragment_bytes_max(function_memory_bytes: u64) -> u64 {
+    FRAGMENT_BYTES_MAX.min(function_memory_bytes / MEMORY_PER_FRAGMENT_BYTE).max(1)
+}
+
 /// Rows of one lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LaneParts {
+pub struct LaneParts {
     /// Neighbouring partitions.
-    pub(super) partitions: Range<usize>,
+    pub partitions: Range<usize>,
     /// Part that it has of one leaf's rows. Other lanes have the rest of them, and each has all rows of the other leaves. None where it has all rows.
-    pub(super) part: Option<LeafPart>,
+    pub part: Option<LeafPart>,
 }
 
 /// Part of the rows of one leaf of a stage's plan: those of some neighbouring producers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LeafPart {
-    pub(super) leaf: usize,
-    pub(super) producers: Range<usize>,
+pub struct LeafPart {
+    pub leaf: usize,
+    pub producers: Range<usize>,
     /// True if functions that combine objects share a run of partitions. Else its partition is a large one that was split.
-    pub(super) is_group: bool,
+    pub is_group: bool,
 }
 
 impl LaneParts {
     /// Returns a lane that has all rows of these partitions.
-    pub(super) fn whole(partitions: Range<usize>) -> Self {
+    pub fn whole(partitions: Range<usize>) -> Self {
         Self { partitions, part: None }
     }
 
     /// Returns the producers whose rows it has of a leaf. None where it has those of all.
-    pub(super) fn producers(&self, leaf: usize) -> Option<&Range<usize>> {
+    pub fn producers(&self, leaf: usize) -> Option<&Range<usize>> {
         self.part.as_ref().filter(|part| part.leaf == leaf).map(|part| &part.producers)
     }
 
     /// Returns true if it has a part of a large partition.
-    pub(super) fn is_split(&self) -> bool {
+    pub fn is_split(&self) -> bool {
         self.part.as_ref().is_some_and(|part| !part.is_group)
     }
 
     /// Returns a lane of each of its partitions, in their order. Parts stay as they are.
-    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+    pub fn each(&self) -> impl Iterator<Item = Self> {
         let part = &self.part;
         self.partitions.clone().map(move |at| Self { partitions: at..at + 1, part: part.clone() })
     }
@@ -55,16 +66,16 @@ impl LaneParts {
 
 /// Bounds of a stage's fragments.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Width {
+pub struct Width {
     /// Fragments by the plan.
-    pub(super) planned: usize,
+    pub planned: usize,
     /// Most fragments.
-    pub(super) most: usize,
-    pub(super) lanes: usize,
+    pub most: usize,
+    pub lanes: usize,
     /// Bytes that a fragment has at least, unless there are fewer.
-    pub(super) bytes_min: u64,
+    pub bytes_min: u64,
     /// Bytes above which there are more fragments than planned.
-    pub(super) bytes_max: u64,
+    pub bytes_max: u64,
 }
 
 impl Width {
@@ -88,7 +99,7 @@ impl Width {
 /// Cuts partitions of these bytes into lanes, and these into fragments. A lane begins and ends with a partition that has bytes and whose join may have rows. Its other
 /// partitions are read, too, so that all bytes count for its length. `parts` makes the parts of a large partition, for lanes of so many bytes; none where its
 /// rows have to stay together.
-pub(super) fn fragments(
+pub fn fragments(
     weights: &[u64],
     may_have_rows: &dyn Fn(usize) -> bool,
     parts: &dyn Fn(usize, u64) -> Vec<LeafPart>,
@@ -130,7 +141,7 @@ pub(super) fn fragments(
 
 /// Cuts lanes of more than `bytes_max` by the producers of their rows, for a stage that reads one leaf: at most `most` fragments in all, each of one lane. `by_producer`
 /// lists the bytes of a lane's partitions by all producers. A lane that has a part of them counts its own producers, and is cut within these.
-pub(super) fn in_groups(
+pub fn in_groups(
     lanes: Vec<LaneParts>,
     by_producer: &dyn Fn(&LaneParts) -> Vec<u64>,
     bytes_max: u64,
@@ -163,7 +174,7 @@ pub(super) fn in_groups(
 }
 
 /// Cuts some neighbours with these bytes into at most so many runs, of bytes as even as can be. A run begins and ends with a neighbour that is wanted.
-pub(super) fn runs(
+pub fn runs(
     weights: &[u64],
     among: Range<usize>,
     count: usize,
