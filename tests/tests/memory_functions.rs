@@ -105,8 +105,8 @@ async fn a_hash_join_that_does_not_fit_one_function_is_done_there_by_sorted_rows
     let lake = numbers().await;
     let greatest = of_doubles(|column| format!("max(x.c{column} + y.c{column})"));
     let sql = format!("SELECT count(*), {greatest} FROM numbers AS x JOIN numbers AS y ON x.k = y.k");
-    // The rows of each producer are a small part of a function's memory. A hash join needs more than 5.1 MB of rows; in 4 MiB the merges of two sorts do not fit.
-    let machines = Machines { functions: 32, partitions: 1, function_memory: 5 << 20, memory: PLENTY };
+    // The rows of each producer are a small part of a function's memory. A hash join needs more than 5.1 MB of rows. Two sorts spill, and merge beside each other.
+    let machines = Machines { functions: 32, partitions: 1, function_memory: 4 << 20, memory: PLENTY };
     let report = ended(&lake, &sql, machines).await.expect("rows");
     let why = report.planned_again.as_deref().unwrap_or_else(|| panic!("not planned again: {report:?}"));
     assert!(why.contains("HashJoinInput"), "{why}");
