@@ -21,7 +21,9 @@ async fn every_side_of_this_build_answers_with_its_rows() {
     let sql = queries::query(3);
     let expect = query::plain(&tables.create_statements(), sql).await;
     let folder = tempfile::tempdir().unwrap();
-    for arguments in [&["local"][..], &["processes", "2"], &["stock"]] {
+    for arguments in
+        [&["local"][..], &["processes", "2"], &["processes", "2", "auto"], &["processes", "2", "shuffle"], &["stock"]]
+    {
         let key = access_key(arguments[0]);
         let mut command = Command::new(env!("CARGO_BIN_EXE_gust_peer"));
         command

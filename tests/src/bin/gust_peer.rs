@@ -1,7 +1,7 @@
 //! This build behind the line protocol of [`gust_tests::peer`], so that `lab` can measure releases beside each other.
 //!
 //! ```text
-//! gust_peer local | processes FUNCTIONS | stock
+//! gust_peer local | processes FUNCTIONS [auto | shuffle] | stock
 //! ```
 //!
 //! Functions are processes of the `bootstrap_under_test` beside this program. `stock` is DataFusion without Gust.
@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use arrow::array::RecordBatch;
 use arrow_ipc::writer::FileWriter;
 use datafusion::prelude::SessionContext;
-use gust_engine::config::{Config, S3Config, Secret, Target};
+use gust_engine::config::{Config, JoinPlace, S3Config, Secret, ShufflePlace, SortPlace, Target};
 use gust_engine::report::{CostLine, Report};
 use gust_engine::session::Session;
 use gust_tests::peer::{Answer, PeerQuery, Question};
@@ -44,9 +44,16 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+const USAGE: &str = "usage: gust_peer local | processes FUNCTIONS [auto | shuffle] | stock";
+
 enum Engine {
     Gust { session: Box<Session>, target: Target },
     Stock(SessionContext),
+}
+
+/// Returns the settings by which functions send rows to one another.
+fn exchanging(join: JoinPlace, shuffle: ShufflePlace, sort: SortPlace) -> Config {
+    Config { join, shuffle, sort, ..Config::default() }
 }
 
 impl Engine {
@@ -54,14 +61,19 @@ impl Engine {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let config = match arguments.as_slice() {
             ["local"] => Config { on: Target::Local, ..Config::default() },
-            ["processes", functions] => {
-                let mut config =
-                    Config { on: Target::Processes, functions_max: functions.parse()?, ..Config::default() };
+            ["processes", functions, exchange @ ..] => {
+                let defaults = match exchange {
+                    [] => Config::default(),
+                    ["auto"] => exchanging(JoinPlace::Auto, ShufflePlace::Auto, SortPlace::Auto),
+                    ["shuffle"] => exchanging(JoinPlace::Local, ShufflePlace::Hash, SortPlace::Ranges),
+                    _ => bail!(USAGE),
+                };
+                let mut config = Config { on: Target::Processes, functions_max: functions.parse()?, ..defaults };
                 config.process.program = Some(env::current_exe()?.with_file_name("bootstrap_under_test"));
                 config
             }
             ["stock"] => return Ok(Self::Stock(SessionContext::new())),
-            _ => bail!("usage: gust_peer local | processes FUNCTIONS | stock"),
+            _ => bail!(USAGE),
         };
         let target = config.on;
         Ok(Self::Gust { session: Box::new(Session::new(Config { s3: s3(), ..config })?), target })

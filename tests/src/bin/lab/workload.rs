@@ -340,6 +340,11 @@ pub struct LatencyBounds {
     pub unused: Limits,
     pub loopback: Limits,
     pub loopback_each: Limits,
+    /// Functions over the coordinator alone, by statistics.
+    pub tax: Limits,
+    pub tax_each: Limits,
+    /// Functions that send rows to one another wherever that is right, over the coordinator alone.
+    pub tax_shuffle: Limits,
     pub cpu: Limits,
     pub cpu_each: Limits,
 }

@@ -236,6 +236,26 @@ fn judged(latency: &Latency, run: &ScenarioRun) -> Vec<(Bound, Option<Ratio>)> {
                     limits.cpu,
                 ),
                 each("Loopback: the worst query's processor time", cpu("local"), cpu("stock"), limits.cpu_each),
+                ratio(
+                    "Loopback: functions by statistics over local, geometric means".to_owned(),
+                    seconds("processes-auto"),
+                    seconds("local"),
+                    Figures::geometric_mean,
+                    limits.tax,
+                ),
+                each(
+                    "Loopback: the worst query by functions by statistics",
+                    seconds("processes-auto"),
+                    seconds("local"),
+                    limits.tax_each,
+                ),
+                ratio(
+                    "Loopback: functions that exchange rows over local, geometric means".to_owned(),
+                    seconds("processes-shuffle"),
+                    seconds("local"),
+                    Figures::geometric_mean,
+                    limits.tax_shuffle,
+                ),
             ]
         }
     };

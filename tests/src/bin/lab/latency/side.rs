@@ -16,6 +16,8 @@ pub(super) struct Side {
     pub(super) kind: SideKind,
     /// Argument that chooses the engine, or the place where Gust runs.
     argument: &'static str,
+    /// Rows that functions send to one another; none by its settings' defaults.
+    exchange: Option<&'static str>,
     variables: &'static [(&'static str, &'static str)],
     pub(super) scenarios: &'static [Scenario],
 }
@@ -36,11 +38,13 @@ const LATE: &[Scenario] = &[Latency, SmallFiles];
 /// Polars opens few files ahead on a machine with few cores.
 const MANY_READERS: &[(&str, &str)] = &[("POLARS_NUM_READERS_PRE_INIT", "128"), ("POLARS_MAX_CONCURRENT_SCANS", "64")];
 
-pub(super) static SIDES: [Side; 9] = [
+pub(super) static SIDES: [Side; 11] = [
     side("local", ThisBuild, "local", ALL),
     side("local-before", EarlierBuild, "local", ALL),
     side("processes", ThisBuild, "processes", &[Latency]),
     side("processes-before", EarlierBuild, "processes", &[Latency]),
+    Side { exchange: Some("auto"), ..side("processes-auto", ThisBuild, "processes", &[Loopback]) },
+    Side { exchange: Some("shuffle"), ..side("processes-shuffle", ThisBuild, "processes", &[Loopback]) },
     side("stock", ThisBuild, "stock", &[Latency, Loopback]),
     side("polars", Engine, "polars", LATE),
     Side { variables: MANY_READERS, ..side("polars-tuned", TunedEngine, "polars", LATE) },
@@ -49,7 +53,7 @@ pub(super) static SIDES: [Side; 9] = [
 ];
 
 const fn side(name: &'static str, kind: SideKind, argument: &'static str, scenarios: &'static [Scenario]) -> Side {
-    Side { name, kind, argument, variables: &[], scenarios }
+    Side { name, kind, argument, exchange: None, variables: &[], scenarios }
 }
 
 impl Side {
@@ -70,7 +74,7 @@ impl Side {
             let mut command = Command::new(program);
             command.arg(self.argument);
             if self.argument == "processes" {
-                command.arg(functions.to_string());
+                command.arg(functions.to_string()).args(self.exchange);
             }
             command
         };
