@@ -6,7 +6,7 @@ pub mod calibrate;
 pub mod cli;
 pub mod demo;
 
-/// Memory of large batches goes back to the system once they are freed. glibc keeps it: a server grew by 280 to 530 MiB while it sent 10 GB,
-/// and stays below 100 MiB with this one.
+/// Memory of large batches that are freed goes back to the system by and by, while the program works. glibc keeps it: a server grew by 250 to
+/// 530 MiB while it sent 10 GB.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -111,6 +111,23 @@ impl MemoryWait {
     }
 }
 
+/// A ticket that is shown, until its claim has its turn or is given up.
+#[derive(Debug)]
+struct Shown(MemoryWait);
+
+impl Shown {
+    fn of(wait: &MemoryWait, ticket: Ticket) -> Self {
+        wait.set(Some(ticket));
+        Self(wait.clone())
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
+
 /// Gate of one statement.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -145,14 +162,9 @@ impl MemoryGate for Gate {
                     .with_sqlstate(TOO_MANY)
                     .with_hint("ask again later")
             })?;
-            let waits = self.memory.place(waiting.ticket()).is_some();
-            if waits {
-                self.wait.set(Some(waiting.ticket()));
-            }
+            let shown = self.memory.place(waiting.ticket()).map(|_| Shown::of(&self.wait, waiting.ticket()));
             let turn = self.turn(waiting).await;
-            if waits {
-                self.wait.set(None);
-            }
+            drop(shown);
             let permit = turn?;
             let claimant = self.claimant.clone();
             if let Some(claimant) = &claimant {
@@ -181,6 +193,11 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none(), "two do not fit");
         let ticket = second_wait.ticket().expect("it waits");
         assert_eq!(memory.place(ticket).expect("its place").position, 0);
+        drop(waiting);
+        assert_eq!(second_wait.ticket(), None, "it was given up");
+        let mut waiting = second.claim(8);
+        assert!(waiting.as_mut().now_or_never().is_none(), "two do not fit");
+        assert!(second_wait.ticket().is_some(), "it waits once more");
         drop(claimed);
         drop(waiting.await.expect("its turn"));
         assert_eq!((second_wait.ticket(), memory.counts()), (None, (0, 0)));

@@ -187,12 +187,14 @@ async fn a_file_that_is_written_anew_meanwhile_is_refused() {
         // Two of its ten row groups have been read by then.
         let is_row_group = |it: &&Request| it.operation == Operation::Get && it.bytes.end - it.bytes.start > 100_000;
         let anew = async {
+            let read = || server.requests().iter().filter(is_row_group).count();
             for _ in 0..2_000 {
-                if server.requests().iter().filter(is_row_group).count() >= 2 {
+                if read() >= 2 {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            assert!(read() >= 2, "{on:?}: it is read");
             put(2).await;
         };
         let (answer, ()) = tokio::join!(run(&session, "SELECT sum(v) FROM t"), anew);

@@ -73,6 +73,9 @@ impl Combining {
     /// Makes the rule with the functions that are expected to run for these rows. Where their bytes are not known, it is one for each run.
     pub fn of(readers: usize, reads_max: u64, rows: &EvenRows, bounds: &CombinerBounds) -> Self {
         let rule = Self { readers, reads_max, expected: Combiners::default() };
+        if rows.producers == 0 || !rule.may_pay(rows.producers) {
+            return rule;
+        }
         let runs = rule.runs_max();
         let expected = match rows.bytes {
             Some(bytes) => rule.cut_evenly(bytes, rows, bounds),
@@ -95,9 +98,17 @@ impl Combining {
     /// Returns true if these functions save reads of so many objects.
     pub fn pays(&self, objects: usize, combiners: Combiners) -> bool {
         let Combiners { runs, groups, .. } = combiners;
-        let direct = (objects * self.readers) as u64;
         let combined = (objects * runs + self.readers * groups) as u64;
-        runs > 0 && (self.reads_max == 0 || (direct > self.reads_max && combined <= direct / 2))
+        runs > 0 && self.may_pay(objects) && (self.reads_max == 0 || combined <= self.direct_reads(objects) / 2)
+    }
+
+    fn direct_reads(&self, objects: usize) -> u64 {
+        (objects * self.readers) as u64
+    }
+
+    /// Returns true unless so many objects are few enough without functions that combine them.
+    fn may_pay(&self, objects: usize) -> bool {
+        self.reads_max == 0 || self.direct_reads(objects) > self.reads_max
     }
 
     /// Tells the functions that are expected to read the objects of these stages, for EXPLAIN.
@@ -150,8 +161,17 @@ impl Combiners {
 
 /// Spreads bytes over so many parts that differ by one byte at most.
 fn spread(bytes: u64, parts: usize) -> Vec<u64> {
-    let until = |part: usize| (u128::from(bytes) * part as u128 / parts.max(1) as u128) as u64;
-    (0..parts).map(|part| until(part + 1) - until(part)).collect()
+    let count = parts.max(1) as u64;
+    let (each, rest) = (bytes / count, bytes % count);
+    // A part has one byte more when the rests until then are one more whole byte.
+    let mut rests = 0;
+    let part = |_| {
+        rests += rest;
+        let more = u64::from(rests >= count);
+        rests -= more * count;
+        each + more
+    };
+    (0..parts).map(part).collect()
 }
 
 #[cfg(test)]

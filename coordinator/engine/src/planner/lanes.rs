@@ -205,12 +205,15 @@ pub fn runs(
 /// Returns the ends of runs, each of which ends where the sum of the bytes has its share. Some may be empty.
 fn even(weights: &[u64], among: &Range<usize>, count: usize) -> Vec<usize> {
     let total: u128 = weights[among.clone()].iter().map(|weight| u128::from(*weight)).sum();
-    let (mut ends, mut sum) = (vec![among.start; count], 0_u128);
+    let (mut ends, mut sum) = (Vec::with_capacity(count), 0_u128);
     for at in among.clone() {
         sum += u128::from(weights[at]);
-        let full = (sum * count as u128).checked_div(total).unwrap_or_default() as usize;
-        ends[..full.min(count)].iter_mut().filter(|end| **end == among.start).for_each(|end| *end = at + 1);
+        // Without a division: the planner cuts for thousands of producers, for each candidate.
+        while total > 0 && ends.len() < count && (ends.len() as u128 + 1) * total <= sum * count as u128 {
+            ends.push(at + 1);
+        }
     }
+    ends.resize(count, among.start);
     ends
 }
 

@@ -18,8 +18,8 @@ use crate::session::Statement;
 pub(super) struct KeptRuns {
     /// Those of the run under way. None where its rows are returned.
     current: Option<KeptParts>,
-    /// Bytes of the objects of runs that were given up. They are there until all objects of the statement are removed.
-    given_up_bytes: u64,
+    /// Those of runs that were given up, of which tasks may note some more. They are there until all objects of the statement are removed.
+    given_up: Vec<KeptParts>,
 }
 
 impl KeptRuns {
@@ -33,8 +33,7 @@ impl KeptRuns {
 
     /// Gives the run under way up. The rows of one that follows are returned, unless it is begun here.
     pub(super) fn give_up(&mut self) {
-        self.given_up_bytes = self.bytes();
-        self.current = None;
+        self.given_up.extend(self.current.take());
     }
 
     fn of_current<T>(&self, of: impl FnOnce(&Kept) -> T) -> Option<T> {
@@ -43,7 +42,8 @@ impl KeptRuns {
     }
 
     fn bytes(&self) -> u64 {
-        self.given_up_bytes + self.of_current(Kept::bytes).unwrap_or_default()
+        let bytes = |kept: &KeptParts| kept.lock().expect("no holder panics").as_ref().map_or(0, Kept::bytes);
+        self.given_up.iter().chain(&self.current).map(bytes).sum()
     }
 }
 
