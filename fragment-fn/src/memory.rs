@@ -183,7 +183,7 @@ mod tests {
         merge.try_grow(1_000).expect("a merge takes it");
         sort.free();
         sort.try_grow(7_000).expect("it has nothing, and cannot spill");
-        // Where others have nearly all, a quarter of what it has is left: 80 of 320.
+        // A quarter of what it has is left where others have nearly all: 80 of 320.
         sort.free();
         merge.try_resize(7_600).expect("room");
         sort.try_grow(200).expect("room");
